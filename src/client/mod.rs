@@ -1,0 +1,3 @@
+//! The client.
+
+pub mod fs;

@@ -1,0 +1,3 @@
+//! The `okapifs` command.
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The monitors: they own the namespace.
+
+pub mod namespace;
+pub mod store;

@@ -1,0 +1,112 @@
+//! What a Raft entry says, and what came of it.
+//!
+//! Everything that apply needs comes with the command: it reads no clock and draws no random number, so that
+//! every monitor that applies the same log has the same state.
+
+use bincode::{Decode, Encode};
+
+use crate::types::{
+    ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Timestamp, Width,
+};
+use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
+use crate::wire::shards::ShardId;
+
+/// One Raft entry: many actions, applied in order, each by itself, each with an `OpSeq` of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Command {
+    /// The leader's clock when it proposed the entry.
+    pub time: Timestamp,
+    /// What is to be done.
+    pub actions: Vec<Action>,
+}
+
+/// One command to the state machine.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Action {
+    /// The very first: makes the root directory and its volume. Later ones do nothing.
+    Bootstrap {
+        /// The new cluster.
+        cluster: ClusterId,
+        /// Its incarnation (1).
+        incarnation: Incarnation,
+        /// Width of the root volume's stripes.
+        width: Width,
+        /// Fewest copies with which a write is taken.
+        min_copies: u8,
+    },
+    /// A monitor joined or moved.
+    SetMonitor {
+        /// Its id.
+        id: MonitorId,
+        /// `host:port`.
+        address: String,
+    },
+    /// A client's change.
+    Mutate {
+        /// Whose.
+        session: SessionId,
+        /// What.
+        mutation: Mutation,
+        /// Sessions that have the inode open whose name this removes (unlink, rename over): if it was the
+        /// last name, the inode stays until they have closed it.
+        pinned_by: Vec<SessionId>,
+    },
+    /// A client begins.
+    OpenSession(ClientInfo),
+    /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+        /// Whether it was evicted.
+        evicted: bool,
+    },
+    /// A session has closed an inode whose last name went before.
+    Unpin {
+        /// The session.
+        session: SessionId,
+        /// The inode.
+        ino: Ino,
+    },
+    /// Go on freeing an inode that nobody can reach any more (in `O` under session 0).
+    Free {
+        /// The inode.
+        ino: Ino,
+    },
+    /// A server starts, known by the name in its certificate.
+    RegisterServer {
+        /// Its name.
+        name: String,
+        /// What it says of itself.
+        register: Register,
+    },
+    /// These dead shards are gone from that server.
+    Reaped {
+        /// The server.
+        server: ServerId,
+        /// The shards.
+        shards: Vec<ShardId>,
+    },
+}
+
+/// What came of an action.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Outcome {
+    /// Done; nothing more to say.
+    Done,
+    /// What a mutation is answered.
+    Mutated(Result<Reply, Errno>),
+    /// The mutation touches too many records for one command and was done in part (from the end of the
+    /// file downwards, leaving a consistent file): propose it again, as it is. The client is not answered yet.
+    Partly,
+    /// The session that was opened.
+    Session(SessionId),
+    /// The session that was named does not exist (any more).
+    NoSession,
+    /// The server, and its epoch from now on.
+    Server {
+        /// Its id.
+        server: ServerId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+}

@@ -1,0 +1,74 @@
+//! What members of a cluster know of one another.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, ServerId, Width};
+
+/// How a server is doing, as the leader sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerState {
+    /// Answers.
+    Up,
+    /// Has been silent for ~5 s: gets no new data, reads from it are hedged.
+    Suspect,
+    /// Has been silent for ~15 s.
+    Down,
+}
+
+/// What a monitor does in the Raft group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MonitorRole {
+    /// Orders all commands.
+    Leader,
+    /// Follows the leader.
+    Follower,
+    /// Catches up, has no vote yet.
+    Learner,
+}
+
+/// Overall health, worst reason first.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Everything is as it should be.
+    Ok,
+    /// Everything works, but something is at risk.
+    Warn,
+    /// Something does not work.
+    Error,
+}
+
+/// A server as a client needs to know it to place shards on it and to read them.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct ServerEntry {
+    /// Its id.
+    pub id: ServerId,
+    /// Its current epoch; acks of older ones are refused at commit.
+    pub epoch: Epoch,
+    /// `host:port` where it serves.
+    pub address: String,
+    /// Its failure domain: no two shards of a stripe share one.
+    pub domain: String,
+    /// How it is doing.
+    pub state: ServerState,
+    /// Bytes it can still take.
+    pub free_bytes: u64,
+}
+
+/// Where new data may go. Changes when a server comes, goes, or changes its state.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct PlacementMap {
+    /// Rises with every change.
+    pub version: u64,
+    /// Width of the volume's stripes when enough servers are up.
+    pub width: Width,
+    /// Fewest copies with which a write is still taken.
+    pub min_copies: u8,
+    /// All servers of the cluster, by id.
+    pub servers: Vec<ServerEntry>,
+}

@@ -1,0 +1,21 @@
+//! The words every other layer speaks: identities, attributes, units, limits and the one errno table.
+//!
+//! Nothing here does anything: no input, no output, no decision. Two parts of OkapiFS that never import
+//! one another (a monitor and a server, say) can still mean the same thing by `StripeId` because both
+//! import this folder.
+
+mod attr;
+mod cluster;
+mod errno;
+mod ids;
+pub mod limits;
+mod stripe;
+
+pub use attr::{Attr, FileKind, Timestamp};
+pub use cluster::{Health, MonitorRole, PlacementMap, ServerEntry, ServerState};
+pub use errno::Errno;
+pub use ids::{
+    ClusterId, DataVersion, Epoch, Incarnation, Ino, MonitorId, OpSeq, ServerId, SessionId,
+    ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
+};
+pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};

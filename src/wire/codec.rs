@@ -1,0 +1,75 @@
+//! The only file that knows the encoder: bincode, fixed-width little-endian integers.
+//!
+//! Decoding is always limited: a length prefix that promises more than [`FRAME_HEADER_MAX`] bytes is refused
+//! before anything is allocated for it (without the limit, a 32-byte packet could abort a process).
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::{Decode, Encode};
+
+use crate::types::limits::FRAME_HEADER_MAX;
+
+const LIMIT: usize = FRAME_HEADER_MAX as usize;
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> = bincode::config::standard()
+    .with_little_endian()
+    .with_fixed_int_encoding()
+    .with_limit::<LIMIT>();
+
+/// Bytes that are not what they should be: cut off, too long, or of another version.
+#[derive(Debug, thiserror::Error)]
+#[error("undecodable message or record: {0}")]
+pub struct DecodeError(String);
+
+/// Encodes a message or a record.
+///
+/// # Panics
+///
+/// When the value encodes to more than [`FRAME_HEADER_MAX`] bytes: senders bound their batches.
+pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
+    bincode::encode_to_vec(value, CONFIG)
+        .expect("messages and records are bounded by their senders")
+}
+
+/// Decodes what [`encode`] wrote. All of `bytes` must be used up.
+///
+/// # Errors
+///
+/// [`DecodeError`] when `bytes` is anything else.
+pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = bincode::decode_from_slice(bytes, CONFIG)
+        .map_err(|error| DecodeError(error.to_string()))?;
+    if used == bytes.len() {
+        Ok(value)
+    } else {
+        Err(DecodeError(format!(
+            "{} bytes too many",
+            bytes.len() - used
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded_and_nothing_else_is() {
+        let value = (7u64, b"name".to_vec(), Some(3u8));
+        let bytes = encode(&value);
+        assert_eq!(
+            decode::<(u64, Vec<u8>, Option<u8>)>(&bytes).expect("round trip"),
+            value
+        );
+        decode::<(u64, Vec<u8>, Option<u8>)>(&bytes[..bytes.len() - 1]).expect_err("cut off");
+        let longer = [bytes.as_slice(), &[0]].concat();
+        decode::<(u64, Vec<u8>, Option<u8>)>(&longer).expect_err("trailing byte");
+    }
+
+    #[test]
+    fn a_huge_length_is_refused_before_it_is_allocated() {
+        let mut bytes = vec![0xff; 8];
+        bytes.extend([0; 24]);
+        decode::<Vec<u64>>(&bytes).expect_err("2^64 elements");
+        bytes[..8].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        decode::<Vec<u8>>(&bytes).expect_err("a terabyte");
+    }
+}

@@ -1,0 +1,705 @@
+//! What the monitors are asked: by clients about names and maps, by servers about themselves.
+//!
+//! Changes are [`Op`]s, sent many at a time in [`Request::Mutate`], each in a slot of the session so that one
+//! whose answer was lost can be sent again and is still done once. Questions are [`Query`]s, also many at a
+//! time. What a monitor has to tell a client unasked is a [`Notice`].
+
+use bincode::{Decode, Encode};
+
+use super::admin;
+use super::shards::ShardId;
+use crate::types::{
+    Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, OpSeq, PlacementMap,
+    ServerId, SessionId, ShardHash, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp,
+};
+
+/// A call to a monitor.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Request {
+    /// A client begins. Answered by [`Response::Session`].
+    OpenSession(ClientInfo),
+    /// A client that was connected before goes on with its session on this connection, and says again what
+    /// a leader keeps only in memory. Answered by [`Response::Session`].
+    Attach(Attach),
+    /// A client ends; everything of it is committed and released. Answered by [`Response::Done`].
+    CloseSession(SessionId),
+    /// A client lives. Sent every ~2 s. Answered by [`Response::Renewed`].
+    Renew(Renew),
+    /// Changes, done in this order, each by itself. Answered by [`Response::Mutated`].
+    Mutate {
+        /// Who asks.
+        session: SessionId,
+        /// What is to be done, at most [`MUTATIONS_MAX`].
+        mutations: Vec<Mutation>,
+    },
+    /// Questions. Answered by [`Response::Answers`].
+    Query {
+        /// Who asks.
+        session: SessionId,
+        /// At most [`MUTATIONS_MAX`].
+        queries: Vec<Query>,
+    },
+    /// These inodes are not open any more. Answered by [`Response::Done`].
+    Unpin {
+        /// Who asks.
+        session: SessionId,
+        /// The inode, and the `generation` of its latest [`Query::Open`]: an unpin that crosses a newer
+        /// open does nothing.
+        pins: Vec<(Ino, u64)>,
+    },
+    /// Sessions of a node, so that a new process of that node can close those of processes that died.
+    /// Answered by [`Response::Sessions`].
+    SessionsOfNode {
+        /// The node.
+        node: String,
+    },
+    /// The process of that session is dead (its run-lock is free, or the node has booted since).
+    /// Answered by [`Response::Done`].
+    EvictDead {
+        /// The session.
+        session: SessionId,
+        /// The node that says so; must be the session's own.
+        node: String,
+    },
+    /// A server starts. Answered by [`Response::Registered`].
+    Register(Register),
+    /// A server lives. Sent every second. Answered by [`Response::Beaten`].
+    Beat(Beat),
+    /// A server lists what it has, in ascending order, in portions. Answered by [`Response::Garbage`].
+    Inventory(Inventory),
+    /// A command of an administrator. Answered by [`Response::Admin`].
+    Admin(admin::Request),
+}
+
+/// Most mutations or queries in one request.
+pub const MUTATIONS_MAX: usize = 512;
+
+/// What a monitor answers.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Response {
+    /// See [`Request::OpenSession`].
+    Session(SessionOpened),
+    /// Nothing more to say.
+    Done,
+    /// See [`Request::Renew`].
+    Renewed(Renewed),
+    /// One a mutation, in order.
+    Mutated(Vec<Result<Reply, Errno>>),
+    /// One a query, in order.
+    Answers(Vec<Result<Answer, Errno>>),
+    /// See [`Request::SessionsOfNode`].
+    Sessions(Vec<SessionEntry>),
+    /// See [`Request::Register`].
+    Registered(Registered),
+    /// See [`Request::Beat`].
+    Beaten(Beaten),
+    /// Of the shards listed: those to delete.
+    Garbage(Vec<ShardId>),
+    /// See [`Request::Admin`].
+    Admin(admin::Response),
+    /// The call was refused as a whole.
+    Refused(Refusal),
+}
+
+/// Why a monitor refused a call.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]
+pub enum Refusal {
+    /// There is no leader, or this monitor cannot reach it: ask again in a moment.
+    #[error("the monitors have no leader at the moment")]
+    NoLeader,
+    /// The session is closed or was evicted: open a new one.
+    #[error("this mount's session was closed")]
+    SessionClosed,
+    /// The caller's certificate does not allow it.
+    #[error("that certificate does not allow this")]
+    Forbidden,
+    /// The request does not make sense; the text says why.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// What a client says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct ClientInfo {
+    /// The node (machine id).
+    pub node: String,
+    /// The node's boot id: another one means that all its processes are dead.
+    pub boot: String,
+    /// Path, on the node, of a file locked for as long as the process lives.
+    pub run_lock: String,
+    /// Host name, for people.
+    pub host: String,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// Process id on the node.
+    pub pid: u32,
+}
+
+/// A client's session as its node's other processes see it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SessionEntry {
+    /// The session.
+    pub session: SessionId,
+    /// Whose it is.
+    pub client: ClientInfo,
+}
+
+/// What a client needs to begin.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct SessionOpened {
+    /// Its session.
+    pub session: SessionId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Addresses (`host:port`) of all monitors.
+    pub monitors: Vec<String>,
+    /// Milliseconds from the sending of a renewal until the client must stop serving from its cache.
+    pub lease_ms: u64,
+    /// Where new data may go.
+    pub placement: PlacementMap,
+    /// Raw bytes (parity counted) the client may have buffered and not committed.
+    pub credit_bytes: u64,
+}
+
+/// What a client holds that a leader keeps only in memory.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Attach {
+    /// Its session.
+    pub session: SessionId,
+    /// Inodes that are open, with the generation of the latest open.
+    pub pins: Vec<(Ino, u64)>,
+}
+
+/// See [`Request::Renew`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Renew {
+    /// Who lives.
+    pub session: SessionId,
+    /// The placement map that the client has.
+    pub placement_version: u64,
+    /// Servers that stalled this client lately.
+    pub stalled: Vec<ServerId>,
+}
+
+/// See [`Request::Renew`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Renewed {
+    /// The placement map, if the client's is not current.
+    pub placement: Option<PlacementMap>,
+    /// Raw bytes (parity counted) the client may have buffered and not committed.
+    pub credit_bytes: u64,
+}
+
+/// One change, in a slot.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Mutation {
+    /// The slot, below `SESSION_SLOTS`. Only one operation at a time is in flight in it.
+    pub slot: Slot,
+    /// One more than the slot's last operation, or the same when it is sent again.
+    pub seq: SlotSeq,
+    /// What is to be done.
+    pub op: Op,
+}
+
+/// A change to the namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Op {
+    /// A new inode and its entry. Answered by [`Reply::Inode`].
+    Create(Create),
+    /// One more name for a file. Answered by [`Reply::Inode`].
+    Link {
+        /// The file (not a directory).
+        ino: Ino,
+        /// The directory of the new name.
+        parent: Ino,
+        /// The new name.
+        name: Vec<u8>,
+    },
+    /// Remove a name of something that is not a directory. Answered by [`Reply::Removed`].
+    Unlink {
+        /// The directory.
+        parent: Ino,
+        /// The name.
+        name: Vec<u8>,
+    },
+    /// Remove an empty directory. Answered by [`Reply::Removed`].
+    Rmdir {
+        /// The directory it is in.
+        parent: Ino,
+        /// Its name.
+        name: Vec<u8>,
+    },
+    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Done`].
+    Rename(Rename),
+    /// Change attributes other than the size. Answered by [`Reply::Inode`].
+    SetAttr {
+        /// The inode.
+        ino: Ino,
+        /// What changes.
+        changes: AttrChanges,
+    },
+    /// Set the size: what is beyond it goes; a longer file gets a hole. The caller holds the exclusive grant.
+    /// Answered by [`Reply::Inode`].
+    Truncate {
+        /// The file.
+        ino: Ino,
+        /// Its new size.
+        size: u64,
+        /// The new mtime; `None` leaves it (as `fallocate` does).
+        mtime: Option<Timestamp>,
+    },
+    /// Make a hole; whole blocks only, the caller has written zeros over ragged edges. The caller holds the
+    /// exclusive grant. The size stays. Answered by [`Reply::Inode`].
+    Punch {
+        /// The file.
+        ino: Ino,
+        /// First byte, a multiple of the block.
+        offset: u64,
+        /// Bytes, a multiple of the block.
+        length: u64,
+        /// The new mtime.
+        mtime: Timestamp,
+    },
+    /// Let a range of `to` share the extents of a range of `from` (`copy_file_range`); offsets are whole
+    /// blocks, the length is whole blocks or reaches the end of `from`. The caller holds the exclusive grant
+    /// of both. Answered by [`Reply::Inode`] of `to`.
+    Clone(CloneRange),
+    /// Set an extended attribute. Answered by [`Reply::Inode`].
+    SetXattr {
+        /// The inode.
+        ino: Ino,
+        /// The attribute.
+        name: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+        /// What must be the case before.
+        mode: XattrMode,
+    },
+    /// Remove an extended attribute. Answered by [`Reply::Inode`].
+    RemoveXattr {
+        /// The inode.
+        ino: Ino,
+        /// The attribute.
+        name: Vec<u8>,
+    },
+    /// A stripe is born: all its shards are durable, these are its pieces. Answered by [`Reply::Committed`].
+    Commit(Commit),
+    /// Take the exclusive grant of a file. When another session holds it, the monitor recalls it first.
+    /// Answered by [`Reply::Inode`].
+    Acquire {
+        /// The file.
+        ino: Ino,
+    },
+    /// Give the exclusive grant back: everything is committed. Answered by [`Reply::Done`].
+    Release {
+        /// The file.
+        ino: Ino,
+    },
+    /// The MD5 of the whole content, computed at that version; ignored when the content has changed since.
+    /// Answered by [`Reply::Done`].
+    SetMd5 {
+        /// The file.
+        ino: Ino,
+        /// The version it is of.
+        dv: DataVersion,
+        /// The MD5.
+        md5: [u8; 16],
+    },
+    /// A fresh range of `INODE_RANGE` inode numbers. Answered by [`Reply::Range`].
+    LeaseInodes,
+    /// A fresh range of `STRIPE_RANGE` stripe ids. Answered by [`Reply::Range`].
+    LeaseStripes {
+        /// Every stripe id of this session below this one was answered or given up: those ranges close, and
+        /// shards without a record in them are garbage.
+        done_below: StripeId,
+    },
+}
+
+/// See [`Op::Create`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Create {
+    /// The directory.
+    pub parent: Ino,
+    /// The name.
+    pub name: Vec<u8>,
+    /// The new inode's number, from a range leased to the session.
+    pub ino: Ino,
+    /// Its type.
+    pub kind: FileKind,
+    /// Permission, setuid, setgid and sticky bits, umask applied.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group; a directory with the setgid bit overrides it.
+    pub gid: u32,
+    /// Device number of a device node, else 0.
+    pub rdev: u32,
+    /// Target of a symbolic link, else empty.
+    pub target: Vec<u8>,
+    /// Whether the creator gets the exclusive grant and a pin (generation 1) with it: for regular files that
+    /// are opened by the same call.
+    pub open: bool,
+}
+
+/// See [`Op::Rename`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Rename {
+    /// The directory the entry is in.
+    pub parent: Ino,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The directory it goes to.
+    pub new_parent: Ino,
+    /// The name it gets.
+    pub new_name: Vec<u8>,
+    /// What to do with what has that name.
+    pub mode: RenameMode,
+}
+
+/// What a rename does with what has the new name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum RenameMode {
+    /// Replace it.
+    Replace,
+    /// Refuse (`RENAME_NOREPLACE`).
+    NoReplace,
+    /// Let the two change places (`RENAME_EXCHANGE`).
+    Exchange,
+}
+
+/// Attributes to change; `None` leaves one as it is. The ctime always becomes the command's time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct AttrChanges {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last access.
+    pub atime: Option<Timestamp>,
+    /// Last change of content.
+    pub mtime: Option<Timestamp>,
+}
+
+/// See [`Op::SetXattr`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum XattrMode {
+    /// Create or replace.
+    Set,
+    /// Refuse when it exists.
+    Create,
+    /// Refuse when it does not.
+    Replace,
+}
+
+/// See [`Op::Clone`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct CloneRange {
+    /// The file that is read.
+    pub from: Ino,
+    /// Where, a multiple of the block.
+    pub from_offset: u64,
+    /// The file that is written.
+    pub to: Ino,
+    /// Where, a multiple of the block.
+    pub to_offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// The new mtime of `to`.
+    pub mtime: Timestamp,
+}
+
+/// See [`Op::Commit`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Commit {
+    /// The stripe; its id is from a range leased to the session.
+    pub stripe: StripeRecord,
+    /// By shard index: the epoch of the server at which it acknowledged the shard.
+    pub epochs: Vec<Epoch>,
+    /// The pieces, at least 1, at most `STRIPE_PIECES_MAX`.
+    pub pieces: Vec<CommitPiece>,
+}
+
+/// One piece of a stripe that is born. Its file's size becomes at least the piece's end, its `dv` rises by
+/// one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct CommitPiece {
+    /// Which bytes of which file.
+    pub piece: StripePiece,
+    /// When they were written; `None` when the program has set the mtime itself since.
+    pub mtime: Option<Timestamp>,
+    /// MD5 of the whole file after this piece, when the writer knows it.
+    pub md5: Option<[u8; 16]>,
+    /// Whether the writer gives the exclusive grant back with it (if the piece is accepted).
+    pub release: bool,
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum PieceOutcome {
+    /// It is part of the file, whose version is now this.
+    Accepted {
+        /// The file's new version.
+        dv: DataVersion,
+        /// The `birth` of the new extent.
+        birth: OpSeq,
+    },
+    /// The session does not hold the exclusive grant (any more).
+    GrantRevoked,
+    /// There is no such file (any more).
+    FileGone,
+    /// The volume's quota is used up.
+    OverQuota,
+}
+
+/// What became of a change that was done.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Reply {
+    /// Done; nothing more to say.
+    Done,
+    /// Done; the inode is now this.
+    Inode(Attr),
+    /// A name is gone.
+    Removed {
+        /// Its inode.
+        ino: Ino,
+        /// Names that are left.
+        nlink: u32,
+    },
+    /// One a piece, in order.
+    Committed(Vec<PieceOutcome>),
+    /// The numbers `first .. first + count` are the session's.
+    Range {
+        /// The first.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// A question.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Query {
+    /// The inode with that name. Answered by [`Answer::Attr`].
+    Lookup {
+        /// The directory.
+        parent: Ino,
+        /// The name.
+        name: Vec<u8>,
+    },
+    /// An inode's attributes. Answered by [`Answer::Attr`].
+    Attr {
+        /// The inode.
+        ino: Ino,
+    },
+    /// Keep this inode although its last name may go: it is open. Answered by [`Answer::Map`] of its
+    /// beginning.
+    Open {
+        /// The inode.
+        ino: Ino,
+        /// Rises with each open of the inode by this session.
+        generation: u64,
+    },
+    /// The part of a file's map that touches a range. Answered by [`Answer::Map`].
+    Map {
+        /// The file.
+        ino: Ino,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+        /// The version that the client has cached: if it is still current, no extents are sent.
+        known: Option<DataVersion>,
+    },
+    /// Entries of a directory. Answered by [`Answer::Entries`].
+    ReadDir {
+        /// The directory.
+        dir: Ino,
+        /// [`DirEntry::next`] of the last entry that was read, 0 at the beginning.
+        after: u64,
+        /// Most entries wanted, at most 1,024.
+        limit: u32,
+        /// Whether attributes are wanted too.
+        attrs: bool,
+    },
+    /// Where a symbolic link points. Answered by [`Answer::Bytes`].
+    ReadLink {
+        /// The link.
+        ino: Ino,
+    },
+    /// The value of an extended attribute. Answered by [`Answer::Bytes`].
+    GetXattr {
+        /// The inode.
+        ino: Ino,
+        /// The attribute.
+        name: Vec<u8>,
+    },
+    /// The names of all extended attributes. Answered by [`Answer::Names`].
+    ListXattr {
+        /// The inode.
+        ino: Ino,
+    },
+    /// How full the cluster is. Answered by [`Answer::Space`].
+    Space,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Answer {
+    /// Attributes.
+    Attr(Attr),
+    /// A part of a map.
+    Map(MapSlice),
+    /// Entries of a directory.
+    Entries {
+        /// The directory's own parent.
+        parent: Ino,
+        /// The entries.
+        entries: Vec<DirEntry>,
+        /// Whether there are no more after them.
+        end: bool,
+    },
+    /// A value.
+    Bytes(Vec<u8>),
+    /// Several values.
+    Names(Vec<Vec<u8>>),
+    /// How full the cluster is.
+    Space(Space),
+}
+
+/// A part of a file's map.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct MapSlice {
+    /// The file as it is now.
+    pub attr: Attr,
+    /// `None` when the version that the client named is still current.
+    pub extents: Option<Extents>,
+}
+
+/// Extents and the stripes they lie in.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Extents {
+    /// The map is told from here (the offset asked for) ...
+    pub from: u64,
+    /// ... to here: extents that begin at or after it were left out. At least one extent is told, and
+    /// `u64::MAX` means that there are no more.
+    pub to: u64,
+    /// In ascending order; the first may begin before `from`.
+    pub extents: Vec<Extent>,
+    /// Every stripe that they name, once, in ascending order.
+    pub stripes: Vec<StripeRecord>,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct DirEntry {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Its inode.
+    pub ino: Ino,
+    /// Its type.
+    pub kind: FileKind,
+    /// Where to go on reading after this entry; always above 2.
+    pub next: u64,
+    /// Its attributes, if they were asked for.
+    pub attr: Option<Attr>,
+}
+
+/// How full the cluster is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Space {
+    /// Bytes of user data that all servers together could hold at the volume's width.
+    pub total_bytes: u64,
+    /// Bytes of user data that can still be written at that width.
+    pub free_bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+/// What a leader tells a client unasked.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Notice {
+    /// Somebody else wants these inodes: commit what is buffered and release them.
+    Recall(Vec<Ino>),
+}
+
+/// See [`Request::Register`]. The server's name is the one in its certificate.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Register {
+    /// `host:port` where it serves.
+    pub address: String,
+    /// Its failure domain.
+    pub domain: String,
+    /// The node it runs on (machine id).
+    pub node: String,
+    /// Its process on that node.
+    pub pid: u32,
+    /// Its directory on that node.
+    pub dir: String,
+    /// How full it is.
+    pub usage: Usage,
+}
+
+/// How full a server is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Usage {
+    /// Bytes its shards take on disk.
+    pub used_bytes: u64,
+    /// Bytes of shards it could hold altogether.
+    pub capacity_bytes: u64,
+}
+
+/// See [`Request::Register`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Registered {
+    /// The server's id: the same for the same name, for ever.
+    pub server: ServerId,
+    /// Its epoch from now on.
+    pub epoch: Epoch,
+    /// The metadata state that the monitor is at: a server that has seen a later one deletes nothing.
+    pub state: OpSeq,
+}
+
+/// See [`Request::Beat`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Beat {
+    /// Who lives.
+    pub server: ServerId,
+    /// At which epoch.
+    pub epoch: Epoch,
+    /// How full it is.
+    pub usage: Usage,
+    /// Shards that it was told to delete and that are gone for good.
+    pub reaped: Vec<ShardId>,
+    /// Shards that it found damaged or gone.
+    pub lost: Vec<ShardId>,
+}
+
+/// See [`Request::Beat`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Beaten {
+    /// Shards to delete (again, until they are reported as reaped).
+    pub reap: Vec<ShardId>,
+    /// Whether the server is to list what it has.
+    pub list: bool,
+    /// The server must register again: it is not known at that epoch.
+    pub register: bool,
+    /// The metadata state that the monitor is at.
+    pub state: OpSeq,
+}
+
+/// See [`Request::Inventory`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Inventory {
+    /// Who lists.
+    pub server: ServerId,
+    /// At which epoch.
+    pub epoch: Epoch,
+    /// Everything it has from here (the end of the portion before) ...
+    pub from: ShardId,
+    /// ... up to but without this; `None` at the end.
+    pub to: Option<ShardId>,
+    /// The shards in between, ascending.
+    pub shards: Vec<(ShardId, ShardHash)>,
+}
