@@ -1,5 +1,7 @@
 //! OkapiFS.
 
+pub mod agent;
+pub mod cli;
 pub mod client;
 pub mod monitor;
 pub mod types;
