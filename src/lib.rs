@@ -3,6 +3,8 @@
 pub mod agent;
 pub mod cli;
 pub mod client;
+pub mod crypto;
+pub mod env;
 pub mod monitor;
 pub mod types;
 pub mod wire;
