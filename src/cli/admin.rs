@@ -128,7 +128,9 @@ pub(super) async fn asked_to_end() -> anyhow::Result<()> {
 pub(super) fn refuse_wildcard(listen: &str) -> anyhow::Result<()> {
     let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
     if matches!(host, "" | "0.0.0.0" | "[::]" | "*") {
-        bail!("`listen = {listen:?}` names no address that others could reach; put this machine's own there");
+        bail!(
+            "`listen = {listen:?}` names no address that others could reach; put this machine's own there"
+        );
     }
     Ok(())
 }

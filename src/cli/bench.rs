@@ -53,7 +53,9 @@ struct Bench {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bench = Bench {
-        dir: arguments.dir.join(format!(".okapifs-bench-{}", std::process::id())),
+        dir: arguments
+            .dir
+            .join(format!(".okapifs-bench-{}", std::process::id())),
         size_mib: arguments.size,
         files: arguments.files,
     };
@@ -81,7 +83,12 @@ impl Bench {
         vec![
             step("big file: write + fsync", "MiB/s", mib, Self::write_big),
             step("big file: read", "MiB/s", mib, Self::read_big),
-            step("small files: write 16 KiB", "files/s", files, Self::write_small),
+            step(
+                "small files: write 16 KiB",
+                "files/s",
+                files,
+                Self::write_small,
+            ),
             step("small files: read", "files/s", files, Self::read_small),
             step("names: create", "files/s", files, Self::create),
             step("names: stat", "files/s", files, Self::stat),
@@ -258,6 +265,11 @@ mod tests {
         let mut noise = Noise::new();
         let first = noise.next_mib().to_vec();
         let second = noise.next_mib();
-        assert!(first.chunks(4096).zip(second.chunks(4096)).all(|(a, b)| a != b));
+        assert!(
+            first
+                .chunks(4096)
+                .zip(second.chunks(4096))
+                .all(|(a, b)| a != b)
+        );
     }
 }

@@ -20,9 +20,9 @@ use super::{find, say};
 use crate::crypto::Role;
 use crate::env::system::rpc::Connection;
 use crate::types::{Ino, PlacementMap, ServerId, ShardHash, ShardIndex, StripeId, StripeRecord};
+use crate::wire;
 use crate::wire::admin::{Request, Response};
 use crate::wire::shards::{self, ShardId, Verdict};
-use crate::wire;
 
 /// Check that every reference, extent and shard is there and right; the cluster stays in use.
 ///
@@ -173,7 +173,9 @@ impl Check {
         portion: &[(StripeRecord, Vec<Ino>)],
         bar: &ProgressBar,
     ) -> anyhow::Result<()> {
-        let verdicts = self.verdicts(portion.iter().map(|(stripe, _)| stripe)).await?;
+        let verdicts = self
+            .verdicts(portion.iter().map(|(stripe, _)| stripe))
+            .await?;
         for (stripe, files) in portion {
             if wrong_shards(stripe, &verdicts).is_empty() {
                 continue;
@@ -237,7 +239,10 @@ impl Check {
             return Err(unexpected());
         };
         let name = |(ino, path): (&Ino, Option<Vec<u8>>)| match path {
-            Some(path) => format!("/{}", String::from_utf8_lossy(&path).trim_start_matches('/')),
+            Some(path) => format!(
+                "/{}",
+                String::from_utf8_lossy(&path).trim_start_matches('/')
+            ),
             None => format!("inode {ino} (no name any more)"),
         };
         let names: Vec<String> = files.iter().zip(paths).map(name).collect();
@@ -334,9 +339,7 @@ fn wrong(verdict: Option<&Verdict>, expected: ShardHash) -> Option<String> {
         Some(Verdict::Present { hash }) if *hash == expected => None,
         Some(Verdict::Present { .. }) => Some("another content is there".to_owned()),
         Some(Verdict::Missing) => Some("missing".to_owned()),
-        Some(Verdict::Damaged { blocks }) if blocks.is_empty() => {
-            Some("damaged header".to_owned())
-        }
+        Some(Verdict::Damaged { blocks }) if blocks.is_empty() => Some("damaged header".to_owned()),
         Some(Verdict::Damaged { blocks }) => Some(format!("damaged blocks {blocks:?}")),
         None => Some("the server does not answer".to_owned()),
     }
@@ -370,7 +373,12 @@ mod tests {
         };
         let verdicts = HashMap::from([
             verdict(0, Verdict::Present { hash }),
-            verdict(1, Verdict::Present { hash: ShardHash([8; 16]) }),
+            verdict(
+                1,
+                Verdict::Present {
+                    hash: ShardHash([8; 16]),
+                },
+            ),
             verdict(2, Verdict::Damaged { blocks: vec![3] }),
         ]);
         let wrong = wrong_shards(&stripe, &verdicts);

@@ -119,8 +119,8 @@ impl ClusterDir {
     /// Keeps a second `up` or `down` out for as long as the returned file is open.
     pub(super) fn lock(&self) -> anyhow::Result<File> {
         let path = self.root.join("up.lock");
-        let file = File::create(&path)
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => bail!(

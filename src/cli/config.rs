@@ -27,9 +27,8 @@ pub(super) trait ConfigFile: Serialize + DeserializeOwned {
             .with_context(|| format!("{} cannot be read", path.display()))?;
         toml::from_str(&text).map_err(|error| {
             let message = error.message();
-            let line = error
-                .span()
-                .map_or(1, |span| text[..span.start].lines().count().max(1));
+            let before = error.span().map_or("", |span| &text[..span.start]);
+            let line = before.matches('\n').count() + 1;
             anyhow::anyhow!("{}, line {line}: {message}", path.display())
         })
     }
@@ -41,7 +40,11 @@ pub(super) trait ConfigFile: Serialize + DeserializeOwned {
             .map(|line| format!("# {line}\n"))
             .collect();
         let text = format!("{about}\n{}", toml::to_string(self)?);
-        Ok(write_atomic(&dir.join(Self::NAME), text.as_bytes(), PUBLIC)?)
+        Ok(write_atomic(
+            &dir.join(Self::NAME),
+            text.as_bytes(),
+            PUBLIC,
+        )?)
     }
 }
 
@@ -187,7 +190,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join(ClientFile::NAME);
         fs::write(&path, "# about\n\nmonitor = [\"a:1\"]\n").expect("written");
-        let error = ClientFile::load(dir.path()).expect_err("unknown key").to_string();
-        assert!(error.contains("okapifs.toml, line 3: unknown field `monitor`"), "{error}");
+        let error = ClientFile::load(dir.path())
+            .expect_err("unknown key")
+            .to_string();
+        assert!(
+            error.contains("okapifs.toml, line 3: unknown field `monitor`"),
+            "{error}"
+        );
     }
 }

@@ -92,8 +92,12 @@ pub(super) fn configured(dir: &Path) -> anyhow::Result<Cluster> {
 
 /// The credentials in `dir/tls`.
 pub(super) fn credentials(dir: &Path) -> anyhow::Result<Credentials> {
-    env::system::load_credentials(dir)
-        .with_context(|| format!("the credentials in {} are of no use", dir.join("tls").display()))
+    env::system::load_credentials(dir).with_context(|| {
+        format!(
+            "the credentials in {} are of no use",
+            dir.join("tls").display()
+        )
+    })
 }
 
 /// `HOST[:PORT][,HOST[:PORT]]…` as `host:port` each; IPv6 addresses are in brackets. `None` when it is not that.
@@ -105,7 +109,10 @@ fn address(text: &str) -> Option<String> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
-            (format!("[{host}]"), rest.strip_prefix(':').or(rest.is_empty().then_some("")))
+            (
+                format!("[{host}]"),
+                rest.strip_prefix(':').or(rest.is_empty().then_some("")),
+            )
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host.to_owned(), Some(port)),
@@ -135,7 +142,9 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "a,", ":1", "a:", "a:x", "a:70000", "::1", "[::1", "[::1]x", "a b", "a/b"] {
+        for text in [
+            "", "a,", ":1", "a:", "a:x", "a:70000", "::1", "[::1", "[::1]x", "a b", "a/b",
+        ] {
             assert_eq!(addresses(text), None, "{text:?}");
         }
     }

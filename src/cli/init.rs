@@ -90,7 +90,8 @@ pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Re
         parity: width.parity,
         min_copies: if width.parity == 0 { 1 } else { 2 },
     };
-    let authority = Authority::create(id, SystemClock::new().now()).context("the certificate authority cannot be made")?;
+    let authority = Authority::create(id, SystemClock::new().now())
+        .context("the certificate authority cannot be made")?;
     make_dir(&dir.ca(), 0o700)?;
     let (certificate, key) = (dir.ca().join("ca.crt"), dir.ca().join("ca.key"));
     write_atomic(&certificate, authority.cert_pem().as_bytes(), PUBLIC)?;
@@ -163,7 +164,11 @@ fn issue(authority: &Authority, home: &Path, role: Role, name: &str) -> anyhow::
         .with_context(|| format!("the certificate of {name} cannot be made"))?;
     make_dir(home, 0o755)?;
     make_dir(&home.join("tls"), 0o700)?;
-    Ok(credentials::save(&home.join("tls"), authority.cert_pem(), &issued)?)
+    Ok(credentials::save(
+        &home.join("tls"),
+        authority.cert_pem(),
+        &issued,
+    )?)
 }
 
 /// Makes a directory and those above it, unless they are there.

@@ -90,7 +90,11 @@ fn remount(arguments: &Arguments) -> anyhow::Error {
 }
 
 /// The client configuration, with the monitors of the source.
-fn credentials(options: &Options, source: &Source, chosen: Option<&str>) -> anyhow::Result<Cluster> {
+fn credentials(
+    options: &Options,
+    source: &Source,
+    chosen: Option<&str>,
+) -> anyhow::Result<Cluster> {
     let configured = match &options.config {
         Some(dir) if dir.is_dir() => find::configured(&find::config_dir(dir)?)?,
         Some(dir) => bail!("there is no configuration directory {}", dir.display()),
@@ -251,7 +255,8 @@ fn mount(
 
 /// Asks the mount itself for its root, as any program would, and passes on that it answered.
 fn say_that_it_works(arguments: &Arguments, at: &Path) -> anyhow::Result<()> {
-    fs::metadata(at).with_context(|| format!("{} was mounted and does not answer", at.display()))?;
+    fs::metadata(at)
+        .with_context(|| format!("{} was mounted and does not answer", at.display()))?;
     log::info!("{} is mounted", at.display());
     if let Some(path) = &arguments.ready {
         Running::this_process(at.to_string_lossy().into_owned())

@@ -27,7 +27,11 @@ impl Source {
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let parts = text.split_once(":/");
         let monitors = parts.and_then(|(hosts, _)| find::addresses(hosts));
-        let (Some((_, subdir)), Some(monitors)) = (parts, monitors) else {
+        // Two slashes would be a URL.
+        let subdir = parts
+            .map(|(_, subdir)| subdir)
+            .filter(|subdir| !subdir.starts_with('/'));
+        let (Some(subdir), Some(monitors)) = (subdir, monitors) else {
             bail!("{text:?} is nothing that can be mounted; write HOST[:PORT][,HOST…]:/[SUBDIR]");
         };
         if subdir.split('/').any(|name| name == "." || name == "..") {
@@ -67,9 +71,32 @@ pub(super) struct Options {
 
 /// Options that are accepted and change nothing: meant for others, or what is the case anyway.
 const ACCEPTED: &[&str] = &[
-    "defaults", "_netdev", "nofail", "auto", "noauto", "user", "nouser", "users", "owner", "group", "async",
-    "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
-    "lazytime", "nolazytime", "loud", "silent", "allow_other", "default_permissions", "fakeroot",
+    "defaults",
+    "_netdev",
+    "nofail",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "async",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "loud",
+    "silent",
+    "allow_other",
+    "default_permissions",
+    "fakeroot",
 ];
 
 impl Options {
@@ -146,16 +173,33 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_refused() {
-        for text in ["", "a", "/mnt", ":/", "a:", "a:9", "a:x:/", "a:/../b", "http://a/"] {
+        for text in [
+            "",
+            "a",
+            "/mnt",
+            ":/",
+            "a:",
+            "a:9",
+            "a:x:/",
+            "a:/../b",
+            "http://a/",
+        ] {
             Source::parse(text).expect_err(text);
         }
     }
 
     #[test]
     fn everything_that_fstab_users_write_is_accepted() {
-        let lists = ["rw,_netdev,nofail,noatime,x-systemd.automount".to_owned(), "user,exec".to_owned()];
-        assert_eq!(Options::parse(&lists).expect("accepted"), Options::default());
-        let ours = Options::parse(&["ro,nosuid,config=/etc/c,,nonempty".to_owned()]).expect("accepted");
+        let lists = [
+            "rw,_netdev,nofail,noatime,x-systemd.automount".to_owned(),
+            "user,exec".to_owned(),
+        ];
+        assert_eq!(
+            Options::parse(&lists).expect("accepted"),
+            Options::default()
+        );
+        let ours =
+            Options::parse(&["ro,nosuid,config=/etc/c,,nonempty".to_owned()]).expect("accepted");
         assert!(ours.read_only && ours.no_suid && ours.nonempty);
         assert_eq!(ours.config, Some(PathBuf::from("/etc/c")));
     }

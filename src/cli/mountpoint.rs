@@ -67,12 +67,11 @@ fn detach(path: &Path) -> io::Result<()> {
     if error.raw_os_error() != Some(libc::EPERM) {
         return Err(error);
     }
-    let status = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(path).status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(error)
-    }
+    let status = Command::new("fusermount3")
+        .args(["-u", "-z", "--"])
+        .arg(path)
+        .status()?;
+    if status.success() { Ok(()) } else { Err(error) }
 }
 
 /// Whether an OkapiFS is mounted at exactly this path.

@@ -130,7 +130,9 @@ fn prepare(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<()> {
         }
         let wanted = arguments.servers.map_or(there, |wanted| wanted as usize);
         if wanted < there {
-            bail!("the cluster has {there} servers; none can be taken away, because they hold data");
+            bail!(
+                "the cluster has {there} servers; none can be taken away, because they hold data"
+            );
         }
         wanted
     } else {
@@ -140,7 +142,9 @@ fn prepare(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<()> {
         };
         let wanted = arguments.servers.unwrap_or(3) as usize;
         if width.parity > 0 && wanted < 2 {
-            bail!("with one server nothing can be stored twice; use --servers 2 or more, or --parity 0");
+            bail!(
+                "with one server nothing can be stored twice; use --servers 2 or more, or --parity 0"
+            );
         }
         init::create(dir, width, ANY_PORT)?;
         wanted
@@ -208,7 +212,11 @@ fn launch(dir: &ClusterDir, unit: &Unit, mountpoints: &[PathBuf]) -> anyhow::Res
     let mut arguments = match unit.role {
         Role::Monitor | Role::Server => {
             leave_taken_port(dir, unit)?;
-            let command = if unit.role == Role::Monitor { "monitor" } else { "server" };
+            let command = if unit.role == Role::Monitor {
+                "monitor"
+            } else {
+                "server"
+            };
             vec![command.into(), dir.of(&unit.name).into()]
         }
         Role::Mount => {
@@ -220,7 +228,10 @@ fn launch(dir: &ClusterDir, unit: &Unit, mountpoints: &[PathBuf]) -> anyhow::Res
             let (config, run) = (dir.client(), dir.run());
             for path in [&config, &run] {
                 if path.to_string_lossy().contains(',') {
-                    bail!("{} has a comma in it, which mount options cannot carry", path.display());
+                    bail!(
+                        "{} has a comma in it, which mount options cannot carry",
+                        path.display()
+                    );
                 }
             }
             vec![
@@ -255,7 +266,9 @@ fn leave_taken_port(dir: &ClusterDir, unit: &Unit) -> anyhow::Result<()> {
                 "{listen} is taken by another program: {} gets another port",
                 unit.name
             ));
-            let host = listen.rsplit_once(':').map_or(listen.as_str(), |(host, _)| host);
+            let host = listen
+                .rsplit_once(':')
+                .map_or(listen.as_str(), |(host, _)| host);
             keep_port(dir, unit, &format!("{host}:0"))
         }
         _ => Ok(()),
@@ -315,7 +328,10 @@ async fn wait_for_servers(dir: &ClusterDir) -> anyhow::Result<()> {
             Err(error) => format!("{error:#}"),
         };
         if since.elapsed() > READY {
-            bail!("the cluster does not work: {missing}; see {}", dir.root().join("logs").display());
+            bail!(
+                "the cluster does not work: {missing}; see {}",
+                dir.root().join("logs").display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -364,7 +380,9 @@ async fn report(dir: &ClusterDir, mountpoints: &[PathBuf], detach: bool) -> anyh
     }
     match mountpoints.first() {
         Some(at) => say::line(format_args!("Try: cp -a /usr/share/doc {}", at.display())),
-        None => say::line(format_args!("Mount it with: okapifs up {root} --mount DIRECTORY")),
+        None => say::line(format_args!(
+            "Mount it with: okapifs up {root} --mount DIRECTORY"
+        )),
     }
     say::line(format_args!("     okapifs status --cluster {root}"));
     match detach {
@@ -418,7 +436,9 @@ fn stop_started(dir: &ClusterDir, mut started: Vec<Started>) -> anyhow::Result<(
         return Ok(());
     }
     say::note("stopping …");
-    let everything = started.iter().any(|process| process.unit.role == Role::Monitor);
+    let everything = started
+        .iter()
+        .any(|process| process.unit.role == Role::Monitor);
     let processes = match everything {
         true => dir.started(),
         false => started
@@ -446,7 +466,11 @@ mod tests {
         let address = taken.local_addr().expect("bound").to_string();
         init::create(&dir, width, &address).expect("made");
         let monitor = unit(init::MONITOR);
-        let listen = || MonitorFile::load(&dir.of(init::MONITOR)).expect("there").listen;
+        let listen = || {
+            MonitorFile::load(&dir.of(init::MONITOR))
+                .expect("there")
+                .listen
+        };
 
         leave_taken_port(&dir, &monitor).expect("moved");
         assert_eq!(listen(), ANY_PORT);
