@@ -135,11 +135,6 @@ impl Connection {
     pub(super) fn calls_pending(&self) -> usize {
         self.0.pending.0.lock().as_ref().map_or(0, HashMap::len)
     }
-
-    /// Frames of which nothing is sent yet.
-    pub(super) fn frames_queued(&self) -> usize {
-        self.0.link.frames_queued()
-    }
 }
 
 impl Drop for Inner {

@@ -72,6 +72,8 @@ struct Io {
     stream: Stream,
     /// Frames that left the queue; the first may be partly sent.
     sending: VecDeque<Bytes>,
+    /// How long they are, in bytes.
+    sending_bytes: usize,
 }
 
 struct Queued {
@@ -104,6 +106,7 @@ impl Link {
             io: Mutex::new(Some(Io {
                 stream,
                 sending: VecDeque::new(),
+                sending_bytes: 0,
             })),
             queue: Mutex::new(VecDeque::new()),
             pump_waker: Waker::from(Arc::clone(&pump)),
@@ -180,12 +183,6 @@ impl Link {
         *self.closed.borrow()
     }
 
-    /// Frames that the pump has not taken yet.
-    #[cfg(test)]
-    pub(super) fn frames_queued(&self) -> usize {
-        self.queue.lock().len()
-    }
-
     async fn run_pump(self: Arc<Self>) {
         loop {
             tokio::select! {
@@ -256,9 +253,7 @@ impl Io {
     ) -> Poll<io::Result<()>> {
         let mut turn = TURN_BYTES;
         loop {
-            if self.sending.len() < SLICES_MAX {
-                self.refill(queue);
-            }
+            self.refill(queue);
             if self.sending.is_empty() {
                 return Pin::new(&mut self.stream).poll_flush(context);
             }
@@ -271,12 +266,13 @@ impl Io {
         }
     }
 
+    /// Takes no more frames than the next write can send: what stays in the queue can still be given up.
     fn refill(&mut self, queue: &Mutex<VecDeque<Queued>>) {
-        let mut queue = queue.lock();
-        while self.sending.len() < SLICES_MAX {
-            let Some(frame) = queue.pop_front() else {
+        while self.sending.len() < SLICES_MAX && self.sending_bytes < ENCRYPTED_BYTES_MAX {
+            let Some(frame) = queue.lock().pop_front() else {
                 return;
             };
+            self.sending_bytes += frame.parts.iter().map(Bytes::len).sum::<usize>();
             self.sending.extend(frame.parts);
         }
     }
@@ -297,6 +293,7 @@ impl Io {
     }
 
     fn advance(&mut self, mut sent: usize) {
+        self.sending_bytes -= sent;
         while sent > 0 {
             let first = self
                 .sending
