@@ -449,7 +449,7 @@ impl fuser::Filesystem for Adapter {
                 handle,
                 flags,
             )| {
-                reply.opened(FileHandle(handle.0), flags)
+                reply.opened(FileHandle(handle.0), flags);
             });
         });
     }
@@ -502,7 +502,7 @@ impl fuser::Filesystem for Adapter {
         }
         self.begin(|my| async move {
             answer!(reply, my.fs.read(handle, offset, size).await, |parts| {
-                send_data(reply, &parts)
+                send_data(reply, &parts);
             });
         });
     }
