@@ -5,6 +5,7 @@ pub mod cli;
 pub mod client;
 pub mod crypto;
 pub mod env;
+pub mod fuse;
 pub mod monitor;
 pub mod types;
 pub mod wire;
