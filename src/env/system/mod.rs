@@ -1,0 +1,3 @@
+//! The real world: threads, files, sockets.
+
+pub mod disk;
