@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod crypto;
 pub mod env;
 pub mod monitor;
 pub mod server;

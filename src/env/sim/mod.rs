@@ -1,3 +1,8 @@
-//! A world in memory for tests: seeded, and able to fail.
+//! A world for tests in which nothing happens by chance: every twin is driven by the test or by a seed.
 
+mod clock;
 pub mod disk;
+mod random;
+
+pub use clock::ManualClock;
+pub use random::SeededRandom;

@@ -1,3 +1,11 @@
-//! The real world: threads, files, sockets.
+//! The real world: tokio, files, the kernel.
 
+pub mod credentials;
 pub mod disk;
+pub mod files;
+pub mod lock;
+mod node;
+pub mod rpc;
+
+pub use credentials::{LoadError, load_credentials};
+pub use node::{Node, node};
