@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::cluster_dir::ClusterDir;
-use super::{mountpoint, say};
+use super::say;
 use crate::agent::plan::{self, Role, Unit};
 use crate::agent::processes::{Running, Stopped};
+use crate::fuse;
 
 /// How long a process may take to end in order: a mount first writes everything that it has buffered.
 const GRACE: Duration = Duration::from_secs(60);
@@ -71,7 +72,7 @@ fn stop_one(dir: &ClusterDir, unit: &Unit, process: &Running) -> anyhow::Result<
         ));
     }
     if unit.role == Role::Mount {
-        mountpoint::clear_dead(Path::new(&process.address))?;
+        fuse::clear_dead(Path::new(&process.address))?;
     }
     match fs::remove_file(dir.run_file(&unit.name)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

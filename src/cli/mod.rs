@@ -19,7 +19,6 @@ mod md5sum;
 mod monitor;
 mod mount;
 mod mount_options;
-mod mountpoint;
 mod say;
 mod server;
 mod shard;

@@ -7,7 +7,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use tokio::sync::oneshot;
 use super::cluster_dir::mount_unit;
 use super::find::{self, Cluster};
 use super::mount_options::{Options, Source, default_run_dir};
-use super::{admin, init, monitor, mountpoint, say};
+use super::{admin, init, monitor, say};
 use crate::agent::processes::{Running, in_own_session};
 use crate::client::{self, Fs};
 use crate::fuse;
@@ -28,6 +27,8 @@ use crate::fuse;
 pub(super) const EXIT_FAILURE: u8 = 32;
 /// How long a cluster may take to answer while a mount begins.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long programs that still use a mount may go on with it when it is to end.
+const IN_USE: Duration = Duration::from_secs(2);
 /// What the process in the background says when the mount works.
 const READY: &str = "ready";
 
@@ -63,9 +64,6 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, cluster: Option<&str>) -> anyhow::Result<()> {
     let options = Options::parse(&arguments.options)?;
-    if options.remount {
-        return Err(remount(arguments));
-    }
     let source = Source::parse(&arguments.source)?;
     if arguments.foreground {
         let result = serve(arguments, &options, source, cluster);
@@ -75,18 +73,9 @@ pub(super) fn run(arguments: &Arguments, cluster: Option<&str>) -> anyhow::Resul
         return result;
     }
     // What can be said at once is said at once.
-    let at = mountpoint::check(&arguments.mountpoint, options.nonempty)?;
+    let at = fuse::usable(&arguments.mountpoint, options.nonempty)?;
     credentials(&options, &source, cluster)?;
     go_to_background(arguments, &options, &at, cluster)
-}
-
-/// The kernel changes the flags of a mount without us. Returns only when mount(8) cannot be run.
-fn remount(arguments: &Arguments) -> anyhow::Error {
-    let error = Command::new("mount")
-        .args(["-i", "-o", &arguments.options.join(",")])
-        .arg(&arguments.mountpoint)
-        .exec();
-    anyhow!(error).context("mount(8) cannot be run")
 }
 
 /// The client configuration, with the monitors of the source.
@@ -175,7 +164,7 @@ fn serve(
     source: Source,
     cluster: Option<&str>,
 ) -> anyhow::Result<()> {
-    let at = mountpoint::check(&arguments.mountpoint, options.nonempty)?;
+    let at = fuse::usable(&arguments.mountpoint, options.nonempty)?;
     let cluster = credentials(options, &source, cluster)?;
     let runtime = admin::serving_runtime()?;
     let fs = runtime.block_on(connect(options, &source, cluster, &at))?;
@@ -199,7 +188,7 @@ async fn connect(
         mountpoint: at.to_string_lossy().into_owned(),
         run_dir: run_dir(options)?,
         config_dir: cluster.config_dir,
-        read_only: options.read_only,
+        read_only: options.flags.is_read_only(),
     };
     match tokio::time::timeout(PATIENCE, Fs::connect(config)).await {
         Ok(connected) => connected.with_context(|| format!("{} cannot be mounted", source.text)),
@@ -221,36 +210,47 @@ fn mount(
     let wanted = fuse::MountOptions {
         source: source.text,
         mountpoint: at.to_owned(),
-        read_only: options.read_only,
-        no_exec: options.no_exec,
-        no_suid: options.no_suid,
-        no_dev: options.no_dev,
+        flags: options.flags,
+        nonempty: options.nonempty,
     };
-    let mounted = fuse::Mount::new(fs.clone(), runtime.clone(), wanted)
-        .with_context(|| format!("{} cannot be mounted", at.display()))?;
-    let mounted = Arc::new(mounted);
-    let (ended, end) = oneshot::channel();
+    let mounted = Arc::new(fuse::Mount::new(fs.clone(), runtime.clone(), &wanted)?);
+    let (ended, mut end) = oneshot::channel();
     let serving = mounted.clone();
     std::thread::Builder::new()
         .name("fuse".to_owned())
         .spawn(move || ended.send(serving.run()))
         .context("no thread for FUSE")?;
-    let working = say_that_it_works(arguments, at);
-    runtime.block_on(async move {
-        let asked = async {
-            if working.is_ok() {
-                admin::asked_to_end().await?;
+    let works = say_that_it_works(arguments, at);
+    runtime.block_on(async {
+        if works.is_ok() {
+            tokio::select! {
+                ended = &mut end => return ended?.context("the connection to the kernel broke"),
+                asked = admin::asked_to_end() => asked?,
             }
-            log::info!("unmounting {}", at.display());
-            mounted.unmount();
-            std::future::pending::<anyhow::Result<()>>().await
-        };
-        tokio::select! {
-            ended = end => ended.context("the FUSE thread died")?.context("FUSE failed")?,
-            failed = asked => failed?,
         }
-        working
+        unmount(mounted, fs, end).await?;
+        works
     })
+}
+
+/// Unmounts, because we were asked to end. Who still has files open keeps us for a moment, not longer: what they
+/// have written by now is made durable.
+async fn unmount(
+    mounted: Arc<fuse::Mount>,
+    fs: &Fs,
+    end: oneshot::Receiver<std::io::Result<()>>,
+) -> anyhow::Result<()> {
+    log::info!("asked to end: unmounting");
+    // The kernel may ask us something before it has unmounted, so no thread of the runtime waits for it.
+    let unmounted = tokio::task::spawn_blocking(move || mounted.unmount()).await?;
+    if unmounted.context("it cannot be unmounted")? == fuse::Unmounted::WhenClosed {
+        log::warn!("programs still have files open on it; they get an error from now on");
+        fs.sync_all().await.context("not everything that was written is durable")?;
+    }
+    match tokio::time::timeout(IN_USE, end).await {
+        Ok(ended) => ended?.context("the connection to the kernel broke"),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Asks the mount itself for its root, as any program would, and passes on that it answered.

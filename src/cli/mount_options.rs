@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 
 use super::find;
+use crate::fuse::MountFlags;
 
 /// `HOST[:PORT][,HOST…]:/[SUBDIR]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,18 +50,10 @@ impl Source {
 /// What the `-o` lists say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Options {
-    /// Nothing may be changed.
-    pub(super) read_only: bool,
-    /// Programs on it cannot be run.
-    pub(super) no_exec: bool,
-    /// setuid and setgid bits on it have no effect.
-    pub(super) no_suid: bool,
-    /// Device nodes on it cannot be opened.
-    pub(super) no_dev: bool,
+    /// The flags that every filesystem has.
+    pub(super) flags: MountFlags,
     /// The mountpoint need not be empty.
     pub(super) nonempty: bool,
-    /// The mount is there and only its flags change.
-    pub(super) remount: bool,
     /// The client configuration directory.
     pub(super) config: Option<PathBuf>,
     /// Where the log goes when it runs in the background.
@@ -71,23 +64,12 @@ pub(super) struct Options {
 
 /// Options that are accepted and change nothing: meant for others, or what is the case anyway.
 const ACCEPTED: &[&str] = &[
-    "defaults",
     "_netdev",
     "nofail",
     "auto",
     "noauto",
-    "user",
     "nouser",
-    "users",
-    "owner",
-    "group",
-    "async",
-    "atime",
-    "noatime",
-    "diratime",
-    "nodiratime",
-    "relatime",
-    "norelatime",
+    "nousers",
     "strictatime",
     "nostrictatime",
     "lazytime",
@@ -96,7 +78,6 @@ const ACCEPTED: &[&str] = &[
     "silent",
     "allow_other",
     "default_permissions",
-    "fakeroot",
 ];
 
 impl Options {
@@ -110,30 +91,21 @@ impl Options {
     }
 
     fn take(&mut self, word: &str) -> anyhow::Result<()> {
+        if self.flags.set(word) || ACCEPTED.contains(&word) {
+            return Ok(());
+        }
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (word, None),
         };
         match (name, value) {
-            ("ro", None) => self.read_only = true,
-            ("rw", None) => self.read_only = false,
-            ("noexec", None) => self.no_exec = true,
-            ("exec", None) => self.no_exec = false,
-            ("nosuid", None) => self.no_suid = true,
-            ("suid", None) => self.no_suid = false,
-            ("nodev", None) => self.no_dev = true,
-            ("dev", None) => self.no_dev = false,
             ("nonempty", None) => self.nonempty = true,
-            ("remount", None) => self.remount = true,
             ("config", Some(path)) => self.config = Some(absolute(path)?),
             ("log", Some(path)) => self.log = Some(absolute(path)?),
             ("run_dir", Some(path)) => self.run_dir = Some(absolute(path)?),
-            ("comment", Some(_)) => {}
-            (name, None) if ACCEPTED.contains(&name) => {}
+            ("comment" | "user" | "uid", Some(_)) => {}
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
-            ("sync" | "dirsync", None) => bail!(
-                "option {word} is not supported; programs that need it use O_SYNC or fsync, which work"
-            ),
+            ("remount", None) => bail!("to change flags of a mount use: mount -o remount,… DIRECTORY"),
             _ => bail!("mount option {word:?} is unknown; see `okapifs mount --help`"),
         }
         Ok(())
@@ -190,17 +162,12 @@ mod tests {
 
     #[test]
     fn everything_that_fstab_users_write_is_accepted() {
-        let lists = [
-            "rw,_netdev,nofail,noatime,x-systemd.automount".to_owned(),
-            "user,exec".to_owned(),
-        ];
-        assert_eq!(
-            Options::parse(&lists).expect("accepted"),
-            Options::default()
-        );
-        let ours =
-            Options::parse(&["ro,nosuid,config=/etc/c,,nonempty".to_owned()]).expect("accepted");
-        assert!(ours.read_only && ours.no_suid && ours.nonempty);
+        let accepted = |text: &str| Options::parse(&[text.to_owned()]).expect(text);
+        accepted("rw,_netdev,nofail,noatime,x-systemd.automount,user,exec,comment=systemd.automount");
+        let none = accepted("defaults,_netdev,nofail,auto,rw,X-mount.mkdir,");
+        assert_eq!(none, Options::default());
+        let ours = accepted("ro,config=/etc/c,,nonempty");
+        assert!(ours.flags.is_read_only() && ours.nonempty);
         assert_eq!(ours.config, Some(PathBuf::from("/etc/c")));
     }
 

@@ -15,9 +15,10 @@ use anyhow::{Context, bail};
 use super::admin::Admin;
 use super::cluster_dir::{ClusterDir, mount_unit, unit};
 use super::config::{ClientFile, ClusterFile, ConfigFile, MonitorFile, ServerFile};
-use super::{admin, down, find, init, mountpoint, say};
+use super::{admin, down, find, init, say};
 use crate::agent::plan::{self, Role, Stage, Unit};
 use crate::agent::processes::{Launch, Running, StartError, last_line};
+use crate::fuse;
 use crate::types::{ServerState, Width, limits};
 
 /// How long a process may take until it is ready.
@@ -103,12 +104,13 @@ fn mountpoints(dir: &ClusterDir, wanted: &[PathBuf]) -> anyhow::Result<Vec<PathB
     let running = dir.running();
     let mut found = Vec::new();
     for path in wanted {
-        mountpoint::clear_dead(path)?;
+        fuse::clear_dead(path)?;
         init::make_dir(path, 0o755)?;
-        let path = fs::canonicalize(path)?;
+        let path = fs::canonicalize(path)
+            .with_context(|| format!("{} cannot be used", path.display()))?;
         let unit = mount_unit(&path);
         if !running.iter().any(|(other, _)| *other == unit) {
-            mountpoint::check(&path, false)?;
+            fuse::usable(&path, false)?;
         }
         found.push(path);
     }

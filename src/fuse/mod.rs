@@ -58,4 +58,4 @@ mod privileges;
 mod translate;
 
 pub use mount::{Mount, MountFlags, MountOptions, Unmounted};
-pub use mountpoint::MountError;
+pub use mountpoint::{MountError, clear_dead, usable};
