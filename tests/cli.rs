@@ -163,6 +163,7 @@ fn a_running_cluster_is_not_harmed() {
     let root = cluster.root().display().to_string();
     let mnt = cluster.mnt().display().to_string();
     fs::write(cluster.mnt().join("file"), "content").expect("written");
+    fs::write(cluster.mnt().join("larger"), vec![7; 3 << 20]).expect("written");
     cluster.sync();
 
     refused(&["monitor", &format!("{root}/monitor-1")], "");
@@ -243,14 +244,18 @@ fn shards_explain_themselves(cluster: &Cluster) {
                     .expect("read")
                     .map(|entry| entry.expect("read").path()),
             );
-        } else if fs::read(&path).expect("read").starts_with(b"OKAPISHD") {
-            let path = path.display().to_string();
+            continue;
+        }
+        let bytes = fs::read(&path).expect("read");
+        let path = path.display().to_string();
+        if bytes.starts_with(b"OKAPISHD") || bytes.starts_with(b"OKAPIPAK") {
             let output = okapifs(&["shard", "inspect", &path]);
             assert!(output.status.success(), "{path}: {}", text(&output));
+        }
+        if bytes.starts_with(b"OKAPISHD") {
             inspected += 1;
             // Cut off.
             let cut = cluster.scratch().join("cut");
-            let bytes = fs::read(&path).expect("read");
             fs::write(&cut, &bytes[..bytes.len() - 100]).expect("written");
             let output = okapifs(&["shard", "inspect", &cut.display().to_string()]);
             assert_eq!(output.status.code(), Some(1), "{}", text(&output));

@@ -245,7 +245,9 @@ async fn unmount(
     let unmounted = tokio::task::spawn_blocking(move || mounted.unmount()).await?;
     if unmounted.context("it cannot be unmounted")? == fuse::Unmounted::WhenClosed {
         log::warn!("programs still have files open on it; they get an error from now on");
-        fs.sync_all().await.context("not everything that was written is durable")?;
+        fs.sync_all()
+            .await
+            .context("not everything that was written is durable")?;
     }
     match tokio::time::timeout(IN_USE, end).await {
         Ok(ended) => ended?.context("the connection to the kernel broke"),

@@ -105,7 +105,9 @@ impl Options {
             ("run_dir", Some(path)) => self.run_dir = Some(absolute(path)?),
             ("comment" | "user" | "uid", Some(_)) => {}
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
-            ("remount", None) => bail!("to change flags of a mount use: mount -o remount,… DIRECTORY"),
+            ("remount", None) => {
+                bail!("to change flags of a mount use: mount -o remount,… DIRECTORY")
+            }
             _ => bail!("mount option {word:?} is unknown; see `okapifs mount --help`"),
         }
         Ok(())
@@ -163,7 +165,9 @@ mod tests {
     #[test]
     fn everything_that_fstab_users_write_is_accepted() {
         let accepted = |text: &str| Options::parse(&[text.to_owned()]).expect(text);
-        accepted("rw,_netdev,nofail,noatime,x-systemd.automount,user,exec,comment=systemd.automount");
+        accepted(
+            "rw,_netdev,nofail,noatime,x-systemd.automount,user,exec,comment=systemd.automount",
+        );
         let none = accepted("defaults,_netdev,nofail,auto,rw,X-mount.mkdir,");
         assert_eq!(none, Options::default());
         let ours = accepted("ro,config=/etc/c,,nonempty");

@@ -7,7 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::say;
-use crate::codec::shard::Head;
+use crate::codec::shard::{Head, Header};
+use crate::types::limits;
+
+/// How a pack segment begins and where it ends; `server::store` draws it.
+const PACK: [u8; 8] = *b"OKAPIPAK";
+const PACK_END: [u8; 8] = *b"OKAPIEND";
 
 /// Look at shard files, offline.
 #[derive(clap::Args, Debug)]
@@ -30,25 +35,46 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     inspect(path)
 }
 
-/// A file is one shard, or a pack segment: one small shard after another.
+/// A file is one shard, or a pack segment of many small ones.
 fn inspect(path: &Path) -> anyhow::Result<ExitCode> {
     let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let mut damaged = 0;
-    let mut at = 0;
-    while at == 0 || at < bytes.len() {
-        let head = Head::parse(&bytes[at..]).with_context(|| {
-            format!(
-                "{}: at byte {at} is no shard, or one whose header is damaged; its stripe can be read without it",
-                path.display()
-            )
-        })?;
-        damaged += u32::from(!inspect_one(&head, &bytes[at..]));
-        at += head.header.image_bytes() as usize;
+    let whole = match bytes.starts_with(&PACK) {
+        true => inspect_pack(&bytes),
+        false => {
+            let head = Head::parse(&bytes).with_context(|| {
+                format!(
+                    "{} is no shard, or its header is damaged; a stripe can be read without one of its shards",
+                    path.display()
+                )
+            })?;
+            inspect_one(&head, &bytes)
+        }
+    };
+    Ok(ExitCode::from(u8::from(!whole)))
+}
+
+/// Images in a pack begin on blocks; what is no image is skipped block by block. Whether all are whole.
+fn inspect_pack(bytes: &[u8]) -> bool {
+    let block = limits::BLOCK as usize;
+    let (mut at, mut shards, mut bad) = (block, 0u32, 0u32);
+    while at < bytes.len() && !bytes[at..].starts_with(&PACK_END) {
+        let rest = &bytes[at..];
+        at += match (Header::parse(rest), Head::parse(rest)) {
+            (Ok(header), _) if header.dead => header.image_bytes() as usize,
+            (Ok(header), Ok(head)) => {
+                shards += 1;
+                bad += u32::from(!inspect_one(&head, rest));
+                header.image_bytes() as usize
+            }
+            _ => {
+                let is_hole = rest[..block.min(rest.len())].iter().all(|byte| *byte == 0);
+                bad += u32::from(!is_hole);
+                block
+            }
+        };
     }
-    Ok(match damaged {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
+    say::line(format_args!("a pack of {shards} shards, {bad} damaged"));
+    bad == 0
 }
 
 /// Says what the shard at the beginning of `bytes` is; whether it is whole.
@@ -82,9 +108,8 @@ fn describe(head: &Head) {
         true => "data",
         false => "parity",
     };
-    let dead = if header.dead { ", deleted" } else { "" };
     say::line(format_args!(
-        "stripe {}, shard {} of {} ({kind}){dead}, hash {}",
+        "stripe {}, shard {} of {} ({kind}), hash {}",
         ident.stripe, header.index, ident.width, header.hash
     ));
     say::line(format_args!(

@@ -106,8 +106,8 @@ fn mountpoints(dir: &ClusterDir, wanted: &[PathBuf]) -> anyhow::Result<Vec<PathB
     for path in wanted {
         fuse::clear_dead(path)?;
         init::make_dir(path, 0o755)?;
-        let path = fs::canonicalize(path)
-            .with_context(|| format!("{} cannot be used", path.display()))?;
+        let path =
+            fs::canonicalize(path).with_context(|| format!("{} cannot be used", path.display()))?;
         let unit = mount_unit(&path);
         if !running.iter().any(|(other, _)| *other == unit) {
             fuse::usable(&path, false)?;
