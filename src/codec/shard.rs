@@ -485,7 +485,7 @@ mod tests {
                             .all(|part| part.len() % BLOCK as usize == 0)
                     );
                     let content = &bytes[image.head.len()..];
-                    assert_eq!(head.damaged_blocks(0, content), []);
+                    assert!(head.damaged_blocks(0, content).is_empty());
                     if index < usize::from(data) {
                         whole.extend_from_slice(content);
                     }
@@ -532,7 +532,7 @@ mod tests {
         data[3 * 4096 + 17] ^= 1;
         assert_eq!(head.damaged_blocks(0, &data), [3]);
         assert_eq!(head.damaged_blocks(3, &data[3 * 4096..]), [3]);
-        assert_eq!(head.damaged_blocks(1, &data[4096..3 * 4096]), []);
+        assert!(head.damaged_blocks(1, &data[4096..3 * 4096]).is_empty());
         assert_eq!(head.damaged_blocks(2, &data[4096..2 * 4096]), [2]);
     }
 
