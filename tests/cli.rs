@@ -78,7 +78,7 @@ fn nonsense_is_refused_with_a_sentence() {
     refused(&["up", &path("c"), "--servers", "1"], "--servers 2 or more");
     refused(&["monitor", &empty], "monitor.toml cannot be read");
     refused(&["server", &empty], "server.toml cannot be read");
-    refused(&["shard", "inspect", &file], "no shard");
+    refused(&["shard", "inspect", &file], "no whole shard");
     refused(&["shard", "inspect", &none], "cannot be read");
     refused(&["md5sum", &file], "on no OkapiFS mount");
     refused(&["sync", &empty], "on no OkapiFS mount");
@@ -259,7 +259,7 @@ fn shards_explain_themselves(cluster: &Cluster) {
             fs::write(&cut, &bytes[..bytes.len() - 100]).expect("written");
             let output = okapifs(&["shard", "inspect", &cut.display().to_string()]);
             assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-            assert!(text(&output).contains("CUT OFF"), "{}", text(&output));
+            assert!(text(&output).contains("holds no whole shard"), "{}", text(&output));
         }
     }
     assert!(inspected > 0, "no shard was found");

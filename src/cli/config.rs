@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::env::system::files::{PUBLIC, write_atomic};
-use crate::types::{ClusterId, Incarnation, Width};
+use crate::types::{ClusterId, Width};
 
 /// A configuration file.
 pub(super) trait ConfigFile: Serialize + DeserializeOwned {
@@ -109,10 +109,11 @@ impl ConfigFile for MonitorFile {
 pub(super) struct ServerFile {
     /// The cluster's id.
     pub(super) cluster: String,
-    /// The cluster's incarnation.
-    pub(super) incarnation: u32,
-    /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
+    /// `host:port` where it listens; port 0 lets the system choose.
     pub(super) listen: String,
+    /// `host:port` where others reach it, when that is not `listen`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) advertise: Option<String>,
     /// Its failure domain: no two shards of a stripe share one.
     pub(super) domain: String,
     /// `host:port` of the monitors.
@@ -126,6 +127,7 @@ impl ConfigFile for ServerFile {
     const NAME: &'static str = "server.toml";
     const ABOUT: &'static str = "An OkapiFS storage server, started by `okapifs server`.\n\
         Give servers that fail together (one host, one rack) the same `domain`.\n\
+        `advertise = \"HOST:PORT\"` says where others reach it, when that is not `listen`.\n\
         `capacity_bytes = …` bounds what its shards take; without it they may fill the disk.";
 }
 
@@ -133,11 +135,6 @@ impl ServerFile {
     /// The cluster's id as a value.
     pub(super) fn id(&self) -> anyhow::Result<ClusterId> {
         parse_cluster(&self.cluster, Self::NAME)
-    }
-
-    /// The cluster's incarnation as a value.
-    pub(super) fn incarnation(&self) -> Incarnation {
-        Incarnation(self.incarnation)
     }
 }
 

@@ -132,8 +132,8 @@ pub(super) fn add_servers(dir: &ClusterDir, count: u32, listen: &str) -> anyhow:
         issue(authority, &home, Role::Server, &name)?;
         let server = ServerFile {
             cluster: cluster.cluster.clone(),
-            incarnation: cluster.incarnation,
             listen: listen.to_owned(),
+            advertise: None,
             domain: name,
             monitors: ClientFile::load(&dir.client())?.monitors,
             capacity_bytes: None,

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let file = ServerFile::load(&arguments.dir)?;
-    admin::refuse_wildcard(&file.listen)?;
+    admin::refuse_wildcard(file.advertise.as_ref().unwrap_or(&file.listen))?;
     let config = config(arguments, &file)?;
     admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
 }
@@ -42,7 +42,7 @@ fn config(arguments: &Arguments, file: &ServerFile) -> anyhow::Result<Config> {
     Ok(Config {
         dir: std::path::absolute(&arguments.dir)?,
         listen: file.listen.clone(),
-        incarnation: file.incarnation(),
+        advertise: file.advertise.clone(),
         domain: file.domain.clone(),
         monitors: file.monitors.clone(),
         credentials,
