@@ -471,11 +471,12 @@ async fn other_protocols_and_incarnations_are_refused_in_words() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_not_there_or_not_okapi_is_told_apart() {
     let client = member(&authority(1), Role::Client);
-    let attempt = async |address: &str| {
-        let opened = Connection::open(address, &client, Role::Monitor, Incarnation(0), SHORT).await;
+    let attempt = async |address: &str, timeout: Duration| {
+        let opened =
+            Connection::open(address, &client, Role::Monitor, Incarnation(0), timeout).await;
         opened.err().expect("no connection")
     };
-    let error = attempt("127.0.0.1").await;
+    let error = attempt("127.0.0.1", LONG).await;
     assert!(
         matches!(error, ConnectError::Unresolvable { .. }),
         "{error}"
@@ -483,7 +484,7 @@ async fn whoever_is_not_there_or_not_okapi_is_told_apart() {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
-    let error = attempt(&address).await;
+    let error = attempt(&address, SHORT).await;
     assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
 
     let web = tokio::spawn(async move {
@@ -493,11 +494,11 @@ async fn whoever_is_not_there_or_not_okapi_is_told_apart() {
             drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await);
         }
     });
-    let error = attempt(&address).await;
+    let error = attempt(&address, LONG).await;
     assert!(matches!(error, ConnectError::NotOkapi { .. }), "{error}");
     web.abort();
     web.await.expect_err("aborted");
-    let error = attempt(&address).await;
+    let error = attempt(&address, LONG).await;
     assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
     assert!(error.may_pass());
 }
