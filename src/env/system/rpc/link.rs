@@ -32,11 +32,11 @@ pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
 
 /// Size of one read from a socket, in bytes.
 const READ_BYTES: usize = 128 << 10;
-/// How much the TLS session encrypts before it is written to the socket, in bytes: 16 records a system call,
-/// and still in the processor's cache.
-const ENCRYPTED_BYTES_MAX: usize = 256 << 10;
+/// How much the TLS session encrypts before it waits for the socket, in bytes. The more, the fewer times the two
+/// ends wake one another.
+const ENCRYPTED_BYTES_MAX: usize = 1 << 20;
 /// How much is sent before the other direction gets its turn, in bytes.
-const TURN_BYTES: usize = 512 << 10;
+const TURN_BYTES: usize = 1 << 20;
 /// A frame with a longer payload is left to the pump, in bytes.
 const SEND_INLINE_MAX: usize = 32 << 10;
 /// Parts of frames that one write takes.
