@@ -6,16 +6,16 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SendError, Sender};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::mpsc::Sender;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
@@ -23,22 +23,13 @@ use tokio::runtime::Handle as Runtime;
 use super::answer::{answer, at_once, begin, number, send_data, send_xattr};
 use super::directory::Directories;
 use super::invalidate::Invalidation;
-use super::modes::{Caching, OpenFiles};
 use super::mount::REQUEST_BYTES_MAX;
-use super::privileges;
+use super::shared::{BELIEVED_FOR, GENERATION, Shared, Write};
 use super::translate::{self, Nodes, bare_attr, caller, file_type, permissions};
-use crate::client::fs::{Fs, Handle, NewInode, OpenMode, SetAttr};
-use crate::types::{Attr, Errno, FileKind, Ino, limits};
+use super::{capabilities, privileges};
+use crate::client::fs::{Fs, Handle, NewInode};
+use crate::types::{Errno, FileKind, Ino, limits};
 use crate::wire::metadata::Space;
-
-/// How long the kernel may believe attributes and names: without shared leases, not at all.
-const BELIEVED_FOR: Duration = Duration::ZERO;
-
-/// Inode numbers are never used twice, so there are no generations of one.
-const GENERATION: Generation = Generation(0);
-
-/// Requests that nobody waits for (read-ahead) which the kernel may have in flight.
-const BACKGROUND_MAX: u16 = 256;
 
 /// Unit in which `statfs` counts, in bytes.
 const STATFS_BLOCK: u32 = limits::BLOCK;
@@ -46,45 +37,10 @@ const STATFS_BLOCK: u32 = limits::BLOCK;
 /// Inodes that `df -i` shows as free: there is no limit to run into.
 const INODES_FREE: u64 = 1 << 40;
 
-/// What we ask the kernel for, beside what `fuser` always does (asynchronous reads, big writes, many pages).
-const WANTED: &[InitFlags] = &[
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-];
-
 /// The filesystem as `fuser` calls it.
 pub(super) struct Adapter {
     mine: Arc<Shared>,
     runtime: Runtime,
-}
-
-/// What a request takes along when it leaves the FUSE thread.
-struct Shared {
-    fs: Arc<Fs>,
-    nodes: Nodes,
-    open_files: Mutex<OpenFiles>,
-    directories: Directories,
-    invalidations: Sender<Invalidation>,
-}
-
-/// A write request without its data.
-#[derive(Clone, Copy)]
-struct Write {
-    node: INodeNo,
-    ino: Ino,
-    handle: Handle,
-    offset: u64,
-    length: u32,
-    /// The kernel writes back pages of a mapping, through any writable handle of the file.
-    from_mapping: bool,
-    /// The writer may not leave setuid and setgid behind.
-    takes_set_ids: bool,
 }
 
 impl Adapter {
@@ -131,146 +87,9 @@ impl Adapter {
     }
 }
 
-impl Shared {
-    fn send_entry(&self, reply: ReplyEntry, attr: &Attr) {
-        reply.entry(&BELIEVED_FOR, &self.nodes.attr(attr), GENERATION);
-    }
-
-    fn send_attr(&self, reply: ReplyAttr, attr: &Attr) {
-        reply.attr(&BELIEVED_FOR, &self.nodes.attr(attr));
-    }
-
-    async fn take_privileges(&self, ino: Ino, set_ids: bool) -> Result<(), Errno> {
-        privileges::take(&self.fs, &self.open_files, ino, set_ids).await
-    }
-
-    async fn setattr(&self, ino: Ino, changes: SetAttr, by_root: bool) -> Result<Attr, Errno> {
-        if translate::is_nothing(&changes) {
-            return self.fs.getattr(ino).await;
-        }
-        if changes.uid.is_some() || changes.gid.is_some() {
-            self.take_privileges(ino, true).await?;
-        } else if changes.size.is_some() {
-            self.take_privileges(ino, !by_root).await?;
-        }
-        let changed = self.fs.setattr(ino, changes).await;
-        if changes.mode.is_some() {
-            self.open_files.lock().set_unknown(ino);
-        }
-        changed
-    }
-
-    async fn open(
-        &self,
-        ino: Ino,
-        mode: OpenMode,
-        by_root: bool,
-    ) -> Result<(Handle, FopenFlags), Errno> {
-        let handle = self.fs.open(ino, mode).await?;
-        let flags = self.opened(ino, handle, mode);
-        if mode.truncate
-            && let Err(errno) = self.take_privileges(ino, !by_root).await
-        {
-            self.close(ino, handle).await;
-            return Err(errno);
-        }
-        Ok((handle, flags))
-    }
-
-    fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> FopenFlags {
-        match self.open_files.lock().open(ino, handle, mode) {
-            Caching::Cached => FopenFlags::empty(),
-            Caching::Direct => FopenFlags::FOPEN_DIRECT_IO,
-        }
-    }
-
-    async fn close(&self, ino: Ino, handle: Handle) {
-        self.open_files.lock().close(ino, handle);
-        self.fs.release(handle).await;
-    }
-
-    /// A write that only has to be copied.
-    fn try_write(&self, write: Write, data: &[u8]) -> Option<Result<(), Errno>> {
-        {
-            let open_files = self.open_files.lock();
-            let clean = write.from_mapping || open_files.is_clean(write.ino, Instant::now());
-            let elsewhere = write.from_mapping && open_files.appends(write.ino, write.handle);
-            if !clean || elsewhere {
-                return None;
-            }
-        }
-        at_once(|| self.fs.try_write(write.handle, write.offset, data))
-    }
-
-    async fn write(&self, write: Write, data: Bytes) -> Result<(), Errno> {
-        if !write.from_mapping {
-            self.take_privileges(write.ino, write.takes_set_ids).await?;
-        } else if self.open_files.lock().appends(write.ino, write.handle) {
-            return self.write_in_place(write, data).await;
-        }
-        self.fs.write(write.handle, write.offset, data).await
-    }
-
-    /// Pages of a mapping belong where they are, though the kernel came with a handle that appends.
-    async fn write_in_place(&self, write: Write, data: Bytes) -> Result<(), Errno> {
-        let mode = OpenMode {
-            write: true,
-            ..OpenMode::default()
-        };
-        let handle = self.fs.open(write.ino, mode).await?;
-        let written = self.fs.write(handle, write.offset, data).await;
-        self.fs.release(handle).await;
-        written
-    }
-
-    /// Answers a write, after the pages that it left stale are gone.
-    fn written(&self, write: Write, result: Result<(), Errno>, reply: ReplyWrite) {
-        if let Err(errno) = result {
-            return reply.error(number(errno));
-        }
-        let Write {
-            node,
-            ino,
-            handle,
-            offset,
-            length: written,
-            from_mapping,
-            ..
-        } = write;
-        let stale =
-            self.open_files
-                .lock()
-                .stale_after_write(ino, handle, offset, u64::from(written));
-        match stale {
-            Some(range) if !from_mapping => {
-                let invalidation = Invalidation {
-                    node,
-                    range,
-                    written,
-                    reply,
-                };
-                if let Err(SendError(unsent)) = self.invalidations.send(invalidation) {
-                    unsent.reply.written(written);
-                }
-            }
-            _ => reply.written(written),
-        }
-    }
-}
-
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for wanted in WANTED {
-            if let Err(missing) = config.add_capabilities(*wanted) {
-                log::info!("this kernel has no {missing:?}");
-            }
-        }
-        let refused = |nearest| io::Error::other(format!("a limit is {nearest}"));
-        config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
-        config
-            .set_max_background(BACKGROUND_MAX)
-            .map_err(|nearest| refused(nearest.into()))?;
-        Ok(())
+        capabilities::negotiate(config)
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
