@@ -17,6 +17,8 @@
 //!
 //! Nothing here knows openraft.
 
+#[cfg(test)]
+mod fake;
 mod files;
 mod index;
 mod record;

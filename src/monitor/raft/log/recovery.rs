@@ -23,7 +23,7 @@ pub(super) fn recover(files: &dyn Files, cache_bytes: usize) -> Result<Index, Lo
     let (vote, purged) = vote::load(files)?;
     let mut segments: VecDeque<Segment> = VecDeque::new();
     let mut committed = None;
-    let firsts = segment_firsts(files)?;
+    let firsts = live_segments(files, purged)?;
     for (at, first) in firsts.iter().enumerate() {
         let newest = at + 1 == firsts.len();
         let name = segment_name(*first);
@@ -65,14 +65,20 @@ pub(super) fn recover(files: &dyn Files, cache_bytes: usize) -> Result<Index, Lo
     Ok(index)
 }
 
-/// The first indices of all segments, ascending.
-fn segment_firsts(files: &dyn Files) -> Result<Vec<u64>, LogError> {
+/// The first indices of all segments that hold more than purged entries, ascending; the others are removed. (A
+/// purge is durable before its segments go, and their names may go in any order.)
+fn live_segments(files: &dyn Files, purged: Option<Position>) -> Result<Vec<u64>, LogError> {
     let mut firsts: Vec<u64> = files
         .list()?
         .iter()
         .filter_map(|name| name.strip_suffix(".log")?.parse().ok())
         .collect();
     firsts.sort_unstable();
+    let begins = purged.map_or(0, |purged| purged.index + 1);
+    let gone = firsts.iter().skip(1).filter(|next| **next <= begins).count();
+    for first in firsts.drain(..gone) {
+        files.remove(&segment_name(first))?;
+    }
     Ok(firsts)
 }
 
