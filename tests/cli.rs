@@ -259,7 +259,11 @@ fn shards_explain_themselves(cluster: &Cluster) {
             fs::write(&cut, &bytes[..bytes.len() - 100]).expect("written");
             let output = okapifs(&["shard", "inspect", &cut.display().to_string()]);
             assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-            assert!(text(&output).contains("holds no whole shard"), "{}", text(&output));
+            assert!(
+                text(&output).contains("holds no whole shard"),
+                "{}",
+                text(&output)
+            );
         }
     }
     assert!(inspected > 0, "no shard was found");
