@@ -38,7 +38,6 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("reed_solomon_erasure", &["codec/"]),
-    ("crc_fast", &["codec/"]),
     ("rcgen", &["crypto/"]),
 ];
 

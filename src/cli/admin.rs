@@ -36,7 +36,7 @@ impl Admin {
             );
             match opened.await {
                 Ok((connection, _)) => return Ok(Self { connection }),
-                Err(error) => last = anyhow!(error).context(format!("monitor {address}")),
+                Err(error) => last = anyhow!(error),
             }
         }
         Err(last.context("the cluster cannot be reached"))
