@@ -318,18 +318,18 @@ impl Header {
     /// Invariants of a header, as a list.
     fn check(&self) -> Result<(), &'static str> {
         let width = self.ident.width;
+        let is_bounded = width.is_valid() && (1..=STRIPE_BYTES_MAX).contains(&self.stripe_length);
         let claims = [
-            (width.is_valid(), "its width is beyond the limits"),
+            (
+                is_bounded,
+                "its width or its stripe's length is beyond the limits",
+            ),
             (
                 usize::from(self.index.0) < width.total(),
                 "its index is beyond its width",
             ),
             (
-                (1..=STRIPE_BYTES_MAX).contains(&self.stripe_length),
-                "its stripe is empty or too long",
-            ),
-            (
-                width.is_valid() && self.shard_bytes == width.shard_bytes(self.stripe_length),
+                is_bounded && self.shard_bytes == width.shard_bytes(self.stripe_length),
                 "its length does not fit its stripe's",
             ),
             (

@@ -11,7 +11,7 @@ use super::service::Shared;
 use super::store::Identity;
 use crate::crypto::{Credentials, Role};
 use crate::env::system::rpc::{ConnectError, Connection};
-use crate::types::{Incarnation, ServerId};
+use crate::types::ServerId;
 use crate::wire::metadata::{Beat, Inventory, Refusal, Request, Response, Usage};
 use crate::wire::shards::ShardId;
 use crate::wire::{decode, encode, metadata};
@@ -86,6 +86,7 @@ impl MemberTask {
     ) -> Result<(), JoinError> {
         let identity = self.shared.store.identity();
         let mut membership = Membership::new(identity.state, identity.deleting_held);
+        complain_about(Deleting::Allowed, membership.deleting());
         let mut link = Link {
             connection: None,
             next: 0,

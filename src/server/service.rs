@@ -170,7 +170,9 @@ mod tests {
     use crate::env::sim::ManualClock;
     use crate::env::sim::disk::SimDisk;
     use crate::server::membership::{Deleting, Member};
-    use crate::types::{ClusterId, Epoch, Incarnation, ServerId, ShardIndex, StripeId, Width};
+    use crate::types::{
+        ClusterId, Epoch, Incarnation, ServerId, ShardIndex, StripeId, Timestamp, Width,
+    };
 
     const CLUSTER: ClusterId = ClusterId(1);
 
@@ -178,7 +180,7 @@ mod tests {
         let disk = Arc::new(SimDisk::new(1 << 30));
         let shared = Shared {
             store: Store::open(disk, CLUSTER, None).unwrap(),
-            clock: Arc::new(ManualClock::default()),
+            clock: Arc::new(ManualClock::new(Timestamp::default())),
             standing: RwLock::new(standing),
         };
         Service::new(Arc::new(shared)).unwrap()
