@@ -174,10 +174,12 @@ impl WriteBuffer {
         self.take(*start)
     }
 
-    /// Takes the first run if it is at most `bytes` long.
-    pub(crate) fn take_first(&mut self, bytes: u64) -> Option<(u64, Run)> {
-        let (&start, run) = self.runs.first_key_value()?;
-        (run.data.len() as u64 <= bytes).then(|| self.take(start)).flatten()
+    /// Takes the first run, or the first small one, if it is at most `bytes` long.
+    pub(crate) fn take_first(&mut self, bytes: u64, only_small: bool) -> Option<(u64, Run)> {
+        let length = |run: &Run| run.data.len() as u64;
+        let (&start, run) =
+            self.runs.iter().find(|(_, run)| !only_small || length(run) < SMALL)?;
+        (length(run) <= bytes).then(|| self.take(start)).flatten()
     }
 
     /// Lays what is dirty over everything that is laid later.

@@ -54,6 +54,12 @@ impl<T> CommitQueue<T> {
         }
     }
 
+    /// Its commit was refused: it is to be placed and committed again, before everything later.
+    pub(crate) fn refused(&mut self, seq: FreezeSeq, bytes: u64, pieces: usize) {
+        self.entries.push_front(Entry { seq, bytes, pieces, ready: None });
+        self.hurry(seq);
+    }
+
     /// It is not to be committed any more.
     pub(crate) fn drop_entry(&mut self, seq: FreezeSeq) {
         self.entries.retain(|entry| entry.seq != seq);

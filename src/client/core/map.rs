@@ -52,6 +52,11 @@ impl FileMap {
         self.dv = dv;
     }
 
+    /// Whether it is known that there is no content at all.
+    pub(crate) fn is_hole(&self) -> bool {
+        self.extents.is_empty() && self.knows(&(0..u64::MAX))
+    }
+
     /// Whether all of `range` is known.
     pub(crate) fn knows(&self, range: &Range<u64>) -> bool {
         range.is_empty()

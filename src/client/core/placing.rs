@@ -128,6 +128,15 @@ impl Placing {
         sent.map(|a_try| a_try.since + late_after).min()
     }
 
+    /// Shards that are not durable yet, and the servers they wait for.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, ServerId)> {
+        let open = self.shards.iter().enumerate().filter(|(_, shard)| shard.durable.is_none());
+        open.flat_map(|(index, shard)| {
+            let live = shard.tries.iter().filter(|a_try| a_try.state != TryState::Failed);
+            live.map(move |a_try| (index, a_try.server))
+        })
+    }
+
     fn look_after(
         &mut self,
         index: usize,
