@@ -47,13 +47,6 @@ pub(super) fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
     BufReader::with_capacity(READ_BYTES, stream)
 }
 
-/// A frame that arrived.
-pub(super) struct Frame {
-    pub(super) prefix: Prefix,
-    pub(super) header: Vec<u8>,
-    pub(super) payload: Bytes,
-}
-
 /// Why nothing more can be read from a connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReceiveError {
@@ -138,7 +131,7 @@ impl Link {
             queue.len() == 1
         };
         if was_idle && payload_len <= SEND_INLINE_MAX {
-            self.try_drive();
+            self.send_if_idle();
         } else {
             self.pump_waker.wake_by_ref();
         }
@@ -156,17 +149,16 @@ impl Link {
         Ok(Prefix::from_bytes(&bytes)?)
     }
 
-    /// Waits for what `prefix` announced.
-    pub(super) async fn receive_rest(&self, prefix: Prefix) -> Result<Frame, ReceiveError> {
+    /// Waits for the header and the payload that `prefix` announced.
+    pub(super) async fn receive_rest(
+        &self,
+        prefix: Prefix,
+    ) -> Result<(Vec<u8>, Bytes), ReceiveError> {
         let mut header = vec![0; prefix.header_len as usize];
         self.read_exact(&mut header).await?;
         let mut payload = Buffer::new(prefix.payload_len as usize);
         self.read_exact(&mut payload).await?;
-        Ok(Frame {
-            prefix,
-            header,
-            payload: payload.freeze(),
-        })
+        Ok((header, payload.freeze()))
     }
 
     /// Closes the connection, whatever is queued or on its way.
@@ -188,6 +180,12 @@ impl Link {
         *self.closed.borrow()
     }
 
+    /// Frames that the pump has not taken yet.
+    #[cfg(test)]
+    pub(super) fn frames_queued(&self) -> usize {
+        self.queue.lock().len()
+    }
+
     async fn run_pump(self: Arc<Self>) {
         loop {
             tokio::select! {
@@ -197,12 +195,14 @@ impl Link {
         }
     }
 
-    /// Sends what is queued, if nobody else is at it. If somebody is, he may have looked into the queue too
-    /// early, so the pump has to look again.
-    fn try_drive(&self) {
+    /// Sends what was just queued, if nothing else is on its way. If somebody is at it, he may have looked into
+    /// the queue too early, so the pump has to look again.
+    fn send_if_idle(&self) {
         match self.io.try_lock() {
-            Some(io) => self.drive_locked(io),
-            None => self.pump_waker.wake_by_ref(),
+            Some(io) if io.as_ref().is_some_and(|io| io.sending.is_empty()) => {
+                self.drive_locked(io);
+            }
+            _ => self.pump_waker.wake_by_ref(),
         }
     }
 

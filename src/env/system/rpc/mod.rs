@@ -33,6 +33,8 @@ mod link;
 mod listener;
 pub mod payload;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
