@@ -1,5 +1,11 @@
 //! Bad input: each gets one clear sentence, a code that is not 0, and harms nothing.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests talk to people"
+)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,11 @@
 //! What programs see on a mount: files come back as they were, whatever happens to the cluster meanwhile.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests talk to people"
+)]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -63,19 +63,17 @@ pub fn make_tree(root: &Path, files: usize, large_mib: usize, seed: u64) {
         fs::write(&file, random.bytes(size as usize)).expect("written");
         let mode = [0o644, 0o600, 0o755, 0o4711, 0o2755, 0o1777, 0o000, 0o444][number % 8];
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("changed");
-        match number % 40 {
+        let link = match number % 40 {
             0 => symlink(
                 format!("file {number}.dat"),
                 dir.join(format!("link {number}")),
-            )
-            .expect("linked"),
-            1 => {
-                symlink("/nowhere/at all", dir.join(format!("dangling {number}"))).expect("linked")
-            }
-            2 => fs::hard_link(&file, root.join(format!("hard {number}"))).expect("linked"),
-            3 => std::os::unix::fs::chown(&file, Some(1234), Some(4321)).expect("given away"),
-            _ => {}
-        }
+            ),
+            1 => symlink("/nowhere/at all", dir.join(format!("dangling {number}"))),
+            2 => fs::hard_link(&file, root.join(format!("hard {number}"))),
+            3 => std::os::unix::fs::chown(&file, Some(1234), Some(4321)),
+            _ => Ok(()),
+        };
+        link.expect("linked or given away");
     }
     oddities(root, &mut random, large_mib);
 }
