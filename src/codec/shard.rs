@@ -417,7 +417,7 @@ fn piece(bytes: &[u8]) -> StripePiece {
 
 fn is_inside(piece: &StripePiece, stripe_length: u32) -> bool {
     let end = u64::from(piece.stripe_offset) + u64::from(piece.length);
-    piece.stripe_offset % BLOCK == 0 && piece.length > 0 && end <= u64::from(stripe_length)
+    piece.stripe_offset.is_multiple_of(BLOCK) && piece.length > 0 && end <= u64::from(stripe_length)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

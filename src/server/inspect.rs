@@ -230,3 +230,116 @@ impl fmt::Display for ShardReport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::codec::shard::{StripeIdent, build};
+    use crate::server::store::Store;
+    use crate::types::{ClusterId, Incarnation, Ino, ShardIndex, StripeId, StripePiece, Width};
+    use crate::wire::shards::ShardId;
+
+    const CLUSTER: ClusterId = ClusterId(9);
+
+    /// A store with the second shard of stripe `stripe`, of `length` bytes.
+    fn put(store: &Store, stripe: u64, length: u32) {
+        let ident = StripeIdent {
+            cluster: CLUSTER,
+            incarnation: Incarnation(0),
+            stripe: StripeId(stripe),
+            width: Width { data: 2, parity: 1 },
+        };
+        let piece = StripePiece {
+            ino: Ino(42),
+            file_offset: 8192,
+            stripe_offset: 0,
+            length,
+        };
+        let payload = Bytes::from(vec![1; length as usize]);
+        let image = build(ident, &payload, &[piece]).remove(1);
+        let parts: Vec<Bytes> = std::iter::once(image.head).chain(image.data).collect();
+        let index = ShardIndex(1);
+        let stripe = StripeId(stripe);
+        store
+            .put(ShardId { stripe, index }, &parts.concat().into())
+            .unwrap();
+    }
+
+    fn flip(path: &Path, at: usize) {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn a_shard_file_says_what_it_is_and_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(SystemDisk::new(dir.path()));
+        put(&Store::open(disk, CLUSTER, None).unwrap(), 5, 1 << 20);
+        let path = dir.path().join("shards/00/0000000000000005-01.shard");
+        let report = inspect(&path).unwrap();
+        assert_eq!(report.problems(), [""; 0]);
+        let text = report.to_string();
+        assert!(
+            text.starts_with("shard 1 (data) of stripe 5, 2+1 wide, 1048576 bytes"),
+            "{text}"
+        );
+        assert!(text.contains("inode 42, 1048576 bytes at 8192"), "{text}");
+
+        flip(&path, 4096 + 3 * 4096);
+        let problems = inspect(&path).unwrap().problems();
+        assert_eq!(
+            problems,
+            ["shard 1 of stripe 5: damaged in block 3 of its data"]
+        );
+        flip(&path, 90);
+        let problems = inspect(&path).unwrap().problems();
+        assert!(
+            problems[0].contains("table of checksums is damaged"),
+            "{problems:?}"
+        );
+        std::fs::write(&path, &std::fs::read(&path).unwrap()[..9000]).unwrap();
+        let error = inspect(&path).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the shard is cut off: 9000 bytes of 528384 are there"
+        );
+        flip(&path, 30);
+        let error = inspect(&path).unwrap_err().to_string();
+        assert!(error.contains("header is damaged"), "{error}");
+        for garbage in ["", "x", "no shard at all"] {
+            std::fs::write(&path, garbage).unwrap();
+            let error = inspect(&path).unwrap_err().to_string();
+            assert!(error.contains("no OkapiFS shard"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_segment_says_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(SystemDisk::new(dir.path()));
+        let store = Store::open(disk, CLUSTER, None).unwrap();
+        for stripe in 1..=3 {
+            put(&store, stripe, 20_000);
+        }
+        let path = dir.path().join("packs/00000000.pack");
+        let report = inspect(&path).unwrap();
+        assert_eq!((report.shards().len(), report.problems()), (3, vec![]));
+        let image = report.shards()[1].header.image_bytes() as usize;
+        flip(&path, 4096 + image + 4096);
+        flip(&path, 4096 + 2 * image + 20);
+        let report = inspect(&path).unwrap();
+        assert_eq!(report.shards().len(), 2);
+        assert_eq!(report.shards()[1].damaged_blocks, [0]);
+        assert_eq!(report.problems().len(), 2);
+        assert!(
+            report
+                .to_string()
+                .starts_with("pack segment: 2 shards, 0 deleted")
+        );
+    }
+}

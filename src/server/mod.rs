@@ -17,6 +17,8 @@ mod reaper;
 mod run;
 mod service;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 pub use inspect::{InspectError, Report, ShardReport, inspect};

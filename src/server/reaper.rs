@@ -15,7 +15,7 @@ use crate::wire::shards::ShardId;
 
 /// How many shards are deleted together, sharing syncs.
 const BATCH: usize = 64;
-/// How long it waits when nothing may be deleted, or what could not be deleted is tried again.
+/// How long it waits when nothing may be deleted, or something could not be.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Deletes shards in the background, until it is dropped.
@@ -78,7 +78,8 @@ impl Inner {
             let gone = shared.store.delete(&batch);
             let is_complete = gone.len() == batch.len();
             let mut state = self.state.lock();
-            for id in &gone {
+            // What could not be deleted is told again by the monitors, and holds nobody up meanwhile.
+            for id in &batch {
                 state.doomed.remove(id);
             }
             state.gone.extend(gone);
