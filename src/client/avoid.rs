@@ -24,13 +24,19 @@ pub(crate) struct Avoided {
 impl Avoided {
     /// None yet.
     pub(crate) fn new(shards: Arc<dyn Shards>) -> Arc<Self> {
-        Arc::new(Self { shards, servers: Mutex::default(), forgiven: Notify::new() })
+        Arc::new(Self {
+            shards,
+            servers: Mutex::default(),
+            forgiven: Notify::new(),
+        })
     }
 
     /// Leaves `server` alone, and asks after it from time to time.
     pub(crate) fn add(self: &Arc<Self>, server: ServerId) {
         if self.servers.lock().insert(server) {
-            log::warn!("server {server} stalls or fails: it gets no new data until it answers again");
+            log::warn!(
+                "server {server} stalls or fails: it gets no new data until it answers again"
+            );
             tokio::spawn(Arc::clone(self).probe(server));
         }
     }

@@ -46,7 +46,9 @@ pub(crate) async fn send(
 ) -> Vec<Refused> {
     let commits: Vec<Commit> = batch.iter().map(announce).collect();
     let ops = commits.iter().cloned().map(Op::Commit).collect();
+    let asker = session.id();
     let replies = session.mutate_all(ops).await;
+    let session_lost = session.id() != asker;
     let mut refused = Vec::new();
     let mut newer: Vec<(Ino, Range<u64>)> = Vec::new();
     // Backwards, so that of a refused stripe it is known what later ones have written over it.
@@ -55,21 +57,31 @@ pub(crate) async fn send(
         match reply {
             Ok(Reply::Committed(outcomes)) if outcomes.len() == commit.pieces.len() => {
                 accept(flusher, ready, commit, &outcomes);
-                let raw = ready.placed.record.width.shard_bytes(ready.placed.record.length);
+                let raw = ready
+                    .placed
+                    .record
+                    .width
+                    .shard_bytes(ready.placed.record.length);
                 session.spend_credit(u64::from(raw) * ready.placed.record.width.total() as u64);
                 flusher.frozen_done(ready.frozen.bytes);
                 newer.extend(ready.pieces.iter().map(range));
             }
-            Err(errno) if errno != Errno::Stale && retract(ready, &newer) => {
-                let id = ready.placed.record.id;
-                log::warn!("the commit of stripe {id} was refused ({errno}): it is written again");
-                refused.push(Refused(Arc::clone(&ready.frozen)));
-            }
-            reply => {
-                log::error!("a commit failed: {reply:?}");
-                ready.frozen.lose(Errno::Io);
-                flusher.frozen_done(ready.frozen.bytes);
-            }
+            Err(errno) if !session_lost => match retract(ready, &newer) {
+                Retracted::Again => {
+                    let id = ready.placed.record.id;
+                    log::warn!(
+                        "the commit of stripe {id} was refused ({errno}): it is written again"
+                    );
+                    refused.push(Refused(Arc::clone(&ready.frozen)));
+                }
+                Retracted::Overwritten => {
+                    forget_frozen(flusher, ready);
+                    flusher.frozen_done(ready.frozen.bytes);
+                }
+                Retracted::Hopeless => lose(flusher, ready, errno),
+            },
+            Err(errno) => lose(flusher, ready, errno),
+            Ok(_) => lose(flusher, ready, Errno::Io),
         }
     }
     if !refused.is_empty() {
@@ -89,13 +101,18 @@ fn announce(ready: &Ready) -> Commit {
     let mut files: BTreeMap<Ino, (Option<Timestamp>, bool)> = BTreeMap::new();
     for (ino, file) in &ready.frozen.files {
         let mut state = file.state.lock();
-        let Some(at) = state.frozen.iter().position(|part| part.seq == ready.frozen.seq) else {
+        let Some(at) = state
+            .frozen
+            .iter()
+            .position(|part| part.seq == ready.frozen.seq)
+        else {
             continue;
         };
         state.frozen[at].sent = true;
-        let is_last = at + 1 == state.frozen.len() && state.buffer.is_empty();
+        // With two stripes of it on their way, the first could be refused and the second release.
+        let is_only = state.frozen.len() == 1 && state.buffer.is_empty();
         let wanted = (state.handles == 0 || state.recalled) && last.contains_key(ino);
-        let release = state.grant == Grant::Held && state.users == 0 && is_last && wanted;
+        let release = state.grant == Grant::Held && state.users == 0 && is_only && wanted;
         if release {
             state.grant = Grant::Releasing;
         }
@@ -105,7 +122,12 @@ fn announce(ready: &Ready) -> Commit {
         let (mtime, release) = files.get(&piece.ino).copied().unwrap_or_default();
         let is_last = last.get(&piece.ino) == Some(&at);
         let md5 = ready.md5s.get(&piece.ino).copied().filter(|_| is_last);
-        CommitPiece { piece: *piece, mtime, md5, release: release && is_last }
+        CommitPiece {
+            piece: *piece,
+            mtime,
+            md5,
+            release: release && is_last,
+        }
     };
     Commit {
         stripe: StripeRecord::clone(&ready.placed.record),
@@ -119,20 +141,49 @@ fn accept(flusher: &Flusher, ready: &Ready, commit: &Commit, outcomes: &[PieceOu
     let mut at = 0;
     while at < outcomes.len() {
         let ino = commit.pieces[at].piece.ino;
-        let same = commit.pieces[at..].iter().take_while(|piece| piece.piece.ino == ino).count();
+        let same = commit.pieces[at..]
+            .iter()
+            .take_while(|piece| piece.piece.ino == ino)
+            .count();
         let (pieces, results) = (&commit.pieces[at..at + same], &outcomes[at..at + same]);
         if let Some(file) = ready.frozen.files.get(&ino) {
             let mut state = file.state.lock();
             for (piece, outcome) in pieces.iter().zip(results) {
-                settle(flusher, file, &mut state, piece, &ready.placed.record, *outcome);
+                settle(
+                    flusher,
+                    file,
+                    &mut state,
+                    piece,
+                    &ready.placed.record,
+                    *outcome,
+                );
             }
         }
         at += same;
     }
+    forget_frozen(flusher, ready);
+}
+
+/// The bytes are committed, or need not be.
+fn forget_frozen(flusher: &Flusher, ready: &Ready) {
     for file in ready.frozen.files.values() {
-        file.state.lock().frozen.retain(|part| part.seq != ready.frozen.seq);
+        let mut state = file.state.lock();
+        state.frozen.retain(|part| part.seq != ready.frozen.seq);
+        if state.may_release() {
+            flusher.release_later(file);
+        }
+        drop(state);
         file.changed.notify_waiters();
     }
+}
+
+fn lose(flusher: &Flusher, ready: &Ready, errno: Errno) {
+    log::error!(
+        "the commit of stripe {} failed: {errno}",
+        ready.placed.record.id
+    );
+    ready.frozen.lose(Errno::Io);
+    flusher.frozen_done(ready.frozen.bytes);
 }
 
 fn settle(
@@ -150,6 +201,7 @@ fn settle(
             if let Some(base) = &mut state.base {
                 base.dv = dv;
                 base.md5 = piece.md5;
+                state.grown += u64::from(piece.piece.length);
                 base.size = base.size.max(range(&piece.piece).1.end);
                 if let Some(mtime) = piece.mtime {
                     base.mtime = mtime;
@@ -161,7 +213,10 @@ fn settle(
             }
         }
         PieceOutcome::GrantRevoked => {
-            log::error!("inode {}: written data is lost, its grant was revoked", file.ino);
+            log::error!(
+                "inode {}: written data is lost, its grant was revoked",
+                file.ino
+            );
             state.fail(Errno::Io);
             flusher.discard(file, state);
             state.ungranted();
@@ -172,7 +227,10 @@ fn settle(
             state.ungranted();
         }
         PieceOutcome::OverQuota => {
-            log::error!("inode {}: written data is lost, the quota is used up", file.ino);
+            log::error!(
+                "inode {}: written data is lost, the quota is used up",
+                file.ino
+            );
             state.fail(Errno::OverQuota);
             if state.grant == Grant::Releasing {
                 state.grant = Grant::Held;
@@ -181,17 +239,33 @@ fn settle(
     }
 }
 
-/// The commit was refused: everything is as before it was sent. `false` when there is no point in trying again.
-fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)]) -> bool {
+/// What is to become of a stripe whose commit was refused.
+enum Retracted {
+    /// It is to be placed again.
+    Again,
+    /// Newer data lies over all of it.
+    Overwritten,
+    /// It was refused too often.
+    Hopeless,
+}
+
+/// The commit was refused: everything is as before it was sent, except that `newer` data was committed.
+fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)]) -> Retracted {
     let left = without(&ready.pieces, newer);
-    let refusals = ready.frozen.refusals.fetch_add(1, Ordering::Relaxed) + 1;
-    if left.is_empty() || refusals > REFUSALS_MAX {
-        return false;
+    if left.is_empty() {
+        return Retracted::Overwritten;
+    }
+    if ready.frozen.refusals.fetch_add(1, Ordering::Relaxed) >= REFUSALS_MAX {
+        return Retracted::Hopeless;
     }
     ready.frozen.keep_pieces(left);
     for file in ready.frozen.files.values() {
         let mut state = file.state.lock();
-        if let Some(part) = state.frozen.iter_mut().find(|part| part.seq == ready.frozen.seq) {
+        if let Some(part) = state
+            .frozen
+            .iter_mut()
+            .find(|part| part.seq == ready.frozen.seq)
+        {
             part.sent = false;
         }
         if state.grant == Grant::Releasing {
@@ -200,9 +274,12 @@ fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)]) -> bool {
         drop(state);
         file.changed.notify_waiters();
     }
-    true
+    Retracted::Again
 }
 
 fn range(piece: &StripePiece) -> (Ino, Range<u64>) {
-    (piece.ino, piece.file_offset..piece.file_offset + u64::from(piece.length))
+    (
+        piece.ino,
+        piece.file_offset..piece.file_offset + u64::from(piece.length),
+    )
 }

@@ -22,12 +22,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::core::BLOCK64;
 use super::core::block_start;
 use super::core::buffer::WriteBuffer;
 use super::core::commits::FreezeSeq;
 use super::core::layers::{Layers, Source};
 use super::core::map::FileMap;
-use super::core::{BLOCK64, shared};
 use crate::types::{Attr, Errno, Ino, Timestamp};
 
 /// See the module.
@@ -63,7 +63,7 @@ pub(crate) struct FileState {
     pub(crate) size: u64,
     /// Under the grant: when a program last wrote, unless the mtime was set since.
     pub(crate) mtime: Option<Timestamp>,
-    /// Under the grant: bytes written since `base` was told.
+    /// Under the grant: bytes committed since `base` was told.
     pub(crate) grown: u64,
     /// What is committed.
     pub(crate) map: FileMap,
@@ -156,7 +156,8 @@ impl File {
 
     /// Waits until nothing of it is frozen: every command about it was answered.
     pub(crate) async fn when_settled(&self) {
-        self.when(|state| state.frozen.is_empty().then_some(())).await;
+        self.when(|state| state.frozen.is_empty().then_some(()))
+            .await;
     }
 }
 
@@ -205,7 +206,15 @@ impl FileState {
     pub(crate) fn overlay(&self) -> Option<Attr> {
         let mut attr = self.base.clone()?;
         attr.size = self.size;
-        attr.stored = (attr.stored + self.grown).min(self.size.next_multiple_of(BLOCK64));
+        let dirty = self.buffer.weight().bytes;
+        let frozen: u64 = self
+            .frozen
+            .iter()
+            .flat_map(FrozenPart::ranges)
+            .map(|r| r.end - r.start)
+            .sum();
+        let stored = attr.stored + self.grown + dirty + frozen;
+        attr.stored = stored.min(self.size.next_multiple_of(BLOCK64));
         if let Some(mtime) = self.mtime {
             attr.mtime = mtime;
             attr.ctime = attr.ctime.max(mtime);
@@ -219,7 +228,10 @@ impl FileState {
     /// A write of ours was lost.
     pub(crate) fn fail(&mut self, errno: Errno) {
         self.failures += 1;
-        self.failure = Some(Failure { errno, reported: false });
+        self.failure = Some(Failure {
+            errno,
+            reported: false,
+        });
     }
 
     /// The failure, if the handle that has `seen` so many has not reported it yet.
@@ -248,7 +260,11 @@ impl FileState {
         for part in self.frozen.iter().rev() {
             part.lay(&mut layers);
         }
-        if let Some(unknown) = layers.gaps().iter().find_map(|gap| self.map.first_unknown(gap)) {
+        if let Some(unknown) = layers
+            .gaps()
+            .iter()
+            .find_map(|gap| self.map.first_unknown(gap))
+        {
             return Err(unknown);
         }
         self.map.lay(&mut layers);
@@ -268,7 +284,9 @@ impl FrozenPart {
     /// that block with zeros: it did when it was frozen.
     fn lay(&self, layers: &mut Layers) {
         let range = layers.range();
-        let first = self.pieces.partition_point(|(start, _)| *start < block_start(range.start));
+        let first = self
+            .pieces
+            .partition_point(|(start, _)| *start < block_start(range.start));
         for (start, bytes) in &self.pieces[first.saturating_sub(1)..] {
             if *start >= range.end {
                 break;
@@ -282,14 +300,8 @@ impl FrozenPart {
 
     /// The ranges of the file that it covers.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        self.pieces.iter().map(|(start, bytes)| *start..start + bytes.len() as u64)
-    }
-
-    /// The first place at or after `offset` that it covers.
-    pub(crate) fn next_data(&self, offset: u64) -> Option<Range<u64>> {
-        self.ranges()
-            .map(|range| shared(&range, &(offset..u64::MAX)))
-            .filter(|range| !range.is_empty())
-            .min_by_key(|range| range.start)
+        self.pieces
+            .iter()
+            .map(|(start, bytes)| *start..start + bytes.len() as u64)
     }
 }

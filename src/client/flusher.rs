@@ -49,6 +49,7 @@ pub(crate) struct Flusher {
     kick: Notify,
     /// Something was committed or dropped.
     freed: Notify,
+    clean_files: mpsc::UnboundedSender<Arc<File>>,
 }
 
 /// Sums over all files.
@@ -70,6 +71,8 @@ struct Lists {
     dirty: VecDeque<(Duration, Arc<File>)>,
     /// Somebody waits for everything.
     all: bool,
+    /// Somebody waits for what is frozen already.
+    commit_now: bool,
 }
 
 /// Whether more may be written.
@@ -99,9 +102,13 @@ struct Owner {
 }
 
 impl Flusher {
-    /// A flusher; [`Self::run`] must be running.
-    pub(crate) fn new(session: Arc<Session>, placer: Placer) -> Arc<Self> {
-        Arc::new(Self {
+    /// A flusher; [`Self::run`] must be running. The receiver gets closed files that have become clean.
+    pub(crate) fn new(
+        session: Arc<Session>,
+        placer: Placer,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<File>>) {
+        let (clean_files, became_clean) = mpsc::unbounded_channel();
+        let flusher = Arc::new(Self {
             session,
             placer,
             pool: Pool::new(usize::try_from(BUDGET / STRIPE).expect("small")),
@@ -109,7 +116,9 @@ impl Flusher {
             lists: Mutex::default(),
             kick: Notify::new(),
             freed: Notify::new(),
-        })
+            clean_files,
+        });
+        (flusher, became_clean)
     }
 
     /// Where write buffers get their memory.
@@ -122,9 +131,17 @@ impl Flusher {
         let waiting = self.uncommitted();
         let copies = u64::from(self.session.placement().width.parity) + 1;
         if (waiting + bytes).saturating_mul(copies) > self.session.credit() {
-            return if waiting == 0 { Admission::NoSpace } else { Admission::Wait };
+            return if waiting == 0 {
+                Admission::NoSpace
+            } else {
+                Admission::Wait
+            };
         }
-        if waiting > 0 && waiting + bytes > BUDGET { Admission::Wait } else { Admission::Go }
+        if waiting > 0 && waiting + bytes > BUDGET {
+            Admission::Wait
+        } else {
+            Admission::Go
+        }
     }
 
     /// Waits until `bytes` more may be written.
@@ -158,8 +175,12 @@ impl Flusher {
     /// The dirty data of a file changed; `before` is how much there was. Called with its state locked.
     pub(crate) fn note(&self, file: &Arc<File>, state: &mut FileState, before: Weight) {
         let now = state.buffer.weight();
-        self.totals.dirty.fetch_add(now.bytes.wrapping_sub(before.bytes), Ordering::Relaxed);
-        self.totals.small.fetch_add(now.small.wrapping_sub(before.small), Ordering::Relaxed);
+        self.totals
+            .dirty
+            .fetch_add(now.bytes.wrapping_sub(before.bytes), Ordering::Relaxed);
+        self.totals
+            .small
+            .fetch_add(now.small.wrapping_sub(before.small), Ordering::Relaxed);
         let newly_listed = now.bytes > 0 && !state.listed;
         let newly_full = now.full > before.full;
         if newly_listed || newly_full {
@@ -182,7 +203,10 @@ impl Flusher {
 
     /// Starts taking everything of a file to the cluster.
     pub(crate) fn hurry(&self, file: &Arc<File>) {
-        self.lists.lock().urgent.push_back(Arc::clone(file));
+        let mut lists = self.lists.lock();
+        lists.urgent.push_back(Arc::clone(file));
+        lists.commit_now = true;
+        drop(lists);
         self.kick.notify_one();
     }
 
@@ -199,7 +223,10 @@ impl Flusher {
         }
         self.hurry(file);
         let again = Duration::from_millis(500);
-        while tokio::time::timeout(again, file.when_clean()).await.is_err() {
+        while tokio::time::timeout(again, file.when_clean())
+            .await
+            .is_err()
+        {
             // Written to again meanwhile, perhaps.
             self.hurry(file);
         }
@@ -219,11 +246,35 @@ impl Flusher {
         }
     }
 
+    /// Everything dirty of a file is to be forgotten. Called with its state locked.
+    pub(crate) fn discard(&self, file: &Arc<File>, state: &mut FileState) {
+        let before = state.buffer.weight();
+        state.buffer.truncate(0);
+        self.note(file, state, before);
+    }
+
+    /// A closed file is clean: its grant goes back in time.
+    pub(crate) fn release_later(&self, file: &Arc<File>) {
+        // Nobody listens any more only while the mount ends, which releases everything.
+        self.clean_files.send(Arc::clone(file)).ok();
+    }
+
+    /// Whether anything is dirty or on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.uncommitted() == 0
+    }
+
     /// Does all the work, for ever.
     pub(crate) async fn run(self: Arc<Self>) {
         let (events, mut happened) = mpsc::unbounded_channel();
         let queue = CommitQueue::default();
-        let mut owner = Owner { flusher: self, queue, placing: 0, next_seq: 1, events };
+        let mut owner = Owner {
+            flusher: self,
+            queue,
+            placing: 0,
+            next_seq: 1,
+            events,
+        };
         loop {
             owner.freeze();
             owner.commit();
@@ -247,8 +298,12 @@ impl Flusher {
     }
 
     fn taken(&self, before: Weight, now: Weight) {
-        self.totals.dirty.fetch_sub(before.bytes - now.bytes, Ordering::Relaxed);
-        self.totals.small.fetch_sub(before.small - now.small, Ordering::Relaxed);
+        self.totals
+            .dirty
+            .fetch_sub(before.bytes - now.bytes, Ordering::Relaxed);
+        self.totals
+            .small
+            .fetch_sub(before.small - now.small, Ordering::Relaxed);
     }
 
     /// What is left of a file after some of it was taken is listed as it was before.
@@ -286,9 +341,12 @@ impl Lists {
 impl Owner {
     fn freeze(&mut self) {
         while let Some(which) = self.what_to_freeze() {
-            let Some(frozen) = self.freeze_one(which) else { continue };
+            let Some(frozen) = self.freeze_one(which) else {
+                continue;
+            };
             let frozen = Arc::new(frozen);
-            self.queue.frozen(frozen.seq, frozen.bytes, frozen.pieces().len());
+            self.queue
+                .frozen(frozen.seq, frozen.bytes, frozen.pieces().len());
             if frozen.urgent {
                 self.queue.hurry(frozen.seq);
             }
@@ -301,11 +359,12 @@ impl Owner {
     fn what_to_freeze(&mut self) -> Option<Which> {
         let flusher = &self.flusher;
         let mut lists = flusher.lists.lock();
+        if lists.all || lists.commit_now {
+            self.queue.hurry(self.next_seq - 1);
+            lists.commit_now = false;
+        }
         if !lists.urgent.is_empty() && self.placing < PLACING_URGENT {
             return Some(Which::Urgent);
-        }
-        if lists.all {
-            self.queue.hurry(self.next_seq - 1);
         }
         if self.placing >= PLACING {
             return None;
@@ -360,7 +419,9 @@ impl Owner {
         let mut collector = Collector::new(self.next_seq, which, &flusher.pool);
         while !collector.is_done() && left > 0 {
             left -= 1;
-            let Some(file) = Flusher::next(&flusher.lists, which) else { break };
+            let Some(file) = Flusher::next(&flusher.lists, which) else {
+                break;
+            };
             let mut state = file.state.lock();
             let before = state.buffer.weight();
             collector.add(&file, &mut state);
@@ -370,7 +431,10 @@ impl Owner {
             file.changed.notify_waiters();
         }
         let frozen = collector.finish(urgent)?;
-        flusher.totals.frozen.fetch_add(frozen.bytes, Ordering::Relaxed);
+        flusher
+            .totals
+            .frozen
+            .fetch_add(frozen.bytes, Ordering::Relaxed);
         self.next_seq += 1;
         Some(frozen)
     }
@@ -383,7 +447,12 @@ impl Owner {
             let placing = flusher.placer.place(&frozen.payload, &pieces);
             let (placed, md5s) = tokio::join!(placing, frozen.md5s());
             let frozen_too = Arc::clone(&frozen);
-            let ready = placed.map(|placed| Ready { frozen: frozen_too, placed, pieces, md5s });
+            let ready = placed.map(|placed| Ready {
+                frozen: frozen_too,
+                placed,
+                pieces,
+                md5s,
+            });
             // The owner ends only with the process.
             events.send(Event::Placed(frozen, ready)).ok();
         });
@@ -420,7 +489,8 @@ impl Owner {
             Event::Answered(refused) => {
                 self.queue.answered();
                 for Refused(frozen) in refused.into_iter().rev() {
-                    self.queue.refused(frozen.seq, frozen.bytes, frozen.pieces().len());
+                    self.queue
+                        .refused(frozen.seq, frozen.bytes, frozen.pieces().len());
                     self.place(frozen);
                 }
             }
@@ -433,6 +503,8 @@ impl Owner {
         let oldest = self.oldest().filter(|_| self.placing < PLACING);
         let due = oldest.map(|oldest| oldest + AGE_MAX);
         let due = due.into_iter().chain(self.queue.deadline()).min();
-        due.map_or(Duration::from_secs(60), |due| due.saturating_sub(now).max(Duration::from_millis(1)))
+        due.map_or(Duration::from_secs(60), |due| {
+            due.saturating_sub(now).max(Duration::from_millis(1))
+        })
     }
 }

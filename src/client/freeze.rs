@@ -78,7 +78,10 @@ impl Frozen {
     /// It will never be committed: its files are told.
     pub(crate) fn lose(&self, errno: Errno) {
         let count = self.files.len();
-        log::error!("{} written bytes of {count} files are lost: {errno}", self.bytes);
+        log::error!(
+            "{} written bytes of {count} files are lost: {errno}",
+            self.bytes
+        );
         for file in self.files.values() {
             let mut state = file.state.lock();
             state.frozen.retain(|part| part.seq != self.seq);
@@ -157,7 +160,12 @@ impl<'a> Collector<'a> {
             self.whole.push((file.ino, content.clone()));
         }
         let mtime = state.mtime;
-        state.frozen.push(FrozenPart { seq: self.seq, pieces, mtime, sent: false });
+        state.frozen.push(FrozenPart {
+            seq: self.seq,
+            pieces,
+            mtime,
+            sent: false,
+        });
     }
 
     /// The stripe, if anything was gathered.
@@ -188,7 +196,9 @@ impl<'a> Collector<'a> {
                 Which::Full if pieces.is_empty() => state.buffer.take_full(),
                 Which::Full => None,
                 Which::Small => state.buffer.take_first(room, true),
-                Which::Urgent | Which::Older(_) | Which::All => state.buffer.take_first(room, false),
+                Which::Urgent | Which::Older(_) | Which::All => {
+                    state.buffer.take_first(room, false)
+                }
             };
             let Some((offset, run)) = taken else { break };
             let length = u32::try_from(run.data.len()).expect("a run is at most a stripe");

@@ -65,13 +65,6 @@ impl MonitorLink {
         Ok((link, told))
     }
 
-    /// All monitors, as one of them told.
-    pub(crate) fn set_addresses(&self, addresses: Vec<String>) {
-        if !addresses.is_empty() {
-            *self.addresses.lock() = addresses;
-        }
-    }
-
     /// What to say first on each further connection.
     pub(crate) fn attach_with(&self, attach: AttachWith) {
         assert!(self.attach.set(attach).is_ok(), "it is set once");
@@ -134,14 +127,17 @@ impl MonitorLink {
             let (credentials, role) = (&self.credentials, Role::Monitor);
             match Connection::open(address, credentials, role, incarnation, CONNECT_TIMEOUT).await {
                 Ok(connected) => {
-                    self.incarnation.store(connected.0.incarnation().0, Ordering::Relaxed);
+                    self.incarnation
+                        .store(connected.0.incarnation().0, Ordering::Relaxed);
                     return Ok(connected);
                 }
                 Err(error) => failure = Some(error),
             }
         }
         // The next attempt begins with another one.
-        self.addresses.lock().rotate_left(usize::from(!addresses.is_empty()));
+        self.addresses
+            .lock()
+            .rotate_left(usize::from(!addresses.is_empty()));
         Err(failure.unwrap_or(ConnectError::Unresolvable {
             address: String::new(),
             reason: "no monitor was named".to_owned(),
@@ -150,12 +146,18 @@ impl MonitorLink {
 
     /// Goes on with the session on this connection. `false`: better try another.
     async fn attach(&self, connection: &Connection) -> bool {
-        let Some(attach) = self.attach.get().and_then(|attach| attach()) else { return true };
+        let Some(attach) = self.attach.get().and_then(|attach| attach()) else {
+            return true;
+        };
         loop {
             let request = wire::encode(&Request::Attach(attach.clone()));
             match call_once(connection, request, CALL_TIMEOUT).await {
                 // A closed session is noticed, and replaced, by the next call.
-                Ok(Response::Session(_) | Response::Refused(Refusal::SessionClosed)) => return true,
+                Ok(response @ Response::Session(_)) => {
+                    self.learn_addresses(&response);
+                    return true;
+                }
+                Ok(Response::Refused(Refusal::SessionClosed)) => return true,
                 Ok(Response::Refused(Refusal::NoLeader)) => {
                     tokio::time::sleep(NO_LEADER_PAUSE).await;
                 }
@@ -165,6 +167,15 @@ impl MonitorLink {
                 }
                 Err(_) => return false,
             }
+        }
+    }
+
+    /// Whoever answers tells of all monitors when a session begins.
+    fn learn_addresses(&self, response: &Response) {
+        if let Response::Session(opened) = response
+            && !opened.monitors.is_empty()
+        {
+            self.addresses.lock().clone_from(&opened.monitors);
         }
     }
 
@@ -191,19 +202,25 @@ impl MonitorLink {
                 // The sender is in `self`.
                 Err(_) => None,
             };
-            let Some(connection) = connection else { continue };
+            let Some(connection) = connection else {
+                continue;
+            };
             match call_once(&connection, header.clone(), timeout).await {
                 Ok(Response::Refused(Refusal::NoLeader)) => {
                     tokio::time::sleep(NO_LEADER_PAUSE).await;
                 }
-                Ok(response) => return response,
+                Ok(response) => {
+                    self.learn_addresses(&response);
+                    return response;
+                }
                 Err(error) => {
                     if error == CallError::Timeout {
                         log::warn!("the monitor does not answer; trying another");
                     }
                     connection.close();
                     let gone = |now: &Option<Connection>| {
-                        now.as_ref().is_none_or(|connection| !connection.is_closed())
+                        now.as_ref()
+                            .is_none_or(|connection| !connection.is_closed())
                     };
                     // Only fails when the sender, in `self`, is gone.
                     connections.wait_for(gone).await.ok();

@@ -43,7 +43,9 @@ pub(crate) struct Placed {
 enum Attempt {
     Placed(Placed),
     /// Try again with other servers; `full`: one had no room.
-    Again { full: bool },
+    Again {
+        full: bool,
+    },
 }
 
 impl Placer {
@@ -53,7 +55,11 @@ impl Placer {
         shards: Arc<dyn Shards>,
         avoided: Arc<Avoided>,
     ) -> Self {
-        Self { session, shards, avoided }
+        Self {
+            session,
+            shards,
+            avoided,
+        }
     }
 
     /// Places a stripe, under as many ids and in whatever width it takes. Waits while there are too few
@@ -78,7 +84,10 @@ impl Placer {
                         log::info!("enough servers are up again: writing goes on");
                         complained = false;
                     }
-                    match self.attempt(id, width, &servers, &map, payload, pieces).await {
+                    match self
+                        .attempt(id, width, &servers, &map, payload, pieces)
+                        .await
+                    {
                         Attempt::Placed(placed) => return Ok(placed),
                         Attempt::Again { full: one_is } => full |= one_is,
                     }
@@ -128,7 +137,12 @@ impl Placer {
         };
         let images = shard::build(ident, payload, pieces);
         let length = u32::try_from(payload.len()).expect("a stripe's length fits");
-        let cluster = Surroundings { map, avoided: self.avoided.all(), stripe: id, length };
+        let cluster = Surroundings {
+            map,
+            avoided: self.avoided.all(),
+            stripe: id,
+            length,
+        };
         let mut placing = Placing::new(usize::from(width.data), servers, self.session.monotonic());
         let mut puts = FuturesUnordered::new();
         for (index, &server) in servers.iter().enumerate() {
@@ -150,7 +164,9 @@ impl Placer {
             };
             for step in placing.on(event, self.session.monotonic(), &cluster) {
                 match step {
-                    Step::Put(index, server) => puts.push(self.put(id, index, server, &images[index])),
+                    Step::Put(index, server) => {
+                        puts.push(self.put(id, index, server, &images[index]))
+                    }
                     Step::Avoid(server) => {
                         self.avoided.add(server);
                         self.session.report_stalled(server);
@@ -171,7 +187,10 @@ impl Placer {
         server: ServerId,
         image: &ShardImage,
     ) -> impl Future<Output = (usize, ServerId, Result<Epoch, ShardError>)> + use<> {
-        let shard = ShardId { stripe, index: shard_index(index) };
+        let shard = ShardId {
+            stripe,
+            index: shard_index(index),
+        };
         let mut bytes = Vec::with_capacity(1 + image.data.len());
         bytes.push(image.head.clone());
         bytes.extend(image.data.iter().cloned());
@@ -231,7 +250,9 @@ fn outcome(
     match result {
         Ok(epoch) => Event::Finished(index, server, epoch),
         Err(error) => {
-            log::debug!("shard {index} of stripe {stripe} was not stored on server {server}: {error}");
+            log::debug!(
+                "shard {index} of stripe {stripe} was not stored on server {server}: {error}"
+            );
             Event::Failed(index, server)
         }
     }
@@ -253,9 +274,17 @@ fn placed(
     places: &[(ServerId, Epoch)],
 ) -> Placed {
     let shards = images.iter().zip(places);
-    let shards = shards.map(|(image, (server, _))| ShardPlace { server: *server, hash: image.hash });
-    let record =
-        StripeRecord { id, width, codec: Codec::ReedSolomon, length, shards: shards.collect() };
+    let shards = shards.map(|(image, (server, _))| ShardPlace {
+        server: *server,
+        hash: image.hash,
+    });
+    let record = StripeRecord {
+        id,
+        width,
+        codec: Codec::ReedSolomon,
+        length,
+        shards: shards.collect(),
+    };
     Placed {
         record: Arc::new(record),
         epochs: places.iter().map(|(_, epoch)| *epoch).collect(),

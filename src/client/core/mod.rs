@@ -22,9 +22,6 @@ pub(crate) mod pool;
 pub(crate) mod readahead;
 pub(crate) mod slots;
 
-#[cfg(test)]
-mod tests;
-
 use std::ops::Range;
 
 use crate::types::limits::BLOCK;
