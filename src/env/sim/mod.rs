@@ -1,0 +1,7 @@
+//! A world for tests in which nothing happens by chance: every twin is driven by the test or by a seed.
+
+mod clock;
+mod random;
+
+pub use clock::ManualClock;
+pub use random::SeededRandom;

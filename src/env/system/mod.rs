@@ -1,0 +1,10 @@
+//! The real world: tokio, files, the kernel.
+
+pub mod credentials;
+pub mod files;
+pub mod lock;
+mod node;
+pub mod rpc;
+
+pub use credentials::{LoadError, load_credentials};
+pub use node::{Node, node};

@@ -1,0 +1,293 @@
+//! The connecting end: calls out, answers and notices in.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::errors::{CallError, ConnectError, Target};
+use super::link::{Link, ReceiveError, Stream, buffered};
+use super::{hello, socket};
+use crate::crypto::{Credentials, Role};
+use crate::types::Incarnation;
+use crate::wire::frame::Kind;
+use crate::wire::hello::{Hello, PROTOCOL, Welcome};
+
+/// A connection to a monitor or a server, on which any number of calls can be under way. Clones are the same
+/// connection; it is closed when the last is dropped.
+#[derive(Clone)]
+pub struct Connection(Arc<Inner>);
+
+struct Inner {
+    link: Arc<Link>,
+    pending: Arc<Pending>,
+    next_id: AtomicU64,
+    incarnation: Incarnation,
+}
+
+impl Connection {
+    /// Connects to `address` (`HOST:PORT`), where a member of our cluster in the role `expect` must answer
+    /// within `timeout`. `incarnation` is the cluster's as far as it is known, else 0.
+    ///
+    /// The receiver gets the notices of the other end, and ends with the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], which says in one sentence what is wrong and what to do.
+    pub async fn open(
+        address: &str,
+        credentials: &Credentials,
+        expect: Role,
+        incarnation: Incarnation,
+        timeout: Duration,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<u8>>), ConnectError> {
+        let target = Target {
+            address,
+            expect,
+            cluster: credentials.identity().cluster,
+        };
+        let greeted = tokio::time::timeout(timeout, greet(target, credentials, incarnation));
+        match greeted.await {
+            Ok(greeted) => greeted.map(|(stream, incarnation)| Self::start(stream, incarnation)),
+            Err(_) => Err(ConnectError::TimedOut {
+                address: address.to_owned(),
+                timeout,
+            }),
+        }
+    }
+
+    /// Calls the other end and waits for its answer: an encoded header and a payload, which lies in
+    /// page-aligned memory. `timeout` covers sending, too. Dropping the future forgets the call; it may be
+    /// carried out all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] when no answer came. The call may have been carried out all the same.
+    ///
+    /// # Panics
+    ///
+    /// When header or payload are longer than a frame may be: senders bound their messages.
+    pub async fn call(
+        &self,
+        header: Vec<u8>,
+        payload: Vec<Bytes>,
+        timeout: Duration,
+    ) -> Result<(Vec<u8>, Bytes), CallError> {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let answer = self.0.pending.insert(id).ok_or(CallError::Closed)?;
+        let _forget = ForgetOnDrop {
+            connection: &self.0,
+            id,
+        };
+        self.0.link.send(Kind::Request, id, &header, payload);
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(CallError::Closed),
+            Err(_) => Err(CallError::Timeout),
+        }
+    }
+
+    /// The cluster's incarnation as the other end knows it.
+    pub fn incarnation(&self) -> Incarnation {
+        self.0.incarnation
+    }
+
+    /// Resolves when the connection is gone.
+    pub async fn closed(&self) {
+        self.0.link.closed().await;
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.0.link.is_closed()
+    }
+
+    /// Closes the connection for all its clones; calls under way fail.
+    pub fn close(&self) {
+        self.0.link.close();
+    }
+
+    fn start(stream: Stream, incarnation: Incarnation) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+        let link = Link::start(stream);
+        let pending = Arc::new(Pending::new());
+        let (notices, received) = mpsc::unbounded_channel();
+        tokio::spawn(receive(Arc::clone(&link), Arc::clone(&pending), notices));
+        let inner = Inner {
+            link,
+            pending,
+            next_id: AtomicU64::new(1),
+            incarnation,
+        };
+        (Self(Arc::new(inner)), received)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.link.close();
+    }
+}
+
+/// TCP, TLS, hello and welcome.
+async fn greet(
+    target: Target<'_>,
+    credentials: &Credentials,
+    incarnation: Incarnation,
+) -> Result<(Stream, Incarnation), ConnectError> {
+    let tcp = connect(target).await?;
+    let connector = TlsConnector::from(credentials.client_config());
+    let name = target.expect.server_name(target.cluster);
+    let tls = connector
+        .connect(name, buffered(tcp))
+        .await
+        .map_err(|error| target.failed(&error))?;
+    let mut stream = TlsStream::Client(tls);
+    let hello = Hello {
+        protocol: PROTOCOL,
+        cluster: target.cluster,
+        incarnation,
+    };
+    // When the other end refuses our certificate it has closed already, and sending may fail: what it said
+    // before closing is the better reason.
+    let sent = hello::send(&mut stream, Kind::Request, &hello).await;
+    let welcome = match (hello::receive(&mut stream, Kind::Response).await, sent) {
+        (Ok(welcome), _) => welcome,
+        (Err(error), Ok(())) => return Err(target.failed(&error)),
+        (Err(received), Err(sent)) => {
+            let said_why = received.kind() == io::ErrorKind::InvalidData;
+            return Err(target.failed(if said_why { &received } else { &sent }));
+        }
+    };
+    accepted(target, &hello, welcome).map(|incarnation| (stream, incarnation))
+}
+
+async fn connect(target: Target<'_>) -> Result<TcpStream, ConnectError> {
+    let unresolvable = |reason: String| ConnectError::Unresolvable {
+        address: target.address.to_owned(),
+        reason,
+    };
+    let addresses = tokio::net::lookup_host(target.address)
+        .await
+        .map_err(|error| unresolvable(error.to_string()))?;
+    let mut failure = unresolvable("the host has no address".to_owned());
+    for address in addresses {
+        let connected = TcpStream::connect(address).await;
+        match connected.and_then(|tcp| socket::configure(&tcp).map(|()| tcp)) {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => failure = target.failed(&error),
+        }
+    }
+    Err(failure)
+}
+
+fn accepted(
+    target: Target<'_>,
+    hello: &Hello,
+    welcome: Welcome,
+) -> Result<Incarnation, ConnectError> {
+    let address = target.address.to_owned();
+    match welcome {
+        Welcome::Accepted { incarnation } => Ok(incarnation),
+        Welcome::OtherProtocol { ours } => Err(ConnectError::OtherProtocol {
+            address,
+            ours: hello.protocol,
+            theirs: ours,
+        }),
+        Welcome::OtherCluster { .. } => Err(ConnectError::OtherCluster { address }),
+        Welcome::OtherIncarnation { ours } => Err(ConnectError::OtherIncarnation {
+            address,
+            ours: hello.incarnation,
+            theirs: ours,
+        }),
+    }
+}
+
+/// Reads until the connection is gone, then fails all calls that still wait.
+async fn receive(link: Arc<Link>, pending: Arc<Pending>, notices: mpsc::UnboundedSender<Vec<u8>>) {
+    tokio::select! {
+        result = receive_frames(&link, &pending, &notices) => {
+            if let Err(error) = result {
+                log::debug!("a connection ended: {error}");
+            }
+        }
+        () = link.closed() => {}
+    }
+    link.close();
+    pending.fail_all();
+}
+
+async fn receive_frames(
+    link: &Link,
+    pending: &Pending,
+    notices: &mpsc::UnboundedSender<Vec<u8>>,
+) -> Result<(), ReceiveError> {
+    loop {
+        let prefix = link.receive_prefix().await?;
+        let frame = link.receive_rest(prefix).await?;
+        let bulk = !frame.payload.is_empty();
+        match prefix.kind {
+            Kind::Response => pending.answer(prefix.id, (frame.header, frame.payload)),
+            // Nobody needs to listen: the receiver may be dropped.
+            Kind::Notice => drop(notices.send(frame.header)),
+            Kind::Request => return Err(crate::wire::frame::FrameError::Garbage.into()),
+        }
+        if bulk {
+            // Whoever waits for it goes first: more to read may be there for a long time.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+type Reply = (Vec<u8>, Bytes);
+
+/// Calls that wait for their answers; `None` when the connection is gone.
+struct Pending(Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>);
+
+impl Pending {
+    fn new() -> Self {
+        Self(Mutex::new(Some(HashMap::new())))
+    }
+
+    fn insert(&self, id: u64) -> Option<oneshot::Receiver<Reply>> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.lock().as_mut()?.insert(id, sender);
+        Some(receiver)
+    }
+
+    fn remove(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
+        self.0.lock().as_mut()?.remove(&id)
+    }
+
+    /// The answer to a call that was given up goes nowhere.
+    fn answer(&self, id: u64, reply: Reply) {
+        if let Some(waiting) = self.remove(id) {
+            drop(waiting.send(reply));
+        }
+    }
+
+    fn fail_all(&self) {
+        let waiting = self.0.lock().take();
+        drop(waiting);
+    }
+}
+
+/// Whatever ends a call, its answer or its caller's patience: nothing of it stays behind.
+struct ForgetOnDrop<'a> {
+    connection: &'a Inner,
+    id: u64,
+}
+
+impl Drop for ForgetOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.connection.pending.remove(self.id).is_some() {
+            self.connection.link.unsend(self.id);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The accepting end: a port, and a service that answers calls.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use super::complaints::Complaints;
+use super::errors::BindError;
+use super::link::{Link, ReceiveError, Stream, buffered};
+use super::{CALL_BYTES_MIN, CONNECTIONS_MAX, HELLO_TIMEOUT, IN_FLIGHT_BYTES, hello, socket};
+use crate::crypto::{Credentials, Identity};
+use crate::types::Incarnation;
+use crate::wire::frame::{FrameError, Kind, Prefix};
+use crate::wire::hello::{Hello, PROTOCOL, Welcome};
+
+/// How long accepting rests when the system has no descriptors or memory left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What answers the calls that arrive at a [`Listener`].
+pub trait Service: Send + Sync + 'static {
+    /// Answers one call: an encoded header and a payload in page-aligned memory. Calls run side by side, each
+    /// as a task of its own, and go on to their end when their connection is lost.
+    fn call(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        header: Vec<u8>,
+        payload: Bytes,
+    ) -> impl Future<Output = Answer> + Send;
+
+    /// A connection is gone. Calls of it may still be running.
+    fn closed(&self, caller: &Caller) {
+        let _ = caller;
+    }
+}
+
+/// The answer to a call.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Encoded header.
+    pub header: Vec<u8>,
+    /// Payload, sent as if it were one piece.
+    pub payload: Vec<Bytes>,
+}
+
+/// The other end of an accepted connection.
+pub struct Caller {
+    /// Who it is, by its verified certificate.
+    pub identity: Identity,
+    /// The connection, unique in this process's listener.
+    pub id: u64,
+    /// Where it connects from.
+    pub address: SocketAddr,
+    link: Arc<Link>,
+}
+
+impl Caller {
+    /// Tells the other end something; does nothing when the connection is gone. Notices are small and few:
+    /// they are not held back when the other end does not read.
+    pub fn notify(&self, notice: &[u8]) {
+        self.link.send(Kind::Notice, 0, notice, Vec::new());
+    }
+
+    /// Resolves when the connection is gone.
+    pub async fn closed(&self) {
+        self.link.closed().await;
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.link.is_closed()
+    }
+}
+
+/// A bound port, not served yet.
+pub struct Listener {
+    socket: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `HOST:PORT`; port 0 takes any free one ([`Self::local_address`] says which).
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] when the port is in use or the address not ours.
+    pub fn bind(address: &str) -> Result<Self, BindError> {
+        let failed = |error: io::Error| BindError::new(address, &error);
+        let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address })
+    }
+
+    /// Where it listens.
+    pub fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` becomes true or its sender is dropped; then closes all connections. Must run in
+    /// a tokio runtime. An `incarnation` of 0 (not known yet) accepts any.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot take the socket over; nothing has been served then.
+    pub async fn serve<S: Service>(
+        self,
+        credentials: Credentials,
+        incarnation: Incarnation,
+        service: Arc<S>,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let socket = TcpListener::from_std(self.socket)?;
+        let port = Arc::new(Port {
+            acceptor: TlsAcceptor::from(credentials.server_config()),
+            incarnation,
+            us: credentials.identity().clone(),
+            service,
+            next_id: AtomicU64::new(1),
+            complaints: Complaints::new(),
+        });
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = requested(&mut shutdown) => break,
+                Some(_) = connections.join_next() => {}
+                accepted = socket.accept() => match accepted {
+                    Ok(_) if connections.len() >= CONNECTIONS_MAX => {
+                        port.complaints.warn("a connection was refused: there are too many already");
+                    }
+                    Ok((stream, address)) => {
+                        let port = Arc::clone(&port);
+                        connections.spawn(port.connection(stream, address, shutdown.clone()));
+                    }
+                    Err(error) => {
+                        port.complaints.warn(&format!("a connection could not be accepted: {error}"));
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        while connections.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+/// What all connections of a listener share.
+struct Port<S> {
+    acceptor: TlsAcceptor,
+    incarnation: Incarnation,
+    us: Identity,
+    service: Arc<S>,
+    next_id: AtomicU64,
+    complaints: Complaints,
+}
+
+impl<S: Service> Port<S> {
+    /// One connection, from its first byte to its last.
+    async fn connection(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        address: SocketAddr,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        let greeted = tokio::select! {
+            greeted = tokio::time::timeout(HELLO_TIMEOUT, self.greet(tcp)) => greeted,
+            () = requested(&mut shutdown) => return,
+        };
+        let greeted = greeted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let (stream, identity) = match greeted {
+            Ok(Some(greeted)) => greeted,
+            Ok(None) => return,
+            Err(error) => {
+                self.complaints.warn(&format!(
+                    "a connection from {address} was dropped, it did not become one of this cluster: {error}"
+                ));
+                return;
+            }
+        };
+        let caller = Arc::new(Caller {
+            identity,
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            address,
+            link: Link::start(stream),
+        });
+        tokio::select! {
+            ended = self.receive_calls(&caller) => self.note_end(&caller, ended),
+            () = caller.closed() => {}
+            () = requested(&mut shutdown) => {}
+        }
+        caller.link.close();
+        self.service.closed(&caller);
+    }
+
+    /// TLS, hello and welcome. `None` when the other end was told why it cannot be served.
+    async fn greet(&self, tcp: TcpStream) -> io::Result<Option<(Stream, Identity)>> {
+        socket::configure(&tcp)?;
+        let tls = self.acceptor.accept(buffered(tcp)).await?;
+        let mut stream = TlsStream::Server(tls);
+        let identity = peer_identity(&stream)?;
+        let hello: Hello = hello::receive(&mut stream, Kind::Request).await?;
+        let welcome = self.welcome(&hello, &identity);
+        hello::send(&mut stream, Kind::Response, &welcome).await?;
+        if matches!(welcome, Welcome::Accepted { .. }) {
+            return Ok(Some((stream, identity)));
+        }
+        log::debug!("{identity} was not served: {welcome:?}");
+        Ok(None)
+    }
+
+    fn welcome(&self, hello: &Hello, caller: &Identity) -> Welcome {
+        let known = |incarnation: Incarnation| incarnation != Incarnation::default();
+        if hello.protocol != PROTOCOL {
+            return Welcome::OtherProtocol { ours: PROTOCOL };
+        }
+        if hello.cluster != self.us.cluster || caller.cluster != self.us.cluster {
+            return Welcome::OtherCluster {
+                ours: self.us.cluster,
+            };
+        }
+        if known(hello.incarnation)
+            && known(self.incarnation)
+            && hello.incarnation != self.incarnation
+        {
+            return Welcome::OtherIncarnation {
+                ours: self.incarnation,
+            };
+        }
+        Welcome::Accepted {
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// Reads calls and starts them, as many as the connection's credit allows.
+    async fn receive_calls(&self, caller: &Arc<Caller>) -> Result<(), ReceiveError> {
+        let credit = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
+        loop {
+            let prefix = caller.link.receive_prefix().await?;
+            if prefix.kind != Kind::Request {
+                return Err(FrameError::Garbage.into());
+            }
+            let credit = acquire(&credit, prefix).await;
+            let frame = caller.link.receive_rest(prefix).await?;
+            let bulk = !frame.payload.is_empty();
+            let service = Arc::clone(&self.service);
+            let caller = Arc::clone(caller);
+            tokio::spawn(async move {
+                let call = service.call(Arc::clone(&caller), frame.header, frame.payload);
+                let answer = call.await;
+                let (header, payload) = (answer.header, answer.payload);
+                caller
+                    .link
+                    .send(Kind::Response, prefix.id, &header, payload);
+                drop(credit);
+            });
+            if bulk {
+                // The call goes first: more to read may be there for a long time.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn note_end(&self, caller: &Caller, ended: Result<(), ReceiveError>) {
+        match ended {
+            Err(ReceiveError::Frame(error)) => self.complaints.warn(&format!(
+                "the connection of {} at {} was dropped: {error}",
+                caller.identity, caller.address
+            )),
+            Err(error) => log::debug!("the connection of {} ended: {error}", caller.identity),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Resolves when `shutdown` is true or can no longer become true.
+async fn requested(shutdown: &mut watch::Receiver<bool>) {
+    drop(shutdown.wait_for(|shutdown| *shutdown).await);
+}
+
+/// Waits until the calls in work leave room for the one that `prefix` announces.
+async fn acquire(credit: &Arc<Semaphore>, prefix: Prefix) -> OwnedSemaphorePermit {
+    let bytes = u64::from(prefix.header_len) + u64::from(prefix.payload_len);
+    let bytes = u32::try_from(bytes.max(CALL_BYTES_MIN as u64)).expect("frames are limited");
+    let credit = Arc::clone(credit).acquire_many_owned(bytes).await;
+    credit.expect("the semaphore is never closed")
+}
+
+fn peer_identity(stream: &Stream) -> io::Result<Identity> {
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(<[_]>::first);
+    let certificate = certificate.expect("the handshake demands a certificate");
+    Identity::of_certificate(certificate)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

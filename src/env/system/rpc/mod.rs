@@ -1,0 +1,51 @@
+//! Calls between processes.
+//!
+//! # The life of a call
+//!
+//! A client writes 1 MiB: half of it, a shard, has to be on a storage server soon. [`Connection::call`] takes
+//! an encoded header and the shard as a list of [`Bytes`](bytes::Bytes), notes whose answer it waits for, and
+//! queues a frame. Nothing of the shard is copied until TLS encrypts it, 16 KiB a record, many records a
+//! system call. A small call does not even wait for another task: when the queue is empty, the caller's own
+//! thread encrypts and sends it. At the other end a task per connection decrypts straight into page-aligned,
+//! recycled memory ([`payload`]), hands the call to a task of its own, and goes on reading; the server can
+//! write that memory to its disk as it is. Answers go back in the order in which they are ready.
+//!
+//! # What may go wrong
+//!
+//! * *A peer dies silently.* The kernel gives a connection up when sent bytes stay unacknowledged for ten
+//!   seconds, or probes of an idle one do. All its calls then fail with [`CallError::Closed`] at once.
+//! * *A peer hangs.* Its calls fail with [`CallError::Timeout`], which covers sending too; a call that was
+//!   given up while it was queued is never sent.
+//! * *A peer floods us.* A connection may have [`IN_FLIGHT_BYTES`] of calls in work; then we stop reading, and
+//!   TCP makes the peer wait. All lengths are checked before memory is taken for them.
+//! * *Something else talks to the port.* TLS and the hello must be done within [`HELLO_TIMEOUT`]; garbage
+//!   costs one line in the log and the connection.
+//!
+//! Every connection is TLS 1.3 with certificates on both ends, then one [`Hello`](crate::wire::hello::Hello)
+//! and one [`Welcome`](crate::wire::hello::Welcome), then calls from the end that connected, and answers and
+//! notices from the end that accepted.
+
+mod complaints;
+mod connection;
+mod errors;
+mod hello;
+mod link;
+mod listener;
+pub mod payload;
+mod socket;
+
+use std::time::Duration;
+
+pub use connection::Connection;
+pub use errors::{BindError, CallError, ConnectError};
+pub use listener::{Answer, Caller, Listener, Service};
+
+/// How long an accepted connection may take for TLS and the hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many connections a listener holds at a time.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// How much of calls that are not yet answered a connection takes in before it stops reading, in bytes.
+pub const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// What a call counts for at least against [`IN_FLIGHT_BYTES`]: it allows 4,096 small calls, far more than a
+/// session has slots, so that calls which wait for one another cannot use up the connection.
+pub const CALL_BYTES_MIN: usize = 16 << 10;
