@@ -5,6 +5,7 @@
 
 use bincode::{Decode, Encode};
 
+use crate::monitor::store::Batch;
 use crate::types::{
     ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Timestamp, Width,
 };
@@ -86,6 +87,15 @@ pub enum Action {
         /// The shards.
         shards: Vec<ShardId>,
     },
+}
+
+/// What applying a command gives: the answers, and the changes that make them true.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// One an action, in order.
+    pub outcomes: Vec<Outcome>,
+    /// What changes in the store.
+    pub batch: Batch,
 }
 
 /// What came of an action.

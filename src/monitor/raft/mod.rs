@@ -1,0 +1,475 @@
+//! Raft: all monitors apply the same commands in the same order, and a command that was answered is never lost.
+//!
+//! This is the life of a command. Many actions that arrive at the same time are packed into one ([`Batcher`]).
+//! [`Raft::propose`] encodes it and appends it to the log ([`log`]), where one fdatasync makes it durable; when a
+//! majority has it (with one voter: at once), it is committed. The thread that applies ([`state`]) hands it to
+//! the state machine (a [`Machine`]: the namespace), writes the changes and "applied up to here" to the store
+//! as one batch, and the outcomes go back to whoever proposed it. Now and then the store is persisted, and the
+//! log that this covers is purged ([`keeper`]).
+//!
+//! So the Raft log is the store's write-ahead log. After a crash the store is some entries back, and whole; the
+//! log has the rest, and the same commands give the same state.
+//!
+//! The protocol itself is openraft's, release 0.9: the stable one, which rejects votes while a leader's lease
+//! runs and reads by ReadIndex. What 0.10 has beyond it (pre-vote, leader transfer, lease reads) is not worth an
+//! alpha under everybody's metadata. Everything of openraft stays behind this module: nobody else names one of
+//! its types, and bytes on disk are our own ([`types`], [`log`]).
+//!
+//! What is missing: the way to other members ([`network`]). Groups have one voter for now.
+
+pub mod batch;
+mod keeper;
+mod log;
+mod network;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use openraft::error::{
+    CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError,
+    RaftError as CoreError,
+};
+use openraft::{LogId, RaftMetrics, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+pub use batch::Batcher;
+use keeper::Keeper;
+pub use log::LogError;
+use log::{Log, LogConfig};
+use network::NoNetwork;
+use state::StateMachine;
+use storage::LogStorage;
+use types::{Peer, Proposal, TypeConfig};
+
+use crate::monitor::namespace::command::{Applied, Command, Outcome};
+use crate::monitor::store::{Read, Store, StoreError};
+use crate::types::{MonitorId, MonitorRole};
+
+type Core = openraft::Raft<TypeConfig>;
+type Metrics = RaftMetrics<u64, Peer>;
+
+/// A leader shows itself this often, in milliseconds.
+const HEARTBEAT_MS: u64 = 200;
+/// A follower that has not seen a leader for a random time between these stands for election.
+const ELECTION_MS: (u64, u64) = (800, 1400);
+/// A follower may take this long to take over a whole state, in milliseconds.
+const INSTALL_MS: u64 = 60_000;
+
+/// A state machine: what a command does to the state. Deterministic; see `namespace::apply`.
+pub trait Machine: Send + Sync + 'static {
+    /// The answers to a command and the changes it makes.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails; the monitor then stops, and applies the command again when it is back.
+    fn apply(&self, read: &dyn Read, command: &Command) -> Result<Applied, StoreError>;
+}
+
+impl<F> Machine for F
+where
+    F: Fn(&dyn Read, &Command) -> Result<Applied, StoreError> + Send + Sync + 'static,
+{
+    fn apply(&self, read: &dyn Read, command: &Command) -> Result<Applied, StoreError> {
+        self(read, command)
+    }
+}
+
+/// Who a member is and where it keeps its log.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// Directory of the log; made if need be. One process at a time.
+    pub dir: PathBuf,
+    /// This monitor.
+    pub id: MonitorId,
+    /// `host:port` where other monitors reach it.
+    pub address: String,
+}
+
+/// Raft could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store lost changes, and the log does not reach back to them.
+    #[error(
+        "the metadata store is at entry {applied}, but the Raft log begins only behind entry {purged}: the store was damaged or restored from an older copy. Restore this monitor's whole directory, or take it from another monitor"
+    )]
+    StateTooOld {
+        /// The last entry that the store has; 0 when it is empty.
+        applied: u64,
+        /// The last entry that is not in the log any more.
+        purged: u64,
+    },
+    /// The store is in use, its log is gone.
+    #[error(
+        "the metadata store is at entry {applied}, but there is no Raft log beside it: it was removed, or the store was copied alone. Restore this monitor's whole directory, or take it from another monitor"
+    )]
+    LogMissing {
+        /// The last entry that the store has.
+        applied: u64,
+    },
+    /// Anything else.
+    #[error("Raft does not run: {0}")]
+    Core(String),
+}
+
+/// A command was not proposed, or what became of it is not known.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Another monitor leads, or none does. A command that was on its way when leadership ended may still
+    /// be applied.
+    #[error("this monitor does not lead")]
+    NotLeader {
+        /// Who leads, and where it is reached.
+        leader: Option<(MonitorId, String)>,
+    },
+    /// This monitor's Raft has stopped, in order or because its disk failed.
+    #[error("this monitor's Raft has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Who leads, as this monitor sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leadership {
+    /// What this monitor does.
+    pub role: MonitorRole,
+    /// Who leads, and where it is reached; it may be this monitor.
+    pub leader: Option<(MonitorId, String)>,
+    /// The term; a monitor that leads in another term than before may have been replaced in between.
+    pub term: u64,
+    /// Why Raft has stopped, if it has: the process cannot go on.
+    pub stopped: Option<String>,
+}
+
+impl Leadership {
+    fn of(metrics: &Metrics) -> Self {
+        let role = match metrics.state {
+            ServerState::Leader => MonitorRole::Leader,
+            ServerState::Follower | ServerState::Candidate => MonitorRole::Follower,
+            ServerState::Learner | ServerState::Shutdown => MonitorRole::Learner,
+        };
+        Self {
+            role,
+            leader: metrics.current_leader.map(|id| {
+                let mut nodes = metrics.membership_config.nodes();
+                let peer = nodes.find(|(node, _)| **node == id);
+                let address = peer.map_or_else(String::new, |(_, peer)| peer.address.clone());
+                (MonitorId(id), address)
+            }),
+            term: metrics.current_term,
+            stopped: metrics.running_state.as_ref().err().map(Fatal::to_string),
+        }
+    }
+
+    /// Whether this monitor leads. Another one may already have been elected: see
+    /// [`Raft::confirm_leadership`].
+    pub fn is_leader(&self) -> bool {
+        self.role == MonitorRole::Leader && self.stopped.is_none()
+    }
+}
+
+/// A running member. Cheap to clone; it runs until [`Raft::shutdown`].
+#[derive(Clone)]
+pub struct Raft {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Core,
+    id: MonitorId,
+    address: String,
+    log: Arc<Log>,
+    store: Arc<dyn Store>,
+    /// The last entry that was in the log at the start.
+    recovered: Option<u64>,
+    metrics: watch::Receiver<Metrics>,
+    leadership: watch::Receiver<Leadership>,
+    apply: Mutex<Option<(oneshot::Receiver<()>, JoinHandle<()>)>>,
+}
+
+impl Raft {
+    /// Starts a member: reads its log, brings the store up to what is known to be committed, and takes part.
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When log or store cannot be read or do not fit together.
+    pub async fn start(
+        config: RaftConfig,
+        store: Arc<dyn Store>,
+        machine: Arc<dyn Machine>,
+    ) -> Result<Self, RaftError> {
+        let log_config = LogConfig::default();
+        let (raft, persisted) = Self::start_with(config, log_config, store, machine).await?;
+        let keeper = Keeper::new(raft.inner.core.clone(), raft.inner.log.clone(), persisted);
+        drop(tokio::spawn(keeper.run()));
+        Ok(raft)
+    }
+
+    async fn start_with(
+        config: RaftConfig,
+        log_config: LogConfig,
+        store: Arc<dyn Store>,
+        machine: Arc<dyn Machine>,
+    ) -> Result<(Self, watch::Receiver<Option<LogId<u64>>>), RaftError> {
+        let (log, applied) = open(config.dir, log_config, store.clone()).await?;
+        let recovered = log.last().map(|last| last.index);
+        let (persisted, watch_persisted) = watch::channel(applied);
+        let (ended, apply_ended) = oneshot::channel();
+        let (state, thread) = StateMachine::start(store.clone(), machine, persisted, ended)
+            .map_err(|error| RaftError::Core(error.to_string()))?;
+        let core = Core::new(
+            config.id.0,
+            Arc::new(core_config()?),
+            NoNetwork,
+            LogStorage(log.clone()),
+            state,
+        )
+        .await
+        .map_err(|error| RaftError::Core(error.to_string()))?;
+        let metrics = core.metrics();
+        let inner = Inner {
+            id: config.id,
+            address: config.address,
+            log,
+            store,
+            recovered,
+            leadership: follow(metrics.clone()),
+            metrics,
+            apply: Mutex::new(Some((apply_ended, thread))),
+            core,
+        };
+        let raft = Self {
+            inner: Arc::new(inner),
+        };
+        raft.lead_alone().await?;
+        Ok((raft, watch_persisted))
+    }
+
+    /// A single voter need not wait for anybody to be silent.
+    async fn lead_alone(&self) -> Result<(), RaftError> {
+        let id = self.inner.id.0;
+        let waits_alone = self.inner.core.with_raft_state(move |state| {
+            let mut voters = state.membership_state.effective().voter_ids();
+            voters.next() == Some(id) && voters.next().is_none() && !state.server_state.is_leader()
+        });
+        if waits_alone.await.map_err(stopped)? {
+            self.inner.core.trigger().elect().await.map_err(stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Makes this monitor the only voter of a new group. Does nothing when it is in a group already.
+    ///
+    /// # Errors
+    ///
+    /// When Raft has stopped.
+    pub async fn bootstrap(&self) -> Result<(), RaftError> {
+        let peer = Peer {
+            address: self.inner.address.clone(),
+        };
+        let members = BTreeMap::from([(self.inner.id.0, peer)]);
+        match self.inner.core.initialize(members).await {
+            Ok(()) | Err(CoreError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(RaftError::Core(error.to_string())),
+        }
+    }
+
+    /// Proposes a command and waits until it is applied. Gives one outcome an action.
+    ///
+    /// # Errors
+    ///
+    /// When this monitor does not lead or has stopped.
+    pub async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
+        self.enqueue(command).await?.await
+    }
+
+    /// Proposes a command behind all that were enqueued before; what is given back waits until it is applied.
+    /// Many may be on their way.
+    async fn enqueue(
+        &self,
+        command: &Command,
+    ) -> Result<
+        impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send + use<>,
+        ProposeError,
+    > {
+        let answer = self.inner.core.client_write_ff(Proposal::new(command));
+        let answer = answer.await.map_err(stopped_proposal)?;
+        let mut metrics = self.inner.metrics.clone();
+        Ok(async move {
+            match answer.await {
+                Ok(Ok(written)) => Ok(written.data),
+                Ok(Err(ClientWriteError::ForwardToLeader(to))) => Err(not_leader(to)),
+                Ok(Err(error)) => Err(ProposeError::Stopped(error.to_string())),
+                Err(_) => Err(why_stopped(&metrics.borrow_and_update())),
+            }
+        })
+    }
+
+    /// Who leads; changes are seen in the receiver.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Returns when what the store holds is at least as new as everything that was answered before the call
+    /// (ReadIndex): this monitor leads still, and has applied all that was committed. With a single voter it
+    /// is only a look: nobody else can lead.
+    ///
+    /// # Errors
+    ///
+    /// When this monitor does not lead, cannot reach a majority, or has stopped.
+    pub async fn confirm_leadership(&self) -> Result<(), ProposeError> {
+        if self.leads_alone() {
+            return Ok(());
+        }
+        match self.inner.core.ensure_linearizable().await {
+            Ok(_) => Ok(()),
+            Err(CoreError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
+                Err(not_leader(to))
+            }
+            Err(CoreError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                Err(ProposeError::NotLeader { leader: None })
+            }
+            Err(CoreError::Fatal(error)) => Err(stopped_proposal(error)),
+        }
+    }
+
+    /// Whether this is a single voter that leads and has applied everything that it found in its log.
+    /// (What it was given since is answered only when it is applied.)
+    fn leads_alone(&self) -> bool {
+        let metrics = self.inner.metrics.borrow();
+        let mut voters = metrics.membership_config.voter_ids();
+        let applied = metrics.last_applied;
+        metrics.running_state.is_ok()
+            && metrics.state == ServerState::Leader
+            && voters.next() == Some(self.inner.id.0)
+            && voters.next().is_none()
+            && applied.map(|id| id.leader_id.term) == Some(metrics.current_term)
+            && applied.map(|id| id.index) >= self.inner.recovered
+    }
+
+    /// Stops taking part, makes log and store durable, and lets go of both. What was proposed and not
+    /// answered may or may not have happened.
+    ///
+    /// # Errors
+    ///
+    /// When the store could not be made durable; the log has everything still.
+    pub async fn shutdown(&self) -> Result<(), RaftError> {
+        if let Err(panic) = self.inner.core.shutdown().await {
+            ::log::error!("Raft panicked: {panic}");
+        }
+        let apply = self.inner.apply.lock().take();
+        if let Some((ended, thread)) = apply {
+            // Nothing is ever sent: the thread drops its end when it is through.
+            drop(ended.await);
+            if thread.join().is_err() {
+                ::log::error!("the thread that applies commands panicked");
+            }
+        }
+        let (log, store) = (self.inner.log.clone(), self.inner.store.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            log.close();
+            store.persist()
+        });
+        let closed = closed.await.map_err(|panic| RaftError::Core(panic.to_string()))?;
+        Ok(closed?)
+    }
+}
+
+/// Opens the log and checks that it and the store fit together. Gives the last entry that is durably applied.
+async fn open(
+    dir: PathBuf,
+    log_config: LogConfig,
+    store: Arc<dyn Store>,
+) -> Result<(Arc<Log>, Option<LogId<u64>>), RaftError> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let log = Log::open(&dir, log_config)?;
+        let (applied, _) = state::applied_state(store.as_ref())?;
+        store.persist()?;
+        let index = applied.map(|id| id.index);
+        let purged = log.purged().map(|at| at.index);
+        match (index, purged) {
+            (Some(applied), _) if log.vote().is_none() => Err(RaftError::LogMissing { applied }),
+            (applied, Some(purged)) if applied < Some(purged) => Err(RaftError::StateTooOld {
+                applied: applied.unwrap_or(0),
+                purged,
+            }),
+            _ => Ok((Arc::new(log), applied)),
+        }
+    });
+    opened
+        .await
+        .map_err(|panic| RaftError::Core(panic.to_string()))?
+}
+
+fn core_config() -> Result<openraft::Config, RaftError> {
+    let config = openraft::Config {
+        cluster_name: "okapifs".into(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS.0,
+        election_timeout_max: ELECTION_MS.1,
+        install_snapshot_timeout: INSTALL_MS,
+        // When to persist and what to purge is the keeper's business.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        ..openraft::Config::default()
+    };
+    config
+        .validate()
+        .map_err(|error| RaftError::Core(error.to_string()))
+}
+
+/// Follows who leads; the metrics change with every entry, this does not.
+fn follow(mut metrics: watch::Receiver<Metrics>) -> watch::Receiver<Leadership> {
+    let first = Leadership::of(&metrics.borrow_and_update());
+    let (tell, told) = watch::channel(first);
+    let following = async move {
+        while metrics.changed().await.is_ok() {
+            let now = Leadership::of(&metrics.borrow_and_update());
+            tell.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+        }
+    };
+    drop(tokio::spawn(following));
+    told
+}
+
+fn not_leader(to: ForwardToLeader<u64, Peer>) -> ProposeError {
+    ProposeError::NotLeader {
+        leader: to
+            .leader_id
+            .zip(to.leader_node)
+            .map(|(id, peer)| (MonitorId(id), peer.address)),
+    }
+}
+
+fn stopped(error: Fatal<u64>) -> RaftError {
+    RaftError::Core(error.to_string())
+}
+
+fn stopped_proposal(error: Fatal<u64>) -> ProposeError {
+    ProposeError::Stopped(error.to_string())
+}
+
+fn why_stopped(metrics: &Metrics) -> ProposeError {
+    match &metrics.running_state {
+        Err(error) => ProposeError::Stopped(error.to_string()),
+        Ok(()) => ProposeError::Stopped("it ended before the command was applied".into()),
+    }
+}

@@ -1,0 +1,257 @@
+//! The state, as openraft asks for it: apply, and the snapshot that is always there.
+//!
+//! **Apply** runs on a thread of its own, because it reads and writes the store. Each entry is one batch, which
+//! also says that the entry was applied: the two cannot part in a crash. The store does not wait for the disk,
+//! so after a crash it may be some entries back, and openraft applies those again from the log.
+//!
+//! **A snapshot** is not a file. The store itself is the snapshot: openraft is told of one "up to entry n" when
+//! a persist has finished that began after n was applied, and may then forget the log up to n. Only a member
+//! that lags behind the log ever needs the pairs themselves: a [`StateImage`] is a frozen view of the store,
+//! read while it is sent, and installed by [`Store::replace`], which switches to the new state atomically and
+//! durably before openraft forgets a log entry.
+
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use openraft::storage::RaftStateMachine;
+use openraft::{
+    AnyError, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
+    StorageIOError, StoredMembership,
+};
+use tokio::sync::{oneshot, watch};
+
+use super::Machine;
+use super::types::{Entry, Peer, Point, StorageError, StoredMembers, TypeConfig};
+use crate::monitor::namespace::command::Outcome;
+use crate::monitor::store::{Batch, Read, Store, StoreError, prefix_end};
+use crate::wire;
+
+/// The last applied entry.
+const APPLIED: &[u8] = b"meta/raft/applied";
+/// The last applied membership.
+const MEMBERS: &[u8] = b"meta/raft/members";
+
+type AppliedState = (Option<LogId<u64>>, StoredMembership<u64, Peer>);
+type Meta = SnapshotMeta<u64, Peer>;
+
+/// All pairs at one moment.
+pub(super) struct StateImage(Box<dyn Read + Send>);
+
+/// Where a state is in the history.
+pub(super) fn applied_state(read: &dyn Read) -> Result<AppliedState, StoreError> {
+    let undecodable = |error: wire::DecodeError| StoreError(error.to_string());
+    let applied = match read.get(APPLIED)? {
+        Some(bytes) => Some(wire::decode::<Point>(&bytes).map_err(undecodable)?.log_id()),
+        None => None,
+    };
+    let members = match read.get(MEMBERS)? {
+        Some(bytes) => wire::decode::<StoredMembers>(&bytes)
+            .map_err(undecodable)?
+            .stored(),
+        None => StoredMembership::default(),
+    };
+    Ok((applied, members))
+}
+
+fn meta(read: &dyn Read) -> Result<Meta, StoreError> {
+    let (last_log_id, last_membership) = applied_state(read)?;
+    let snapshot_id = last_log_id.map_or_else(|| "empty".to_owned(), |id| id.to_string());
+    Ok(SnapshotMeta {
+        last_log_id,
+        last_membership,
+        snapshot_id,
+    })
+}
+
+/// The state in openraft's hands.
+pub(super) struct StateMachine {
+    store: Arc<dyn Store>,
+    persisted: watch::Sender<Option<LogId<u64>>>,
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What the thread that applies is asked for.
+enum Job {
+    Apply(Vec<Entry>, oneshot::Sender<Result<Vec<Vec<Outcome>>, StorageError>>),
+    Install(Box<Meta>, Box<StateImage>, oneshot::Sender<Result<(), StorageError>>),
+}
+
+impl StateMachine {
+    /// Starts the thread. It ends, and drops `ended`, when openraft has dropped the state machine.
+    /// `persisted` is told up to where the state is durable.
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        machine: Arc<dyn Machine>,
+        persisted: watch::Sender<Option<LogId<u64>>>,
+        ended: oneshot::Sender<()>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (jobs, waiting) = mpsc::channel();
+        let applier = Applier {
+            store: store.clone(),
+            machine,
+        };
+        let thread = std::thread::Builder::new()
+            .name("raft-apply".into())
+            .spawn(move || {
+                applier.run(&waiting);
+                drop(ended);
+            })?;
+        let machine = Self {
+            store,
+            persisted,
+            jobs,
+        };
+        Ok((machine, thread))
+    }
+
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Job,
+    ) -> Result<T, StorageError> {
+        let gone = || StorageIOError::write_state_machine(AnyError::error("apply has panicked"));
+        let (answer, waiting) = oneshot::channel();
+        self.jobs.send(job(answer)).map_err(|_| gone())?;
+        waiting.await.map_err(|_| gone())?
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = Persister;
+
+    async fn applied_state(&mut self) -> Result<AppliedState, StorageError> {
+        applied_state(self.store.as_ref()).map_err(read_failed)
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Vec<Outcome>>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().collect();
+        self.ask(|answer| Job::Apply(entries, answer)).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Persister {
+        Persister {
+            store: self.store.clone(),
+            persisted: self.persisted.clone(),
+        }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<StateImage>, StorageError> {
+        let empty = crate::monitor::store::memory::MemoryStore::new();
+        Ok(Box::new(StateImage(Box::new(empty))))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &Meta,
+        image: Box<StateImage>,
+    ) -> Result<(), StorageError> {
+        let meta = Box::new(meta.clone());
+        self.ask(|answer| Job::Install(meta, image, answer)).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
+        let frozen = self.store.snapshot();
+        let meta = meta(frozen.as_ref()).map_err(read_failed)?;
+        Ok(meta.last_log_id.is_some().then(|| Snapshot {
+            meta,
+            snapshot: Box::new(StateImage(frozen)),
+        }))
+    }
+}
+
+/// "Builds a snapshot": makes the state durable, so that the log up to it may go.
+pub(super) struct Persister {
+    store: Arc<dyn Store>,
+    persisted: watch::Sender<Option<LogId<u64>>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Persister {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+        let store = self.store.clone();
+        let persisted = tokio::task::spawn_blocking(move || {
+            // What is told is read before the persist begins: all of it is covered.
+            let frozen = store.snapshot();
+            let meta = meta(frozen.as_ref())?;
+            store.persist()?;
+            Ok((meta, frozen))
+        });
+        let panicked = |panic| StorageIOError::write_snapshot(None, AnyError::new(&panic));
+        let (meta, frozen) = persisted
+            .await
+            .map_err(panicked)?
+            .map_err(|error: StoreError| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
+        self.persisted.send_replace(meta.last_log_id);
+        Ok(Snapshot {
+            meta,
+            snapshot: Box::new(StateImage(frozen)),
+        })
+    }
+}
+
+/// What the thread owns.
+struct Applier {
+    store: Arc<dyn Store>,
+    machine: Arc<dyn Machine>,
+}
+
+impl Applier {
+    fn run(&self, waiting: &mpsc::Receiver<Job>) {
+        while let Ok(job) = waiting.recv() {
+            // An answer that nobody waits for any more: openraft is being shut down.
+            match job {
+                Job::Apply(entries, answer) => drop(answer.send(self.apply_all(entries))),
+                Job::Install(meta, image, answer) => {
+                    drop(answer.send(self.install(&meta, &image)));
+                }
+            }
+        }
+    }
+
+    fn apply_all(&self, entries: Vec<Entry>) -> Result<Vec<Vec<Outcome>>, StorageError> {
+        entries.into_iter().map(|entry| self.apply(entry)).collect()
+    }
+
+    fn apply(&self, entry: Entry) -> Result<Vec<Outcome>, StorageError> {
+        let id = entry.log_id;
+        let failed = |error: AnyError| StorageIOError::apply(id, error);
+        let (outcomes, mut batch) = match entry.payload {
+            EntryPayload::Blank => (Vec::new(), Batch::new()),
+            EntryPayload::Normal(proposal) => {
+                let command = proposal
+                    .command()
+                    .map_err(|error| failed(AnyError::new(&error)))?;
+                let applied = self.machine.apply(self.store.as_ref(), &command);
+                let applied = applied.map_err(|error| failed(AnyError::new(&error)))?;
+                (applied.outcomes, applied.batch)
+            }
+            EntryPayload::Membership(membership) => {
+                let members = StoredMembers::of(&StoredMembership::new(Some(id), membership));
+                let members = (MEMBERS.to_vec(), Some(wire::encode(&members)));
+                (Vec::new(), Batch::from([members]))
+            }
+        };
+        batch.insert(APPLIED.to_vec(), Some(wire::encode(&Point::of(id))));
+        let written = self.store.write(&batch);
+        written.map_err(|error| failed(AnyError::new(&error)))?;
+        Ok(outcomes)
+    }
+
+    fn install(&self, expected: &Meta, image: &StateImage) -> Result<(), StorageError> {
+        let failed = |error: AnyError| StorageIOError::write_snapshot(None, error);
+        let found = meta(image.0.as_ref()).map_err(read_failed)?;
+        if found != *expected {
+            let error = format!("the received state is {found}, not {expected}");
+            return Err(failed(AnyError::error(error)).into());
+        }
+        let pairs = image.0.scan(&[], &prefix_end(&[]));
+        let replaced = self.store.replace(pairs);
+        Ok(replaced.map_err(|error| failed(AnyError::new(&error)))?)
+    }
+}
+
+fn read_failed(error: StoreError) -> StorageError {
+    StorageIOError::read_state_machine(AnyError::new(&error)).into()
+}

@@ -1,0 +1,310 @@
+//! The store on disk: fjall, a log-structured merge tree.
+//!
+//! All pairs are in one keyspace (fjall keeps batches across keyspaces atomic only through its journal), and
+//! the store runs without waiting for that journal: commands are durable through the Raft log. So a crash may
+//! take the latest batches back, but only whole ones and only the latest ([`super::journal`] says why), and
+//! Raft applies them again. [`Store::persist`], run now and then, bounds how many.
+//!
+//! ```text
+//! DIR/current      the number of the state that counts, as text; replaced by rename
+//! DIR/state.7/     a fjall database
+//! ```
+//!
+//! A state that arrives from another monitor ([`Store::replace`]) is built beside the one that counts, synced,
+//! and then `current` is switched: at every moment there is one whole state.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use parking_lot::RwLock;
+
+use super::journal;
+use super::{Batch, Pairs, Read, Store, StoreError};
+
+/// Blocks read from disk that are kept in memory, in bytes.
+const CACHE_BYTES: u64 = 96 << 20;
+/// Changes kept in memory before they are written to a table, in bytes; up to 5 times that while the disk is
+/// behind.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// fjall's journals on disk, in bytes.
+const JOURNAL_BYTES: u64 = 128 << 20;
+/// Threads that write tables and merge them.
+const WORKERS: usize = 2;
+/// Pairs written at a time when a whole state is written.
+const REPLACE_PAIRS: usize = 1024;
+
+const CURRENT: &str = "current";
+
+/// Pairs in a directory.
+pub struct DiskStore {
+    dir: PathBuf,
+    state: RwLock<Arc<State>>,
+}
+
+impl DiskStore {
+    /// Opens the store in `dir`, or makes an empty one there.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read or written, is in use by another process, or is damaged.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let failed = |error| io_failed(dir, &error);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let number = match std::fs::read_to_string(dir.join(CURRENT)) {
+            Ok(text) => text.trim().parse().map_err(|_| {
+                StoreError(format!("{}: not a number", dir.join(CURRENT).display()))
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                switch(dir, 1).map_err(failed)?;
+                1
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let state = State::open(dir.join(state_name(number)), number)?;
+        remove_other_states(dir, number).map_err(failed)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            state: RwLock::new(Arc::new(state)),
+        })
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.state.read().clone()
+    }
+}
+
+impl Read for DiskStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.state().keyspace().get(key).map_err(failed)?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan<'a>(&'a self, from: &[u8], to: &[u8]) -> Pairs<'a> {
+        if from >= to {
+            return Box::new(std::iter::empty());
+        }
+        pairs(self.state().keyspace().range(from..to))
+    }
+}
+
+impl Store for DiskStore {
+    fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        let state = self.state();
+        let keyspace = state.keyspace();
+        let mut changes = state.database().batch();
+        for (key, value) in batch {
+            match value {
+                Some(value) => changes.insert(keyspace, key.as_slice(), value.as_slice()),
+                None => changes.remove(keyspace, key.as_slice()),
+            }
+        }
+        changes.commit().map_err(failed)
+    }
+
+    fn persist(&self) -> Result<(), StoreError> {
+        self.state().persist()
+    }
+
+    fn snapshot(&self) -> Box<dyn Read + Send> {
+        let state = self.state();
+        Box::new(Frozen {
+            snapshot: state.database().snapshot(),
+            state,
+        })
+    }
+
+    fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+        let number = self.state().number + 1;
+        let dir = self.dir.join(state_name(number));
+        let failed = |error| io_failed(&dir, &error);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(failed)?;
+        }
+        let state = State::open(dir.clone(), number)?;
+        state.fill(pairs)?;
+        state.persist()?;
+        switch(&self.dir, number).map_err(failed)?;
+        let old = std::mem::replace(&mut *self.state.write(), Arc::new(state));
+        old.retired.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A snapshot, and the database that it is of.
+struct Frozen {
+    snapshot: Snapshot,
+    state: Arc<State>,
+}
+
+impl Read for Frozen {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self
+            .snapshot
+            .get(self.state.keyspace(), key)
+            .map_err(failed)?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan<'a>(&'a self, from: &[u8], to: &[u8]) -> Pairs<'a> {
+        if from >= to {
+            return Box::new(std::iter::empty());
+        }
+        pairs(self.snapshot.range(self.state.keyspace(), from..to))
+    }
+}
+
+fn pairs<'a>(found: fjall::Iter) -> Pairs<'a> {
+    Box::new(found.map(|guard| {
+        let (key, value) = guard.into_inner().map_err(failed)?;
+        Ok((key.to_vec(), value.to_vec()))
+    }))
+}
+
+/// One fjall database; its directory goes with it once it is retired and nobody reads it any more.
+struct State {
+    number: u64,
+    dir: PathBuf,
+    open: Option<(Database, Keyspace)>,
+    retired: AtomicBool,
+}
+
+impl State {
+    fn open(dir: PathBuf, number: u64) -> Result<Self, StoreError> {
+        let open = match open_database(&dir) {
+            Err(fjall::Error::JournalRecovery(error)) => {
+                let cut = journal::mend(&dir).map_err(|error| io_failed(&dir, &error))?;
+                log::warn!(
+                    "{}: the journal's unsynced end was torn ({error}); cut off {cut} bytes, Raft has them",
+                    dir.display()
+                );
+                open_database(&dir)
+            }
+            other => other,
+        };
+        Ok(Self {
+            number,
+            open: Some(open.map_err(|error| explain(&dir, error))?),
+            dir,
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    fn database(&self) -> &Database {
+        let (database, _) = self.open.as_ref().expect("taken only when dropped");
+        database
+    }
+
+    fn keyspace(&self) -> &Keyspace {
+        let (_, keyspace) = self.open.as_ref().expect("taken only when dropped");
+        keyspace
+    }
+
+    fn fill(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+        let mut changes = self.database().batch();
+        for pair in pairs {
+            let (key, value) = pair?;
+            changes.insert(self.keyspace(), key, value);
+            if changes.len() >= REPLACE_PAIRS {
+                let full = std::mem::replace(&mut changes, self.database().batch());
+                full.commit().map_err(failed)?;
+            }
+        }
+        changes.commit().map_err(failed)
+    }
+
+    /// fjall holds the lock of its journal while it syncs, and no batch can be written meanwhile. So the
+    /// journal's pages are brought to disk first, without the lock: what is left for fjall is little.
+    fn persist(&self) -> Result<(), StoreError> {
+        let database = self.database();
+        database.persist(PersistMode::Buffer).map_err(failed)?;
+        sync_journals(&self.dir).map_err(|error| io_failed(&self.dir, &error))?;
+        database.persist(PersistMode::SyncAll).map_err(failed)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        drop(self.open.take());
+        if self.retired.load(Ordering::Relaxed)
+            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+        {
+            log::warn!("{}: not removed: {error}", self.dir.display());
+        }
+    }
+}
+
+fn open_database(dir: &Path) -> Result<(Database, Keyspace), fjall::Error> {
+    let database = Database::builder(dir)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNAL_BYTES)
+        .manual_journal_persist(true)
+        .worker_threads(WORKERS)
+        .open()?;
+    let keyspace = database.keyspace("state", || {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(MEMTABLE_BYTES)
+            .manual_journal_persist(true)
+    })?;
+    Ok((database, keyspace))
+}
+
+fn sync_journals(dir: &Path) -> io::Result<()> {
+    for (_, path) in journal::journals(dir)? {
+        match File::open(path) {
+            Ok(file) => file.sync_data()?,
+            // Its changes are in a table by now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn state_name(number: u64) -> String {
+    format!("state.{number}")
+}
+
+/// Lets the state of that number count from now on, durably.
+fn switch(dir: &Path, number: u64) -> io::Result<()> {
+    let new = dir.join("current.new");
+    std::fs::write(&new, format!("{number}\n"))?;
+    File::open(&new)?.sync_all()?;
+    File::open(dir)?.sync_all()?;
+    std::fs::rename(&new, dir.join(CURRENT))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Removes states that were not finished, or not removed, when the process ended.
+fn remove_other_states(dir: &Path, number: u64) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let other = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("state.")?.parse::<u64>().ok());
+        if other.is_some_and(|other| other != number) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn io_failed(dir: &Path, error: &io::Error) -> StoreError {
+    StoreError(format!("{}: {error}", dir.display()))
+}
+
+fn failed(error: fjall::Error) -> StoreError {
+    StoreError(error.to_string())
+}
+
+fn explain(dir: &Path, error: fjall::Error) -> StoreError {
+    let dir = dir.display();
+    match error {
+        fjall::Error::Locked => StoreError(format!("{dir} is in use by another process")),
+        other => StoreError(format!("{dir} cannot be opened: {other}")),
+    }
+}
