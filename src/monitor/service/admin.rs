@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{Monitor, unreadable};
-use crate::monitor::namespace::{check, query};
+use crate::monitor::namespace::check::{self, Checked};
+use crate::monitor::namespace::query;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::Errno;
 use crate::wire::admin::{Request, Response};
-use crate::wire::metadata::{Answer, Query, Refusal};
+use crate::wire::metadata::Refusal;
 
 /// Most records looked at in one step of a check.
-const CHECK_RECORDS: usize = 20_000;
+const CHECK_RECORDS: u64 = 20_000;
 /// Most stripes told at a time.
 const STRIPES_MAX: u32 = 1024;
 
@@ -22,31 +22,23 @@ impl Monitor {
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
             Request::Where { ino, offset } => {
                 self.in_background(move |store| {
-                    let query = Query::Map { ino, offset, length: u64::MAX - offset, known: None };
-                    Ok(match query::answer(store, &query)? {
-                        Ok(Answer::Map(map)) => Response::Map(map),
-                        Ok(_) | Err(Errno::NotFound) => Response::NotFound,
-                        Err(error) => return Err(StoreError(error.to_string())),
-                    })
+                    Ok(query::map_of(store, ino, offset)?.map_or(Response::NotFound, Response::Map))
                 })
                 .await
             }
             Request::Stripes { after, limit } => {
                 let limit = limit.min(STRIPES_MAX) as usize;
                 self.in_background(move |store| {
-                    let (stripes, end) = query::stripes(store, after, limit)?;
+                    let (stripes, end) = query::live_stripes(store, after, limit)?;
                     Ok(Response::Stripes { stripes, end })
                 })
                 .await
             }
             Request::Check { cursor } => {
                 self.in_background(move |store| {
-                    let part = check::part(&*store.snapshot(), &cursor, CHECK_RECORDS)?;
-                    Ok(Response::Checked {
-                        records: part.records,
-                        problems: part.problems,
-                        cursor: part.cursor,
-                    })
+                    let Checked { records, problems, cursor } =
+                        check::check(&*store.snapshot(), &cursor, CHECK_RECORDS)?;
+                    Ok(Response::Checked { records, problems, cursor })
                 })
                 .await
             }

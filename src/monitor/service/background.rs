@@ -59,7 +59,7 @@ async fn free_orphans(monitor: &Monitor) {
 async fn free_all(monitor: &Monitor) -> Result<(), Refusal> {
     const PORTION: usize = 256;
     loop {
-        let orphans = query::unreachable_inodes(&*monitor.store, PORTION).map_err(unreadable)?;
+        let orphans = query::doomed(&*monitor.store, PORTION).map_err(unreadable)?;
         if orphans.is_empty() {
             return Ok(());
         }

@@ -28,7 +28,7 @@ impl Service for Monitor {
 }
 
 impl Monitor {
-    async fn answer(&self, caller: &Arc<Caller>, request: Request) -> Result<Response, Refusal> {
+    async fn answer(self: &Arc<Self>, caller: &Arc<Caller>, request: Request) -> Result<Response, Refusal> {
         authorize(caller.identity.role, &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,

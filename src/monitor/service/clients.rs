@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query;
+use crate::monitor::namespace::{query, records};
 use crate::monitor::service::sessions::LEASE;
 use crate::types::{Ino, SessionId};
-use crate::wire::metadata::{Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionOpened};
+use crate::wire::metadata::{Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened};
 
 /// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.
 const RESERVE_PART: u64 = 32;
@@ -28,7 +28,10 @@ impl Monitor {
 
     pub(super) async fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
         let Attach { session, pins } = attach;
-        query::session(&*self.store, session).map_err(unreadable)?.ok_or(Refusal::SessionClosed)?;
+        query::session(&*self.store, session)
+            .map_err(unreadable)?
+            .filter(|record| !record.closing)
+            .ok_or(Refusal::SessionClosed)?;
         {
             let mut state = self.state.lock();
             for (ino, generation) in pins {
@@ -47,7 +50,7 @@ impl Monitor {
             SessionOpened {
                 session,
                 cluster: self.cluster,
-                monitors: monitors.into_iter().map(|monitor| monitor.address).collect(),
+                monitors: monitors.into_iter().map(|(_, monitor)| monitor.address).collect(),
                 lease_ms: u64::try_from(LEASE.as_millis()).expect("twelve seconds"),
                 placement: state.servers.placement(),
                 credit_bytes: state.credit(),
@@ -84,7 +87,7 @@ impl Monitor {
 
     /// Ends a session: whatever it held is free afterwards.
     pub(super) async fn close_session(&self, session: SessionId, evicted: bool) -> Result<(), Refusal> {
-        self.submit(Action::CloseSession { session, evicted }).await?;
+        while self.submit(Action::CloseSession { session, evicted }).await? == Outcome::Partly {}
         {
             let mut state = self.state.lock();
             state.sessions.closed(session);
@@ -97,15 +100,21 @@ impl Monitor {
     }
 
     pub(super) fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
-        let mut sessions = query::sessions(&*self.store).map_err(unreadable)?;
-        sessions.retain(|entry| entry.client.node == node);
-        Ok(Response::Sessions(sessions))
+        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
+        let entry = |(session, record): (SessionId, records::Session)| SessionEntry {
+            session,
+            client: record.client,
+        };
+        let mut entries: Vec<_> = sessions.into_iter().map(entry).collect();
+        entries.retain(|entry| entry.client.node == node);
+        Ok(Response::Sessions(entries))
     }
 
     pub(super) async fn evict_dead(&self, session: SessionId, node: &str) -> Result<Response, Refusal> {
-        let Some(client) = query::session(&*self.store, session).map_err(unreadable)? else {
+        let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
             return Ok(Response::Done);
         };
+        let client = record.client;
         if client.node != node {
             return Err(Refusal::Forbidden);
         }
@@ -126,7 +135,7 @@ impl Monitor {
     ) -> Result<Response, Refusal> {
         for (ino, generation) in pins {
             let gone = self.state.lock().pins.unpin(session, ino, generation);
-            if gone && query::is_orphan_of(&*self.store, session, ino).map_err(unreadable)? {
+            if gone && query::is_orphan(&*self.store, session, ino).map_err(unreadable)? {
                 self.submit(Action::Unpin { session, ino }).await?;
                 self.orphaned.notify_one();
             }
@@ -146,8 +155,7 @@ impl Monitor {
 impl super::State {
     /// Raw bytes that each session may buffer: all of them together never more than there is room for.
     fn credit(&self) -> u64 {
-        let (used, capacity) = self.servers.raw();
-        let free = capacity.saturating_sub(used);
+        let free = self.servers.raw_free();
         let sessions = u64::try_from(self.sessions.count().max(1)).expect("few");
         (free - free / RESERVE_PART) / sessions
     }

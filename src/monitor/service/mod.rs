@@ -31,6 +31,7 @@ mod status;
 mod storage;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,14 +46,16 @@ use self::sessions::Sessions;
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::{DirLock, LockError};
+use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Caller, Listener};
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::{Namespace, query};
-use crate::monitor::raft::{ProposeError, Proposer, Raft, RaftConfig, RaftError};
+use crate::monitor::namespace::{self, query};
+use crate::monitor::raft::batch::Batcher;
+use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
 use crate::types::{ClusterId, Epoch, Incarnation, MonitorId, ServerId, SessionId, Width};
-use crate::wire::metadata::{Refusal, Usage};
+use crate::wire::metadata::{Refusal, Register};
 
 /// What a monitor needs to begin.
 #[derive(Debug)]
@@ -100,6 +103,9 @@ pub enum RunError {
     /// The log did not take the first command.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+    /// The machine does not say who it is, or the runtime could not take the socket over.
+    #[error(transparent)]
+    System(#[from] io::Error),
     /// The directory belongs to another cluster than the certificate.
     #[error(
         "this directory holds the metadata of cluster {found}, but the certificate is for {expected}: \
@@ -122,7 +128,7 @@ struct Monitor {
     node: String,
     store: Arc<dyn Store>,
     raft: Raft,
-    proposer: Proposer,
+    log: Batcher,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// Rings whenever something that a call may wait for has changed: a grant, a fence, a session, grace.
@@ -153,35 +159,34 @@ pub async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
     let _lock = DirLock::take(&config.dir)?;
-    let listener = Listener::bind(&config.listen).await?;
+    let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let raft_config =
         RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
-    let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(Namespace)).await?;
+    let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply)).await?;
     raft.bootstrap().await?;
     raft.confirm_leadership().await?;
-    let proposer = Proposer::start(raft.clone(), Arc::clone(&clock));
-    introduce(&proposer, &config, address).await?;
+    let stamp = Arc::clone(&clock);
+    let log = Batcher::start(raft.clone(), move || stamp.now());
+    introduce(&log, &config, address).await?;
 
-    let identity = query::cluster(&*store)?;
-    if identity.cluster != config.credentials.identity().cluster {
-        return Err(RunError::OtherCluster {
-            found: identity.cluster,
-            expected: config.credentials.identity().cluster,
-        });
+    let identity = query::cluster(&*store)?.expect("the first command made it");
+    let expected = config.credentials.identity().cluster;
+    if identity.id != expected {
+        return Err(RunError::OtherCluster { found: identity.id, expected });
     }
     let state = Mutex::new(State::recover(&*store, clock.monotonic())?);
     let monitor = Arc::new(Monitor {
         id: config.id,
         address: address.to_string(),
-        cluster: identity.cluster,
+        cluster: identity.id,
         pid: std::process::id(),
-        node: crate::env::system::node().id,
+        node: node()?.id,
         store,
         raft,
-        proposer,
+        log,
         clock,
         state,
         changed: Notify::new(),
@@ -205,23 +210,23 @@ pub async fn run(
 }
 
 /// The first commands of every start: they do nothing where they have been done before.
-async fn introduce(proposer: &Proposer, config: &Config, address: SocketAddr) -> Result<(), RunError> {
+async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Result<(), RunError> {
     let Bootstrap { cluster, incarnation, width, min_copies } = config.bootstrap;
-    proposer.submit(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
-    proposer.submit(Action::SetMonitor { id: config.id, address: address.to_string() }).await?;
+    log.submit(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
+    log.submit(Action::SetMonitor { id: config.id, address: address.to_string() }).await?;
     Ok(())
 }
 
 impl State {
     /// What a new leader knows from the replicated state.
     fn recover(store: &dyn Store, now: Duration) -> Result<Self, StoreError> {
-        let volume = query::volume(store)?;
+        let volume = query::volume(store)?.expect("the first command made it");
         let mut servers = Servers::new(volume.width, volume.min_copies);
-        for server in query::servers(store)? {
-            let usage = Usage::default();
-            servers.known(server.id, server.epoch, server.address, server.domain, usage, now);
+        for (id, server) in query::servers(store)? {
+            let Register { address, domain, usage, .. } = server.info;
+            servers.known(id, server.epoch, address, domain, usage, now);
         }
-        let sessions = query::sessions(store)?.into_iter().map(|entry| entry.session);
+        let sessions = query::sessions(store)?.into_iter().map(|(id, _)| id);
         Ok(Self {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
@@ -235,7 +240,7 @@ impl State {
 impl Monitor {
     /// Puts one action into the log and waits until it is applied.
     async fn submit(&self, action: Action) -> Result<Outcome, Refusal> {
-        self.proposer.submit(action).await.map_err(|error| {
+        self.log.submit(action).await.map_err(|error| {
             log::warn!("a command was not taken: {error}");
             Refusal::NoLeader
         })

@@ -171,11 +171,15 @@ impl Servers {
         self.servers.get(&id).map(|server| server.usage).unwrap_or_default()
     }
 
-    /// Whether a shard can be read where it should be, as far as is known.
-    pub(super) fn has(&self, id: ServerId, shard: ShardId) -> bool {
-        self.servers
-            .get(&id)
-            .is_some_and(|server| server.state == ServerState::Up && !server.missing.contains(&shard))
+    /// Servers that are not up.
+    pub(super) fn not_up(&self) -> BTreeSet<ServerId> {
+        let not_up = self.servers.iter().filter(|(_, server)| server.state != ServerState::Up);
+        not_up.map(|(id, _)| *id).collect()
+    }
+
+    /// Shards that are not where they should be.
+    pub(super) fn lost(&self) -> BTreeSet<ShardId> {
+        self.servers.values().flat_map(|server| &server.missing).copied().collect()
     }
 
     /// Whether too few servers are up for anything to be written: clients wait for them.
@@ -189,10 +193,14 @@ impl Servers {
         up.len() < usize::from(self.min_copies)
     }
 
-    /// Raw bytes of all servers: (used, capacity).
-    pub(super) fn raw(&self) -> (u64, u64) {
-        let sum = |of: fn(&Usage) -> u64| self.servers.values().map(|server| of(&server.usage)).sum();
-        (sum(|usage| usage.used_bytes), sum(|usage| usage.capacity_bytes))
+    /// How full each server is.
+    pub(super) fn usages(&self) -> impl Iterator<Item = Usage> {
+        self.servers.values().map(|server| server.usage)
+    }
+
+    /// Raw bytes that all servers together can still take.
+    pub(super) fn raw_free(&self) -> u64 {
+        self.usages().map(|usage| usage.capacity_bytes.saturating_sub(usage.used_bytes)).sum()
     }
 }
 
@@ -249,14 +257,12 @@ mod tests {
     fn a_listing_replaces_what_was_missing_in_its_range() {
         let mut servers = one_server();
         servers.beat(ONE, EPOCH, Usage::default(), &[shard(5), shard(50)], at(1));
-        assert!(!servers.has(ONE, shard(5)));
+        assert_eq!(servers.lost(), BTreeSet::from([shard(5), shard(50)]));
         servers.listed(ONE, shard(0), Some(shard(10)), [shard(7)]);
-        assert!(servers.has(ONE, shard(5)));
-        assert!(!servers.has(ONE, shard(7)));
-        assert!(!servers.has(ONE, shard(50)));
+        assert_eq!(servers.lost(), BTreeSet::from([shard(7), shard(50)]));
         assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(1)), Some(true));
         servers.listed(ONE, shard(10), None, []);
-        assert!(servers.has(ONE, shard(50)));
+        assert_eq!(servers.lost(), BTreeSet::from([shard(7)]));
         assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(1)), Some(false));
     }
 }

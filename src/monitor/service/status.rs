@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{Monitor, unreadable};
-use crate::monitor::namespace::query;
-use crate::types::{Health, MonitorRole, ServerState, ShardIndex, Width};
+use crate::monitor::namespace::{query, records};
+use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
 };
 use crate::wire::metadata::{Refusal, Usage};
-use crate::wire::shards::ShardId;
 
 /// A server is nearly full when less than one part in this many is free.
 const NEARLY_FULL_PART: u64 = 20;
@@ -34,12 +33,12 @@ impl Monitor {
 
     fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
-        let status = |entry: query::MonitorEntry| MonitorStatus {
-            id: entry.id,
-            address: entry.address,
-            role: if entry.id == self.id { MonitorRole::Leader } else { MonitorRole::Follower },
+        let status = |(id, record): (MonitorId, records::Monitor)| MonitorStatus {
+            id,
+            address: record.address,
+            role: if id == self.id { MonitorRole::Leader } else { MonitorRole::Follower },
             state: ServerState::Up,
-            pid: (entry.id == self.id && node == self.node).then_some(self.pid),
+            pid: (id == self.id && node == self.node).then_some(self.pid),
         };
         Ok(monitors.into_iter().map(status).collect())
     }
@@ -47,16 +46,17 @@ impl Monitor {
     fn server_status(&self, node: &str) -> Result<Vec<ServerStatus>, Refusal> {
         let servers = query::servers(&*self.store).map_err(unreadable)?;
         let state = self.state.lock();
-        let status = |entry: query::ServerInfo| {
-            let Usage { used_bytes, capacity_bytes } = state.servers.usage(entry.id);
+        let status = |(id, record): (ServerId, records::Server)| {
+            let Usage { used_bytes, capacity_bytes } = state.servers.usage(id);
+            let records::Server { name, info, .. } = record;
             ServerStatus {
-                id: entry.id,
-                name: entry.name,
-                address: entry.address,
-                domain: entry.domain,
-                state: state.servers.state(entry.id),
-                pid: (entry.node == node).then_some(entry.pid),
-                dir: entry.dir,
+                id,
+                name,
+                address: info.address,
+                domain: info.domain,
+                state: state.servers.state(id),
+                pid: (info.node == node).then_some(info.pid),
+                dir: info.dir,
                 used_bytes,
                 capacity_bytes,
             }
@@ -68,40 +68,22 @@ impl Monitor {
         let sessions = query::sessions(&*self.store).map_err(unreadable)?;
         Ok(sessions
             .into_iter()
-            .map(|entry| ClientStatus {
-                id: entry.session,
-                pid: (entry.client.node == node).then_some(entry.client.pid),
-                host: entry.client.host,
-                mountpoint: entry.client.mountpoint,
+            .map(|(id, record)| ClientStatus {
+                id,
+                pid: (record.client.node == node).then_some(record.client.pid),
+                host: record.client.host,
+                mountpoint: record.client.mountpoint,
             })
             .collect())
     }
 
     /// Looks at every stripe: where are its shards, and do their servers answer?
     async fn stripes_status(&self) -> Result<StripesStatus, Refusal> {
-        let parity = self.state.lock().servers.width().parity;
-        let wanted = self
-            .in_background(|store| {
-                let mut wanted = Vec::new();
-                query::each_stripe(store, |stripe| {
-                    wanted.push((stripe.id, stripe.width.parity, stripe.shards.iter().map(|at| at.server).collect::<Vec<_>>()));
-                })?;
-                Ok(wanted)
-            })
-            .await?;
-        let state = self.state.lock();
-        let mut status = StripesStatus { total: wanted.len() as u64, ..StripesStatus::default() };
-        for (stripe, stripe_parity, servers) in wanted {
-            let missing = (0u8..)
-                .zip(&servers)
-                .filter(|(index, server)| {
-                    !state.servers.has(**server, ShardId { stripe, index: ShardIndex(*index) })
-                })
-                .count();
-            status.missing_shards += missing as u64;
-            status.at_risk += u64::from(missing > 0 || stripe_parity < parity);
-        }
-        Ok(status)
+        let (not_up, lost) = {
+            let state = self.state.lock();
+            (state.servers.not_up(), state.servers.lost())
+        };
+        self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost)).await
     }
 }
 
@@ -150,7 +132,6 @@ fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (He
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::ServerId;
 
     fn server(name: &str, state: ServerState) -> ServerStatus {
         ServerStatus {

@@ -30,7 +30,7 @@ impl Monitor {
             state.servers.known(server, epoch, address, domain, usage, now);
             state.registered.insert(caller.id, (server, epoch));
         }
-        let state = query::last_op(&*self.store).map_err(unreadable)?;
+        let state = query::op_seq(&*self.store).map_err(unreadable)?;
         Ok(Response::Registered(Registered { server, epoch, state }))
     }
 
@@ -53,14 +53,14 @@ impl Monitor {
             self.submit(Action::Reaped { server, shards: reaped }).await?;
         }
         let reap = match known {
-            Some(_) => query::reap_list(&*self.store, server, REAP_MAX).map_err(unreadable)?,
+            Some(_) => query::reap_list(&*self.store, server, None, REAP_MAX).map_err(unreadable)?,
             None => Vec::new(),
         };
         Ok(Response::Beaten(Beaten {
             reap,
             list: known == Some(true),
             register: known.is_none(),
-            state: query::last_op(&*self.store).map_err(unreadable)?,
+            state: query::op_seq(&*self.store).map_err(unreadable)?,
         }))
     }
 
