@@ -17,7 +17,7 @@ use super::link::{Link, ReceiveError, Stream, buffered};
 use super::{hello, socket};
 use crate::crypto::{Credentials, Role};
 use crate::types::Incarnation;
-use crate::wire::frame::Kind;
+use crate::wire::frame::{FrameError, Kind};
 use crate::wire::hello::{Hello, PROTOCOL, Welcome};
 
 /// A connection to a monitor or a server, on which any number of calls can be under way. Clones are the same
@@ -129,6 +129,14 @@ impl Connection {
     }
 }
 
+#[cfg(test)]
+impl Connection {
+    /// Calls that wait for an answer.
+    pub(super) fn calls_pending(&self) -> usize {
+        self.0.pending.0.lock().as_ref().map_or(0, HashMap::len)
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.link.close();
@@ -230,13 +238,13 @@ async fn receive_frames(
 ) -> Result<(), ReceiveError> {
     loop {
         let prefix = link.receive_prefix().await?;
-        let frame = link.receive_rest(prefix).await?;
-        let bulk = !frame.payload.is_empty();
+        let (header, payload) = link.receive_rest(prefix).await?;
+        let bulk = !payload.is_empty();
         match prefix.kind {
-            Kind::Response => pending.answer(prefix.id, (frame.header, frame.payload)),
+            Kind::Response => pending.answer(prefix.id, (header, payload)),
             // Nobody needs to listen: the receiver may be dropped.
-            Kind::Notice => drop(notices.send(frame.header)),
-            Kind::Request => return Err(crate::wire::frame::FrameError::Garbage.into()),
+            Kind::Notice => drop(notices.send(header)),
+            Kind::Request => return Err(FrameError::Garbage.into()),
         }
         if bulk {
             // Whoever waits for it goes first: more to read may be there for a long time.

@@ -32,9 +32,9 @@ pub enum BindError {
         /// Port as written.
         port: String,
     },
-    /// The address is not one of this machine, or cannot be understood.
-    #[error("cannot listen at {address}: {reason}: name an address of this machine as HOST:PORT")]
-    BadAddress {
+    /// The address is not one of this machine, cannot be understood, or is not allowed.
+    #[error("cannot listen at {address}: {reason}: name another with --listen, as HOST:PORT")]
+    NotPossible {
         /// As written.
         address: String,
         /// What the system says.
@@ -49,7 +49,7 @@ impl BindError {
                 host: host.to_owned(),
                 port: port.to_owned(),
             },
-            _ => Self::BadAddress {
+            _ => Self::NotPossible {
                 address: address.to_owned(),
                 reason: error.to_string(),
             },

@@ -32,11 +32,11 @@ pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
 
 /// Size of one read from a socket, in bytes.
 const READ_BYTES: usize = 128 << 10;
-/// How much the TLS session encrypts before it is written to the socket, in bytes: 16 records a system call,
-/// and still in the processor's cache.
-const ENCRYPTED_BYTES_MAX: usize = 256 << 10;
+/// How much the TLS session encrypts before it waits for the socket, in bytes. The more, the fewer times the two
+/// ends wake one another.
+const ENCRYPTED_BYTES_MAX: usize = 1 << 20;
 /// How much is sent before the other direction gets its turn, in bytes.
-const TURN_BYTES: usize = 512 << 10;
+const TURN_BYTES: usize = 1 << 20;
 /// A frame with a longer payload is left to the pump, in bytes.
 const SEND_INLINE_MAX: usize = 32 << 10;
 /// Parts of frames that one write takes.
@@ -45,13 +45,6 @@ const SLICES_MAX: usize = 32;
 /// Prepares a socket for TLS.
 pub(super) fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
     BufReader::with_capacity(READ_BYTES, stream)
-}
-
-/// A frame that arrived.
-pub(super) struct Frame {
-    pub(super) prefix: Prefix,
-    pub(super) header: Vec<u8>,
-    pub(super) payload: Bytes,
 }
 
 /// Why nothing more can be read from a connection.
@@ -79,6 +72,8 @@ struct Io {
     stream: Stream,
     /// Frames that left the queue; the first may be partly sent.
     sending: VecDeque<Bytes>,
+    /// How long they are, in bytes.
+    sending_bytes: usize,
 }
 
 struct Queued {
@@ -111,6 +106,7 @@ impl Link {
             io: Mutex::new(Some(Io {
                 stream,
                 sending: VecDeque::new(),
+                sending_bytes: 0,
             })),
             queue: Mutex::new(VecDeque::new()),
             pump_waker: Waker::from(Arc::clone(&pump)),
@@ -138,7 +134,7 @@ impl Link {
             queue.len() == 1
         };
         if was_idle && payload_len <= SEND_INLINE_MAX {
-            self.try_drive();
+            self.send_if_idle();
         } else {
             self.pump_waker.wake_by_ref();
         }
@@ -156,17 +152,16 @@ impl Link {
         Ok(Prefix::from_bytes(&bytes)?)
     }
 
-    /// Waits for what `prefix` announced.
-    pub(super) async fn receive_rest(&self, prefix: Prefix) -> Result<Frame, ReceiveError> {
+    /// Waits for the header and the payload that `prefix` announced.
+    pub(super) async fn receive_rest(
+        &self,
+        prefix: Prefix,
+    ) -> Result<(Vec<u8>, Bytes), ReceiveError> {
         let mut header = vec![0; prefix.header_len as usize];
         self.read_exact(&mut header).await?;
         let mut payload = Buffer::new(prefix.payload_len as usize);
         self.read_exact(&mut payload).await?;
-        Ok(Frame {
-            prefix,
-            header,
-            payload: payload.freeze(),
-        })
+        Ok((header, payload.freeze()))
     }
 
     /// Closes the connection, whatever is queued or on its way.
@@ -197,12 +192,14 @@ impl Link {
         }
     }
 
-    /// Sends what is queued, if nobody else is at it. If somebody is, he may have looked into the queue too
-    /// early, so the pump has to look again.
-    fn try_drive(&self) {
+    /// Sends what was just queued, if nothing else is on its way. If somebody is at it, he may have looked into
+    /// the queue too early, so the pump has to look again.
+    fn send_if_idle(&self) {
         match self.io.try_lock() {
-            Some(io) => self.drive_locked(io),
-            None => self.pump_waker.wake_by_ref(),
+            Some(io) if io.as_ref().is_some_and(|io| io.sending.is_empty()) => {
+                self.drive_locked(io);
+            }
+            _ => self.pump_waker.wake_by_ref(),
         }
     }
 
@@ -256,9 +253,7 @@ impl Io {
     ) -> Poll<io::Result<()>> {
         let mut turn = TURN_BYTES;
         loop {
-            if self.sending.len() < SLICES_MAX {
-                self.refill(queue);
-            }
+            self.refill(queue);
             if self.sending.is_empty() {
                 return Pin::new(&mut self.stream).poll_flush(context);
             }
@@ -271,12 +266,13 @@ impl Io {
         }
     }
 
+    /// Takes no more frames than the next write can send: what stays in the queue can still be given up.
     fn refill(&mut self, queue: &Mutex<VecDeque<Queued>>) {
-        let mut queue = queue.lock();
-        while self.sending.len() < SLICES_MAX {
-            let Some(frame) = queue.pop_front() else {
+        while self.sending.len() < SLICES_MAX && self.sending_bytes < ENCRYPTED_BYTES_MAX {
+            let Some(frame) = queue.lock().pop_front() else {
                 return;
             };
+            self.sending_bytes += frame.parts.iter().map(Bytes::len).sum::<usize>();
             self.sending.extend(frame.parts);
         }
     }
@@ -297,6 +293,7 @@ impl Io {
     }
 
     fn advance(&mut self, mut sent: usize) {
+        self.sending_bytes -= sent;
         while sent > 0 {
             let first = self
                 .sending

@@ -36,7 +36,7 @@ pub trait Service: Send + Sync + 'static {
         payload: Bytes,
     ) -> impl Future<Output = Answer> + Send;
 
-    /// A connection is gone. Calls of it may still be running.
+    /// A connection is gone: said once for each. Calls of it may still be running.
     fn closed(&self, caller: &Caller) {
         let _ = caller;
     }
@@ -65,8 +65,8 @@ pub struct Caller {
 impl Caller {
     /// Tells the other end something; does nothing when the connection is gone. Notices are small and few:
     /// they are not held back when the other end does not read.
-    pub fn notify(&self, notice: &[u8]) {
-        self.link.send(Kind::Notice, 0, notice, Vec::new());
+    pub fn notify(&self, notice: Vec<u8>) {
+        self.link.send(Kind::Notice, 0, &notice, Vec::new());
     }
 
     /// Resolves when the connection is gone.
@@ -192,13 +192,15 @@ impl<S: Service> Port<S> {
             address,
             link: Link::start(stream),
         });
+        let _end = EndOnDrop {
+            service: self.service.as_ref(),
+            caller: &caller,
+        };
         tokio::select! {
             ended = self.receive_calls(&caller) => self.note_end(&caller, ended),
             () = caller.closed() => {}
             () = requested(&mut shutdown) => {}
         }
-        caller.link.close();
-        self.service.closed(&caller);
     }
 
     /// TLS, hello and welcome. `None` when the other end was told why it cannot be served.
@@ -249,17 +251,14 @@ impl<S: Service> Port<S> {
                 return Err(FrameError::Garbage.into());
             }
             let credit = acquire(&credit, prefix).await;
-            let frame = caller.link.receive_rest(prefix).await?;
-            let bulk = !frame.payload.is_empty();
+            let (header, payload) = caller.link.receive_rest(prefix).await?;
+            let bulk = !payload.is_empty();
             let service = Arc::clone(&self.service);
             let caller = Arc::clone(caller);
             tokio::spawn(async move {
-                let call = service.call(Arc::clone(&caller), frame.header, frame.payload);
-                let answer = call.await;
-                let (header, payload) = (answer.header, answer.payload);
-                caller
-                    .link
-                    .send(Kind::Response, prefix.id, &header, payload);
+                let answer = service.call(Arc::clone(&caller), header, payload).await;
+                let link = &caller.link;
+                link.send(Kind::Response, prefix.id, &answer.header, answer.payload);
                 drop(credit);
             });
             if bulk {
@@ -278,6 +277,20 @@ impl<S: Service> Port<S> {
             Err(error) => log::debug!("the connection of {} ended: {error}", caller.identity),
             Ok(()) => {}
         }
+    }
+}
+
+/// However a connection ends, by itself or because the whole listener is dropped: it is closed and the service
+/// hears of it.
+struct EndOnDrop<'a, S: Service> {
+    service: &'a S,
+    caller: &'a Caller,
+}
+
+impl<S: Service> Drop for EndOnDrop<'_, S> {
+    fn drop(&mut self) {
+        self.caller.link.close();
+        self.service.closed(self.caller);
     }
 }
 

@@ -13,7 +13,8 @@
 //! # What may go wrong
 //!
 //! * *A peer dies silently.* The kernel gives a connection up when sent bytes stay unacknowledged for ten
-//!   seconds, or probes of an idle one do. All its calls then fail with [`CallError::Closed`] at once.
+//!   seconds, probes of an idle one do, or the peer reads nothing for so long. All calls of the connection then
+//!   fail with [`CallError::Closed`] at once.
 //! * *A peer hangs.* Its calls fail with [`CallError::Timeout`], which covers sending too; a call that was
 //!   given up while it was queued is never sent.
 //! * *A peer floods us.* A connection may have [`IN_FLIGHT_BYTES`] of calls in work; then we stop reading, and
@@ -33,6 +34,8 @@ mod link;
 mod listener;
 pub mod payload;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -1,0 +1,549 @@
+//! Two ends over loopback: what they say when all is well, and every way in which the other end may be wrong.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::link::{Stream, buffered};
+use super::*;
+use crate::crypto::{Authority, Credentials, Identity, Role};
+use crate::env::random::Random;
+use crate::env::sim::SeededRandom;
+use crate::types::limits::FRAME_PAYLOAD_MAX;
+use crate::types::{ClusterId, Incarnation, Timestamp};
+use crate::wire::frame::{Kind, PREFIX_BYTES, Prefix};
+use crate::wire::hello::{Hello, PROTOCOL, Welcome};
+
+/// Long enough that only a call that is never answered takes it.
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(200);
+
+fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    Timestamp {
+        seconds: since.as_secs().try_into().expect("a date"),
+        nanos: 0,
+    }
+}
+
+fn authority(cluster: u128) -> Authority {
+    Authority::create(ClusterId(cluster), now()).expect("an authority")
+}
+
+/// Credentials of a member of `ca`'s cluster who trusts `trusted`.
+fn issued(trusted: &Authority, ca: &Authority, role: Role, at: Timestamp) -> Credentials {
+    let issued = ca.issue(role, "member", at).expect("issued");
+    Credentials::from_pem(trusted.cert_pem(), &issued.cert_pem, &issued.key_pem).expect("fits")
+}
+
+fn member(ca: &Authority, role: Role) -> Credentials {
+    issued(ca, ca, role, now())
+}
+
+/// Answers `echo` with what came, `hold` when a permit is there, `hang` never, `notify` after a notice.
+struct TestService {
+    permits: Semaphore,
+    counts: Mutex<Counts>,
+    ended: mpsc::UnboundedSender<Identity>,
+}
+
+#[derive(Default)]
+struct Counts {
+    held: usize,
+    held_max: usize,
+}
+
+impl Service for TestService {
+    async fn call(self: Arc<Self>, caller: Arc<Caller>, header: Vec<u8>, payload: Bytes) -> Answer {
+        assert_eq!(
+            payload.as_ptr().align_offset(4096) * payload.len().min(1),
+            0,
+            "aligned"
+        );
+        match header.as_slice() {
+            b"hold" => self.hold().await,
+            b"hang" => std::future::pending().await,
+            b"notify" => caller.notify(b"noticed".to_vec()),
+            _ => {}
+        }
+        let middle = payload.len() / 2;
+        Answer {
+            header,
+            payload: vec![payload.slice(..middle), payload.slice(middle..)],
+        }
+    }
+
+    fn closed(&self, caller: &Caller) {
+        drop(self.ended.send(caller.identity.clone()));
+    }
+}
+
+impl TestService {
+    async fn hold(&self) {
+        {
+            let mut counts = self.counts.lock();
+            counts.held += 1;
+            counts.held_max = counts.held_max.max(counts.held);
+        }
+        let permit = self.permits.acquire().await.expect("never closed");
+        self.counts.lock().held -= 1;
+        permit.forget();
+    }
+}
+
+/// A listener that is being served.
+struct Served {
+    address: SocketAddr,
+    service: Arc<TestService>,
+    ended: mpsc::UnboundedReceiver<Identity>,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Served {
+    fn start(credentials: Credentials, incarnation: u32) -> Self {
+        let listener = Listener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_address();
+        let (shutdown, requested) = watch::channel(false);
+        let (sender, ended) = mpsc::unbounded_channel();
+        let service = Arc::new(TestService {
+            permits: Semaphore::new(0),
+            counts: Mutex::default(),
+            ended: sender,
+        });
+        let incarnation = Incarnation(incarnation);
+        let serving = listener.serve(credentials, incarnation, Arc::clone(&service), requested);
+        Self {
+            address,
+            service,
+            ended,
+            shutdown,
+            task: tokio::spawn(serving),
+        }
+    }
+
+    async fn connect(&self, credentials: &Credentials) -> Connection {
+        let opened = open(self.address, credentials, Role::Monitor).await;
+        opened.expect("a connection")
+    }
+}
+
+async fn open(
+    address: SocketAddr,
+    credentials: &Credentials,
+    expect: Role,
+) -> Result<Connection, ConnectError> {
+    let address = address.to_string();
+    let opened = Connection::open(&address, credentials, expect, Incarnation(0), LONG).await;
+    opened.map(|(connection, _)| connection)
+}
+
+async fn echo(connection: &Connection, payload: Vec<Bytes>) -> Result<Bytes, CallError> {
+    let answered = connection.call(b"echo".to_vec(), payload, LONG).await;
+    answered.map(|(header, payload)| {
+        assert_eq!(header, b"echo");
+        payload
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_calls_at_once_get_their_own_answers() {
+    let seed = 20_261_123;
+    let random = SeededRandom::new(seed);
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let client = member(&ca, Role::Client);
+    let connections = [served.connect(&client).await, served.connect(&client).await];
+    let mut calls = JoinSet::new();
+    for number in 0..200 {
+        let connection = connections[number % 2].clone();
+        let max = [1, 100, 5_000, 40_000, 3 << 20][number % 5];
+        let mut payload = vec![0; usize::try_from(random.u64() % max).expect("short")];
+        random.fill(&mut payload);
+        let payload = Bytes::from(payload);
+        let cut = payload.len() / 3;
+        calls.spawn(async move {
+            let parts = vec![payload.slice(..cut), Bytes::new(), payload.slice(cut..)];
+            let echoed = echo(&connection, parts).await.expect("answered");
+            assert!(echoed == payload, "call {number} of seed {seed}");
+            assert_eq!(
+                echoed.as_ptr().align_offset(4096) * echoed.len().min(1),
+                0,
+                "aligned"
+            );
+        });
+    }
+    while let Some(call) = calls.join_next().await {
+        call.expect("no panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_in_any_order_and_the_longest_payload_passes() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let connection = served.connect(&member(&ca, Role::Client)).await;
+    let held = connection.clone();
+    let held = tokio::spawn(async move { held.call(b"hold".to_vec(), vec![], LONG).await });
+
+    let longest = Bytes::from(vec![9; FRAME_PAYLOAD_MAX as usize]);
+    let echoed = echo(&connection, vec![longest.clone()])
+        .await
+        .expect("answered");
+    assert!(echoed == longest);
+
+    served.service.permits.add_permits(1);
+    let (header, payload) = held.await.expect("no panic").expect("answered");
+    assert_eq!((header.as_slice(), payload.len()), (b"hold".as_slice(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notices_and_incarnations_reach_the_connecting_end() {
+    let ca = authority(1);
+    let mut served = Served::start(member(&ca, Role::Monitor), 5);
+    let client = member(&ca, Role::Client);
+    let address = served.address.to_string();
+    let opened = Connection::open(&address, &client, Role::Monitor, Incarnation(5), LONG).await;
+    let (connection, mut notices) = opened.expect("a connection");
+    assert_eq!(connection.incarnation(), Incarnation(5));
+    let answered = connection.call(b"notify".to_vec(), vec![], LONG).await;
+    answered.expect("answered");
+    assert_eq!(notices.recv().await.as_deref(), Some(b"noticed".as_slice()));
+    drop(connection);
+    assert_eq!(notices.recv().await, None, "they end with the connection");
+    assert_eq!(served.ended.recv().await.as_ref(), Some(client.identity()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_given_up_leaves_nothing_behind() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let connection = served.connect(&member(&ca, Role::Client)).await;
+    let call = connection.call(b"hang".to_vec(), vec![], SHORT);
+    assert_eq!(call.await.expect_err("never answered"), CallError::Timeout);
+    let held = connection.call(b"hold".to_vec(), vec![], LONG);
+    tokio::time::timeout(SHORT, held)
+        .await
+        .expect_err("dropped while it waits");
+    assert_eq!(connection.calls_pending(), 0);
+    served.service.permits.add_permits(1);
+    echo(&connection, vec![])
+        .await
+        .expect("a late answer harms nobody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_other_end_goes_all_calls_fail_at_once() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let connection = served.connect(&member(&ca, Role::Client)).await;
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.call(b"hang".to_vec(), vec![], LONG).await })
+        })
+        .collect();
+    echo(&connection, vec![])
+        .await
+        .expect("up to here it works");
+    served.shutdown.send_replace(true);
+    served.task.await.expect("no panic").expect("served");
+    for call in calls {
+        assert_eq!(call.await.expect("no panic"), Err(CallError::Closed));
+    }
+    connection.closed().await;
+    assert_eq!(echo(&connection, vec![]).await, Err(CallError::Closed));
+    let gone = open(served.address, &member(&ca, Role::Client), Role::Monitor).await;
+    assert!(matches!(gone.err(), Some(ConnectError::Refused { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_takes_in_no_more_calls_than_its_credit() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let connection = served.connect(&member(&ca, Role::Client)).await;
+    let payload = Bytes::from(vec![1; 8 << 20]);
+    let fit = IN_FLIGHT_BYTES / (payload.len() + b"hold".len());
+    let mut calls = JoinSet::new();
+    for _ in 0..2 * fit {
+        let (connection, payload) = (connection.clone(), payload.clone());
+        calls.spawn(async move { connection.call(b"hold".to_vec(), vec![payload], LONG).await });
+    }
+    served.service.permits.add_permits(1);
+    while let Some(call) = calls.join_next().await {
+        let (_, echoed) = call.expect("no panic").expect("answered");
+        assert_eq!(echoed.len(), payload.len());
+        served.service.permits.add_permits(1);
+    }
+    assert!(served.service.counts.lock().held_max <= fit);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_harm_nobody_and_are_shown_out() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let mut silent = TcpStream::connect(served.address).await.expect("connected");
+    let mut garbage = TcpStream::connect(served.address).await.expect("connected");
+    garbage
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .expect("sent");
+    let mut tls_only = tls_connect(&member(&ca, Role::Client), served.address).await;
+
+    let connection = served.connect(&member(&ca, Role::Client)).await;
+    echo(&connection, vec![]).await.expect("answered meanwhile");
+
+    let mut rest = Vec::new();
+    // A reset is as good an end as any.
+    drop(garbage.read_to_end(&mut rest).await);
+    assert_eq!(
+        silent
+            .read(&mut [0; 1])
+            .await
+            .expect("closed after a while"),
+        0
+    );
+    drop(tls_only.read_to_end(&mut rest).await);
+    echo(&connection, vec![]).await.expect("answered still");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_announce_too_much_end_their_connection() {
+    let ca = authority(1);
+    let mut served = Served::start(member(&ca, Role::Monitor), 1);
+    let mut stream = tls_connect(&member(&ca, Role::Client), served.address).await;
+    let hello = Hello {
+        protocol: PROTOCOL,
+        cluster: ClusterId(1),
+        incarnation: Incarnation(0),
+    };
+    hello::send(&mut stream, Kind::Request, &hello)
+        .await
+        .expect("sent");
+    let welcome: Welcome = hello::receive(&mut stream, Kind::Response)
+        .await
+        .expect("welcome");
+    assert_eq!(
+        welcome,
+        Welcome::Accepted {
+            incarnation: Incarnation(1)
+        }
+    );
+    let prefix = Prefix {
+        kind: Kind::Request,
+        id: 1,
+        header_len: u32::MAX,
+        payload_len: 0,
+    };
+    let bytes: [u8; PREFIX_BYTES] = prefix.to_bytes();
+    stream.write_all(&bytes).await.expect("sent");
+    stream.flush().await.expect("sent");
+    served.ended.recv().await.expect("the connection has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_read_costs_time_but_no_memory() {
+    let ca = authority(1);
+    let (address, _stalled) = fake(
+        member(&ca, Role::Server),
+        Welcome::Accepted {
+            incarnation: Incarnation(1),
+        },
+    )
+    .await;
+    let connection = open(address, &member(&ca, Role::Client), Role::Server)
+        .await
+        .expect("a connection");
+    let memory = Arc::new(vec![1; 8 << 20]);
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let connection = connection.clone();
+            let payload = Bytes::from_owner(Payload(Arc::clone(&memory)));
+            tokio::spawn(
+                async move { connection.call(b"put".to_vec(), vec![payload], SHORT).await },
+            )
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic"), Err(CallError::Timeout));
+    }
+    assert_eq!(connection.calls_pending(), 0);
+    // Ours, and at most the one of which a part is sent.
+    assert!(Arc::strong_count(&memory) <= 2);
+}
+
+struct Payload(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_other_end_is_told_apart() {
+    let (ca, other, twin) = (authority(1), authority(2), authority(1));
+    let client = member(&ca, Role::Client);
+    let old = Timestamp {
+        seconds: 0,
+        nanos: 0,
+    };
+    let cases = [
+        (member(&other, Role::Monitor), "is of another cluster"),
+        (member(&twin, Role::Monitor), "is of another cluster"),
+        (member(&ca, Role::Server), "is a server, not a monitor"),
+        (
+            issued(&ca, &ca, Role::Monitor, old),
+            "certificate of 127.0.0.1",
+        ),
+        (
+            issued(&twin, &ca, Role::Monitor, now()),
+            "does not accept our certificate",
+        ),
+    ];
+    for (credentials, sentence) in cases {
+        let served = Served::start(credentials, 1);
+        let error = open(served.address, &client, Role::Monitor).await.err();
+        let error = error.expect("refused");
+        assert!(error.to_string().contains(sentence), "{error}");
+        assert!(!error.may_pass(), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_certificate_accepts_no_connections() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Client), 1);
+    let error = open(served.address, &member(&ca, Role::Client), Role::Client)
+        .await
+        .err();
+    let error = error.expect("refused");
+    assert!(
+        matches!(error, ConnectError::BadCertificate { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_protocols_and_incarnations_are_refused_in_words() {
+    let ca = authority(1);
+    let server = member(&ca, Role::Monitor);
+    let client = member(&ca, Role::Client);
+    let (address, _stalled) = fake(server.clone(), Welcome::OtherProtocol { ours: 99 }).await;
+    let error = open(address, &client, Role::Monitor)
+        .await
+        .err()
+        .expect("refused");
+    assert!(error.to_string().contains("speaks protocol 99"), "{error}");
+
+    let served = Served::start(server, 7);
+    let address = served.address.to_string();
+    let opened = Connection::open(&address, &client, Role::Monitor, Incarnation(6), LONG).await;
+    let error = opened.err().expect("refused");
+    assert!(error.to_string().contains("knows incarnation 7"), "{error}");
+
+    let mut stream = tls_connect(&client, served.address).await;
+    let hello = Hello {
+        protocol: PROTOCOL + 1,
+        cluster: ClusterId(1),
+        incarnation: Incarnation(7),
+    };
+    hello::send(&mut stream, Kind::Request, &hello)
+        .await
+        .expect("sent");
+    let welcome: Welcome = hello::receive(&mut stream, Kind::Response)
+        .await
+        .expect("welcome");
+    assert_eq!(welcome, Welcome::OtherProtocol { ours: PROTOCOL });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_not_there_or_not_okapi_is_told_apart() {
+    let client = member(&authority(1), Role::Client);
+    let attempt = async |address: &str, timeout: Duration| {
+        let opened =
+            Connection::open(address, &client, Role::Monitor, Incarnation(0), timeout).await;
+        opened.err().expect("no connection")
+    };
+    let error = attempt("127.0.0.1", LONG).await;
+    assert!(
+        matches!(error, ConnectError::Unresolvable { .. }),
+        "{error}"
+    );
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let error = attempt(&address, SHORT).await;
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
+
+    let web = tokio::spawn(async move {
+        // The first in line is the attempt above.
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await);
+        }
+    });
+    let error = attempt(&address, LONG).await;
+    assert!(matches!(error, ConnectError::NotOkapi { .. }), "{error}");
+    web.abort();
+    web.await.expect_err("aborted");
+    let error = attempt(&address, LONG).await;
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    assert!(error.may_pass());
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let first = Listener::bind("127.0.0.1:0").expect("a free port");
+    let address = first.local_address().to_string();
+    let error = Listener::bind(&address).err().expect("in use").to_string();
+    let port = first.local_address().port();
+    assert!(
+        error.starts_with(&format!("port {port} of 127.0.0.1 is in use")),
+        "{error}"
+    );
+    let error = Listener::bind("nonsense")
+        .err()
+        .expect("no address")
+        .to_string();
+    assert!(error.starts_with("cannot listen at nonsense"), "{error}");
+}
+
+async fn tls_connect(credentials: &Credentials, address: SocketAddr) -> Stream {
+    let tcp = TcpStream::connect(address).await.expect("connected");
+    let connector = TlsConnector::from(credentials.client_config());
+    let name = Role::Monitor.server_name(credentials.identity().cluster);
+    let tls = connector.connect(name, buffered(tcp)).await.expect("TLS");
+    TlsStream::Client(tls)
+}
+
+/// An accepting end that welcomes one connection as told, and then does not read from it.
+async fn fake(credentials: Credentials, welcome: Welcome) -> (SocketAddr, JoinHandle<Stream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let task = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.expect("accepted");
+        let acceptor = TlsAcceptor::from(credentials.server_config());
+        let tls = acceptor.accept(buffered(tcp)).await.expect("TLS");
+        let mut stream = TlsStream::Server(tls);
+        let _hello: Hello = hello::receive(&mut stream, Kind::Request)
+            .await
+            .expect("hello");
+        hello::send(&mut stream, Kind::Response, &welcome)
+            .await
+            .expect("sent");
+        stream
+    });
+    (address, task)
+}
