@@ -63,7 +63,7 @@ pub mod client;
 //@ pub mod codec;
 pub mod crypto;
 pub mod env;
-//@ pub mod fuse;
+pub mod fuse;
 pub mod monitor;
 //@ pub mod server;
 pub mod types;

@@ -1,0 +1,115 @@
+//! How a call of the filesystem becomes a reply: begun on the FUSE thread, finished wherever it gets ready.
+//!
+//! A reply sent through a task costs 10 to 45 µs more than one sent from here, and most calls are ready when
+//! they are polled for the first time. So each is polled once on the FUSE thread, with a waker that wakes
+//! nobody. If it is not ready it becomes a task, whose first poll brings the waker that counts: whatever
+//! happened in between is seen by that poll.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use crate::types::Errno;
+
+/// Sends the value of a call through `$ok`, or its errno as the error.
+macro_rules! answer {
+    ($reply:ident, $call:expr, |$value:pat_param| $ok:expr) => {
+        match $call {
+            Ok($value) => $ok,
+            Err(errno) => $reply.error($crate::fuse::answer::number(errno)),
+        }
+    };
+}
+pub(super) use answer;
+
+/// The number the kernel knows an errno by.
+pub(super) fn number(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno.code())
+}
+
+/// Begins `call` here and leaves what remains of it to the runtime. A panic ends the call, and with it the
+/// reply that it owns.
+pub(super) fn begin(runtime: &Handle, call: impl Future<Output = ()> + Send + 'static) {
+    let mut call = Box::pin(call);
+    let _runtime_of_this_thread = runtime.enter();
+    let mut nobody = Context::from_waker(Waker::noop());
+    match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut nobody))) {
+        Ok(Poll::Ready(())) => {}
+        Ok(Poll::Pending) => drop(runtime.spawn(call)),
+        Err(_) => log::error!("a request met a bug and was answered with an input/output error"),
+    }
+}
+
+/// The result of a call that does not wait; an input/output error if it panics.
+pub(super) fn at_once<T>(
+    call: impl FnOnce() -> Option<Result<T, Errno>>,
+) -> Option<Result<T, Errno>> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Some(Err(Errno::Io)))
+}
+
+/// Sends what was read. `fuser` takes one slice, so several parts are put together first.
+pub(super) fn send_data(reply: fuser::ReplyData, parts: &[Bytes]) {
+    match parts {
+        [] => reply.data(&[]),
+        [whole] => reply.data(whole),
+        _ => reply.data(&parts.concat()),
+    }
+}
+
+/// Sends an extended attribute, or its size when the caller asks with an empty buffer.
+pub(super) fn send_xattr(reply: fuser::ReplyXattr, value: &[u8], room: u32) {
+    let size = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    if room == 0 {
+        reply.size(size);
+    } else if size > room {
+        reply.error(number(Errno::TooSmallBuffer));
+    } else {
+        reply.data(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_is_ready_ends_on_this_thread_and_the_rest_ends_on_the_runtime() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        let (ended, ends) = mpsc::channel();
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+
+        let here = ended.clone();
+        begin(runtime.handle(), async move {
+            here.send(thread::current().id()).unwrap();
+        });
+        assert_eq!(ends.recv().unwrap(), thread::current().id());
+
+        begin(runtime.handle(), async move {
+            gone.await.unwrap();
+            ended.send(thread::current().id()).unwrap();
+        });
+        assert!(ends.try_recv().is_err());
+        go.send(()).unwrap();
+        assert_ne!(ends.recv().unwrap(), thread::current().id());
+    }
+
+    #[test]
+    fn a_panic_stays_in_its_request() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        begin(runtime.handle(), async { panic!("expected by this test") });
+        let answer = at_once::<()>(|| panic!("expected by this test"));
+        assert_eq!(answer, Some(Err(Errno::Io)));
+    }
+}

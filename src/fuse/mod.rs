@@ -1,0 +1,63 @@
+//! The FUSE adapter: a translator between the kernel and [`client::fs`](crate::client::fs), and nothing else.
+//!
+//! # The life of a request
+//!
+//! A program calls `read`. The kernel puts a request on the queue of `/dev/fuse` and sends the program to
+//! sleep. One of our FUSE threads (as many as there are cores, each with a descriptor of its own) takes it;
+//! the crate `fuser`, named in this folder only, takes it apart and calls a method of `adapter`. That
+//! method translates the arguments (`translate`) into one call of `client::Fs` and turns what comes back
+//! into the reply.
+//!
+//! Most calls are answered from memory, and then a task on the async runtime would cost more than the call
+//! itself. So the call is begun on the FUSE thread (`answer`): if it is ready at once, the reply leaves
+//! from here, else the rest of it is moved to the runtime, reply included, and the thread takes the next
+//! request. The kernel cannot be told "nobody is waiting any more" (`fuser` has no FUSE_INTERRUPT), so each
+//! call of `Fs` bounds its own waits. A reply that is dropped unsent, by a panic say, is sent as EIO by
+//! `fuser`: a broken handler fails its program and hangs nobody.
+//!
+//! # What the kernel may keep
+//!
+//! The kernel keeps pages, and everything that goes wrong in a shared filesystem goes wrong there. The rules,
+//! numbered as the design numbers them:
+//!
+//! * **K1** FUSE_WRITEBACK_CACHE is never negotiated: the kernel would own size and mtime. Without leases that
+//!   clients share, all attribute and entry time-outs are 0, negative entries are not kept, and no open keeps
+//!   the pages of an earlier one. FUSE_AUTO_INVAL_DATA makes each `read` of cached pages ask for the
+//!   attributes first and drop the pages when mtime or size are not what they were: that is what makes a write
+//!   on another host visible.
+//! * **K2** Pages are invalidated by a thread of its own (`invalidate`), with no lock held.
+//! * **K4, K6** Who writes only does so past the page cache, which is more than twice as fast, unless that
+//!   would leave stale pages under a mapping; `modes` decides.
+//! * K3 and K5 are about leases and have no place here yet.
+//!
+//! Pages of a mapping are not revalidated by the kernel: a file mapped here and written on another host is
+//! seen when it is next opened or read.
+//!
+//! # The end of a mount
+//!
+//! `umount` writes back mapped pages, waits for running requests and cuts the connection; then the threads
+//! end, and [`Mount::run`] returns. Only then is it up to the caller to flush what `Fs` has buffered
+//! (`Fs::shutdown`). The kernel tells a FUSE filesystem nothing before it is unmounted (FUSE_SYNCFS is for
+//! virtiofs and block devices), so **`umount` returns before the last second of writes is in the cluster**.
+//! Where that matters: fsync, `okapifs sync MNT` before `umount`, or wait for the daemon to end.
+//!
+//! # What is absent on purpose
+//!
+//! Permission checks (the kernel makes them: `default_permissions`), POSIX ACLs (refused, not stored
+//! unenforced), locks (the kernel's own, valid on this host), ioctl and poll.
+
+mod adapter;
+mod answer;
+mod capabilities;
+mod directory;
+mod invalidate;
+mod modes;
+mod mount;
+mod mountinfo;
+mod mountpoint;
+mod privileges;
+mod shared;
+mod translate;
+
+pub use mount::{Mount, MountFlags, MountOptions, Unmounted};
+pub use mountpoint::MountError;

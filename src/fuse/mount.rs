@@ -1,0 +1,326 @@
+//! A mount from its beginning to its end.
+//!
+//! The crate `fuser` could mount by itself, but as root it would lose the subtype (`findmnt -t fuse.okapifs`)
+//! and unmount once more what somebody has already unmounted: by then, maybe, something else. So mount(2) is
+//! called here, and `fuser` gets the open device.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use fuser::{Config, Session, SessionACL};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::adapter::Adapter;
+use super::mountpoint::{self, FSTYPE, MountError};
+use super::{invalidate, mountinfo};
+use crate::client::fs::Fs;
+
+/// Most bytes of one read or write request: the kernel's own limit, 256 pages.
+pub(super) const REQUEST_BYTES_MAX: u32 = 1 << 20;
+
+/// How far the kernel reads ahead, in KiB: a few requests, so that all FUSE threads have some.
+const READ_AHEAD_KIB: u32 = 4096;
+
+/// FUSE threads even on a machine with one core: one may be waiting for a page of a program's buffer.
+const THREADS_MIN: usize = 2;
+
+/// What is mounted where, and how.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// What `findmnt` shows as the source: the words that named the cluster, as they were written.
+    pub source: String,
+    /// The directory.
+    pub mountpoint: PathBuf,
+    /// The flags that every filesystem has.
+    pub flags: MountFlags,
+    /// Whether the directory may have files in it, which the mount then hides.
+    pub nonempty: bool,
+}
+
+/// The flags of mount(2), by the names that mount(8) gives them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MountFlags(libc::c_ulong);
+
+/// How an unmounting went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmounted {
+    /// It is unmounted, and [`Mount::run`] returns.
+    Now,
+    /// It was in use. It is no longer seen in the directory tree, but programs keep what they have open, and
+    /// [`Mount::run`] returns when the last of it is closed.
+    WhenClosed,
+}
+
+/// A mounted filesystem. Shared by the thread that runs it and the one that unmounts it.
+pub struct Mount {
+    mountpoint: PathBuf,
+    /// `major:minor`, by which the mount is told from a later one in the same place.
+    device: String,
+    /// Taken by [`Mount::run`].
+    session: Mutex<Option<Session<Adapter>>>,
+}
+
+impl Mount {
+    /// Mounts `fs`. Requests are answered from [`Self::run`] on; until then they wait. What does not end at
+    /// once goes on on `runtime`.
+    ///
+    /// # Errors
+    /// All of [`MountError`]; nothing stays mounted then.
+    pub fn new(fs: Arc<Fs>, runtime: Handle, options: &MountOptions) -> Result<Self, MountError> {
+        let mountpoint = mountpoint::resolve(&options.mountpoint)?;
+        mountpoint::check(&mountpoint, options.nonempty)?;
+        let device = open_device()?;
+        attach(&device, &mountpoint, options).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => MountError::NotPermitted,
+            Some(libc::ENODEV) => MountError::NoDevice,
+            _ => MountError::Mount {
+                path: mountpoint.clone(),
+                source,
+            },
+        })?;
+        Self::shake_hands(fs, runtime, device, mountpoint.clone()).map_err(|error| {
+            if let Err(error) = detach(&mountpoint) {
+                log::warn!("cannot unmount {}: {error}", mountpoint.display());
+            }
+            MountError::Handshake(error)
+        })
+    }
+
+    /// Agrees with the kernel on protocol and capabilities.
+    fn shake_hands(
+        fs: Arc<Fs>,
+        runtime: Handle,
+        device: OwnedFd,
+        mountpoint: PathBuf,
+    ) -> io::Result<Self> {
+        let (invalidations, queue) = invalidate::queue();
+        let adapter = Adapter::new(fs, runtime, invalidations);
+        let session = Session::from_fd(adapter, device, SessionACL::All, session_config())?;
+        invalidate::start(session.notifier(), queue)?;
+        let device = mountinfo::mounted_at(&mountpoint)?.map(|entry| entry.device);
+        let device = device.ok_or_else(|| io::Error::other("it was unmounted at once"))?;
+        raise_read_ahead(&device);
+        Ok(Self {
+            mountpoint,
+            device,
+            session: Mutex::new(Some(session)),
+        })
+    }
+
+    /// Answers requests until the filesystem is unmounted, by whomever. What is buffered then is still
+    /// buffered: flush it next (`Fs::shutdown`).
+    ///
+    /// # Errors
+    /// When the connection to the kernel breaks; it is unmounted then, too.
+    pub fn run(&self) -> io::Result<()> {
+        let Some(session) = self.session.lock().take() else {
+            return Ok(());
+        };
+        let result = session.run();
+        self.clean_up();
+        result
+    }
+
+    /// Unmounts. To be called on a thread other than [`Self::run`]'s, which has requests to answer before.
+    ///
+    /// # Errors
+    /// When the kernel refuses for a reason other than being in use.
+    pub fn unmount(&self) -> io::Result<Unmounted> {
+        if !self.is_mounted()? {
+            return Ok(Unmounted::Now);
+        }
+        match umount2(&self.mountpoint, 0) {
+            Ok(()) => Ok(Unmounted::Now),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                detach(&self.mountpoint).map(|()| Unmounted::WhenClosed)
+            }
+            Err(_) if !self.is_mounted()? => Ok(Unmounted::Now),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this filesystem, not another one, is what is seen at the mountpoint.
+    fn is_mounted(&self) -> io::Result<bool> {
+        let entry = mountinfo::mounted_at(&self.mountpoint)?;
+        Ok(entry.is_some_and(|entry| entry.device == self.device && entry.fstype == FSTYPE))
+    }
+
+    /// Leaves no mount behind that nobody answers.
+    fn clean_up(&self) {
+        let cleaned = self.is_mounted().and_then(|mounted| match mounted {
+            true => detach(&self.mountpoint),
+            false => Ok(()),
+        });
+        if let Err(error) = cleaned {
+            log::warn!("cannot unmount {}: {error}", self.mountpoint.display());
+        }
+    }
+}
+
+impl Drop for Mount {
+    /// A mount that never ran would let everybody wait who looks at it.
+    fn drop(&mut self) {
+        if self.session.get_mut().is_some() {
+            self.clean_up();
+        }
+    }
+}
+
+impl MountFlags {
+    /// Takes one of mount(8)'s options that are flags of mount(2), `ro` and `nosuid` say; whether it is one.
+    /// Later ones win, so an `exec` after `user` allows execution.
+    pub fn set(&mut self, option: &str) -> bool {
+        const UNPRIVILEGED: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+        let (flags, on) = match option {
+            "defaults" => (0, true),
+            "ro" => (libc::MS_RDONLY, true),
+            "rw" => (libc::MS_RDONLY, false),
+            "nosuid" => (libc::MS_NOSUID, true),
+            "suid" => (libc::MS_NOSUID, false),
+            "nodev" => (libc::MS_NODEV, true),
+            "dev" => (libc::MS_NODEV, false),
+            "noexec" => (libc::MS_NOEXEC, true),
+            "exec" => (libc::MS_NOEXEC, false),
+            "noatime" => (libc::MS_NOATIME, true),
+            "atime" => (libc::MS_NOATIME, false),
+            "nodiratime" => (libc::MS_NODIRATIME, true),
+            "diratime" => (libc::MS_NODIRATIME, false),
+            "relatime" => (libc::MS_RELATIME, true),
+            "norelatime" => (libc::MS_RELATIME, false),
+            "sync" => (libc::MS_SYNCHRONOUS, true),
+            "async" => (libc::MS_SYNCHRONOUS, false),
+            "dirsync" => (libc::MS_DIRSYNC, true),
+            "user" | "users" => (UNPRIVILEGED | libc::MS_NOEXEC, true),
+            "owner" | "group" => (UNPRIVILEGED, true),
+            _ => return false,
+        };
+        self.0 = if on { self.0 | flags } else { self.0 & !flags };
+        true
+    }
+
+    /// Whether nothing may be written.
+    pub fn is_read_only(self) -> bool {
+        self.0 & libc::MS_RDONLY != 0
+    }
+}
+
+fn session_config() -> Config {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(cores.max(THREADS_MIN));
+    config.clone_fd = true;
+    config
+}
+
+fn open_device() -> Result<OwnedFd, MountError> {
+    match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(device) => Ok(device.into()),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Err(MountError::NotPermitted),
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Err(MountError::NoDevice),
+            _ => Err(MountError::Mountpoint {
+                path: "/dev/fuse".into(),
+                source: error,
+            }),
+        },
+    }
+}
+
+fn attach(device: &OwnedFd, mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
+    // Only root gets here: the kernel lets nobody else call mount(2).
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={}",
+        device.as_raw_fd(),
+        REQUEST_BYTES_MAX
+    );
+    let source = c_string(options.source.as_bytes())?;
+    let target = c_string(mountpoint.as_os_str().as_bytes())?;
+    let fstype = c_string(FSTYPE.as_bytes())?;
+    let data = c_string(data.as_bytes())?;
+    // SAFETY: all four are strings that end with a zero byte and outlive the call.
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            fstype.as_ptr(),
+            options.flags.0,
+            data.as_ptr().cast(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes the mount out of the directory tree even if it is in use.
+pub(super) fn detach(mountpoint: &Path) -> io::Result<()> {
+    umount2(mountpoint, libc::MNT_DETACH)
+}
+
+fn umount2(mountpoint: &Path, flags: libc::c_int) -> io::Result<()> {
+    let target = c_string(mountpoint.as_os_str().as_bytes())?;
+    // SAFETY: the string ends with a zero byte and outlives the call.
+    let result = unsafe { libc::umount2(target.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn c_string(bytes: &[u8]) -> io::Result<std::ffi::CString> {
+    Ok(std::ffi::CString::new(bytes)?)
+}
+
+/// The protocol cannot raise it, only this file can. Where /sys is read-only, reading is slower.
+fn raise_read_ahead(device: &str) {
+    let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        log::info!("cannot raise the kernel's read-ahead ({setting}): {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(options: &str) -> MountFlags {
+        let mut flags = MountFlags::default();
+        for option in options.split(',') {
+            assert!(flags.set(option), "{option}");
+        }
+        flags
+    }
+
+    #[test]
+    fn later_flags_win() {
+        assert_eq!(flags("defaults,rw,suid,async"), MountFlags::default());
+        assert!(flags("rw,ro").is_read_only() && !flags("ro,rw").is_read_only());
+        assert_eq!(flags("user"), flags("nosuid,nodev,noexec"));
+        assert_eq!(flags("user,exec"), flags("owner"));
+    }
+
+    #[test]
+    fn what_is_no_flag_is_left_to_others() {
+        let mut flags = MountFlags::default();
+        for option in [
+            "_netdev",
+            "nofail",
+            "config=/etc/okapifs",
+            "x-systemd.automount",
+            "",
+        ] {
+            assert!(!flags.set(option), "{option}");
+        }
+        assert_eq!(flags, MountFlags::default());
+    }
+}

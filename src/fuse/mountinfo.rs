@@ -1,0 +1,100 @@
+//! Reads `/proc/self/mountinfo`: what is mounted where.
+//!
+//! A FUSE filesystem must never `stat` its own mountpoint to learn something: it would ask itself, before it
+//! answers or after it has died. This file tells without asking.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// One mounted filesystem.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct MountEntry {
+    /// `major:minor`, unlike that of any other filesystem that is mounted at the time.
+    pub device: String,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Type, subtype included.
+    pub fstype: String,
+}
+
+/// The filesystem that is seen at `mountpoint` (the last one that was mounted there), if it is one.
+pub(super) fn mounted_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table)
+        .filter(|entry| entry.mountpoint == mountpoint)
+        .last())
+}
+
+/// `36 35 98:0 /root /mountpoint options optional-fields - type source options`, a line each.
+fn parse(table: &[u8]) -> impl Iterator<Item = MountEntry> {
+    table.split(|byte| *byte == b'\n').filter_map(parse_line)
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let device = fields.nth(2)?;
+    let mountpoint = fields.nth(1)?;
+    let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some(MountEntry {
+        device: String::from_utf8_lossy(device).into_owned(),
+        mountpoint: PathBuf::from(OsString::from_vec(unescape(mountpoint))),
+        fstype: String::from_utf8_lossy(fstype).into_owned(),
+    })
+}
+
+/// Blanks, tabs, newlines and backslashes are written as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        match (first, after) {
+            (
+                b'\\',
+                [
+                    a @ b'0'..=b'3',
+                    b @ b'0'..=b'7',
+                    c @ b'0'..=b'7',
+                    behind @ ..,
+                ],
+            ) => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = behind;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_with_and_without_optional_fields() {
+        let table = b"22 1 0:21 / /proc rw - proc proc rw\n\
+            40 22 0:57 / /mnt/with\\040a\\134blank rw,nosuid shared:9 master:1 - fuse.okapifs host:/ rw\n\
+            rubbish\n";
+        let entries: Vec<_> = parse(table).collect();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].fstype, "proc");
+        assert_eq!(
+            entries[1],
+            MountEntry {
+                device: "0:57".to_owned(),
+                mountpoint: PathBuf::from("/mnt/with a\\blank"),
+                fstype: "fuse.okapifs".to_owned(),
+            }
+        );
+    }
+
+    #[test]
+    fn the_root_is_mounted() {
+        assert!(mounted_at(Path::new("/")).unwrap().is_some());
+    }
+}
