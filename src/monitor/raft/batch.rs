@@ -73,9 +73,9 @@ impl Batcher {
         // When the packer is gone the answer's sender is dropped with the action.
         drop(self.queue.send(submitted));
         async {
-            waiting.await.unwrap_or_else(|_| {
-                Err(ProposeError::Stopped("it was shut down".into()))
-            })
+            waiting
+                .await
+                .unwrap_or_else(|_| Err(ProposeError::Stopped("it was shut down".into())))
         }
     }
 }

@@ -302,10 +302,8 @@ impl Raft {
     async fn enqueue(
         &self,
         command: &Command,
-    ) -> Result<
-        impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send + use<>,
-        ProposeError,
-    > {
+    ) -> Result<impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send + use<>, ProposeError>
+    {
         let answer = self.inner.core.client_write_ff(Proposal::new(command));
         let answer = answer.await.map_err(stopped_proposal)?;
         let mut metrics = self.inner.metrics.clone();
@@ -384,7 +382,9 @@ impl Raft {
             log.close();
             store.persist()
         });
-        let closed = closed.await.map_err(|panic| RaftError::Core(panic.to_string()))?;
+        let closed = closed
+            .await
+            .map_err(|panic| RaftError::Core(panic.to_string()))?;
         Ok(closed?)
     }
 }

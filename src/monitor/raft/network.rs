@@ -3,9 +3,7 @@
 
 use std::future::Future;
 
-use openraft::error::{
-    Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
@@ -26,7 +24,9 @@ pub(super) struct NoRoute {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("monitor {target} at {address} cannot be reached: this version runs groups of one monitor only")]
+#[error(
+    "monitor {target} at {address} cannot be reached: this version runs groups of one monitor only"
+)]
 struct OneMonitorOnly {
     target: u64,
     address: String,

@@ -10,6 +10,8 @@
 //! read while it is sent, and installed by [`Store::replace`], which switches to the new state atomically and
 //! durably before openraft forgets a log entry.
 
+#![expect(clippy::result_large_err, reason = "the error is openraft's")]
+
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -72,8 +74,15 @@ pub(super) struct StateMachine {
 
 /// What the thread that applies is asked for.
 enum Job {
-    Apply(Vec<Entry>, oneshot::Sender<Result<Vec<Vec<Outcome>>, StorageError>>),
-    Install(Box<Meta>, Box<StateImage>, oneshot::Sender<Result<(), StorageError>>),
+    Apply(
+        Vec<Entry>,
+        oneshot::Sender<Result<Vec<Vec<Outcome>>, StorageError>>,
+    ),
+    Install(
+        Box<Meta>,
+        Box<StateImage>,
+        oneshot::Sender<Result<(), StorageError>>,
+    ),
 }
 
 impl StateMachine {
@@ -182,7 +191,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Persister {
         let (meta, frozen) = persisted
             .await
             .map_err(panicked)?
-            .map_err(|error: StoreError| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
+            .map_err(|error: StoreError| {
+                StorageIOError::write_snapshot(None, AnyError::new(&error))
+            })?;
         self.persisted.send_replace(meta.last_log_id);
         Ok(Snapshot {
             meta,

@@ -9,6 +9,8 @@
 //! 2  an encoded Members
 //! ```
 
+#![expect(clippy::result_large_err, reason = "the error is openraft's")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
@@ -53,7 +55,11 @@ pub(super) struct Proposal(Bytes);
 impl Proposal {
     /// Encodes a command.
     pub(super) fn new(command: &Command) -> Self {
-        Self([&[COMMAND], wire::encode(command).as_slice()].concat().into())
+        Self(
+            [&[COMMAND], wire::encode(command).as_slice()]
+                .concat()
+                .into(),
+        )
     }
 
     /// The command.
@@ -120,10 +126,7 @@ impl Point {
 
     /// Openraft's log id.
     pub(super) fn log_id(&self) -> LogId<u64> {
-        LogId::new(
-            CommittedLeaderId::new(self.term, self.leader),
-            self.index,
-        )
+        LogId::new(CommittedLeaderId::new(self.term, self.leader), self.index)
     }
 }
 
@@ -176,7 +179,12 @@ pub(super) fn entry(record: Record) -> Result<Entry, StorageError> {
                 .map_err(|error| unreadable(record.position.index, error))?;
             EntryPayload::Membership(members.membership())
         }
-        _ => return Err(unreadable(record.position.index, "an entry of unknown kind")),
+        _ => {
+            return Err(unreadable(
+                record.position.index,
+                "an entry of unknown kind",
+            ));
+        }
     };
     Ok(Entry {
         log_id: log_id(record.position),

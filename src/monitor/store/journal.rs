@@ -98,14 +98,14 @@ fn batch(bytes: &[u8]) -> Option<&[u8]> {
 /// The length of the item at the beginning.
 fn item_bytes(bytes: &[u8]) -> Option<usize> {
     const HEAD: usize = 1 + 1 + 1 + 8 + 2 + 4 + 4;
-    match bytes.first()? {
-        &ITEM => {
+    match *bytes.first()? {
+        ITEM => {
             let head = bytes.first_chunk::<HEAD>()?;
             let key = u16::from_le_bytes([head[11], head[12]]);
             let value = u32::from_le_bytes([head[17], head[18], head[19], head[20]]);
             Some(HEAD + usize::from(key) + value as usize)
         }
-        &CLEAR => Some(9),
+        CLEAR => Some(9),
         _ => None,
     }
 }

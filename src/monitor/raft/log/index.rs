@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::record::{Position, Record, SEGMENT_HEAD, Span};
-use super::vote::Vote;
 use super::segment_name;
+use super::vote::Vote;
 
 /// A segment file.
 #[derive(Debug)]
@@ -147,6 +147,13 @@ impl Index {
     /// Adds entries that follow the last one.
     pub(super) fn push(&mut self, records: &[Record]) {
         for record in records {
+            debug_assert!(
+                self.cache
+                    .back()
+                    .is_none_or(|last| last.position.index + 1 == record.position.index),
+                "a hole before {:?}",
+                record.position
+            );
             self.cache_bytes += record.body.len();
             self.cache.push_back(record.clone());
         }

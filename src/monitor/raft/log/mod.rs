@@ -108,9 +108,14 @@ impl Log {
     }
 
     /// Appends entries that follow the last one. They can be read when this returns; `done` is called when
-    /// they are durable.
-    pub(super) fn append(&self, records: Vec<Record>, done: Done) {
-        self.index.lock().push(&records);
+    /// they are durable. Entries that were purged before are ignored.
+    pub(super) fn append(&self, mut records: Vec<Record>, done: Done) {
+        {
+            let mut index = self.index.lock();
+            let purged = index.purged.map(|purged| purged.index);
+            records.retain(|record| Some(record.position.index) > purged);
+            index.push(&records);
+        }
         self.send(Job::Append { records, done });
     }
 

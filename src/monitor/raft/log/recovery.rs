@@ -75,7 +75,11 @@ fn live_segments(files: &dyn Files, purged: Option<Position>) -> Result<Vec<u64>
         .collect();
     firsts.sort_unstable();
     let begins = purged.map_or(0, |purged| purged.index + 1);
-    let gone = firsts.iter().skip(1).filter(|next| **next <= begins).count();
+    let gone = firsts
+        .iter()
+        .skip(1)
+        .filter(|next| **next <= begins)
+        .count();
     for first in firsts.drain(..gone) {
         files.remove(&segment_name(first))?;
     }

@@ -99,7 +99,11 @@ fn entries_can_be_read_before_they_are_durable_and_share_a_sync() {
     for waiting in waiting {
         waiting.recv().unwrap().unwrap();
     }
-    assert!(files.syncs() - before <= 4, "8 entries of ~1 KiB took {} syncs", files.syncs() - before);
+    assert!(
+        files.syncs() - before <= 4,
+        "8 entries of ~1 KiB took {} syncs",
+        files.syncs() - before
+    );
 }
 
 #[test]
@@ -108,7 +112,10 @@ fn conflicting_entries_are_cut_off_and_stay_cut_off() {
         let files = Arc::new(FakeFiles::default());
         let log = open(&files).unwrap();
         append(&log, entries(0..60, 1)).unwrap();
-        ask(|done| log.truncate(first, done)).recv().unwrap().unwrap();
+        ask(|done| log.truncate(first, done))
+            .recv()
+            .unwrap()
+            .unwrap();
         assert_eq!(all(&log), entries(0..first, 1));
         append(&log, entries(first..first + 20, 2)).unwrap();
         log.close();
@@ -126,7 +133,10 @@ fn purged_entries_are_gone_and_their_segments_too() {
     let before = segments(&files);
     let purgeable = log.purgeable(3000).unwrap();
     assert!((30..60).contains(&purgeable.index), "{purgeable:?}");
-    ask(|done| log.purge(purgeable, done)).recv().unwrap().unwrap();
+    ask(|done| log.purge(purgeable, done))
+        .recv()
+        .unwrap()
+        .unwrap();
     let kept = purgeable.index + 1;
     assert_eq!(all(&log), entries(kept..60, 1));
     assert!(segments(&files) < before);
@@ -138,7 +148,10 @@ fn purged_entries_are_gone_and_their_segments_too() {
     assert_eq!(all(&log), entries(kept..62, 1));
     assert_eq!(log.purgeable(1 << 30), None);
     // A state was taken over from another member: it is beyond the whole log.
-    ask(|done| log.purge(at(500, 3), done)).recv().unwrap().unwrap();
+    ask(|done| log.purge(at(500, 3), done))
+        .recv()
+        .unwrap()
+        .unwrap();
     assert_eq!(log.last(), Some(at(500, 3)));
     append(&log, entries(501..503, 3)).unwrap();
     log.close();
@@ -157,12 +170,21 @@ fn the_vote_is_durable_and_what_is_committed_is_remembered() {
         leader: 7,
         committed: term == 2,
     };
-    ask(|done| log.save_vote(vote(1), done)).recv().unwrap().unwrap();
+    ask(|done| log.save_vote(vote(1), done))
+        .recv()
+        .unwrap()
+        .unwrap();
     append(&log, entries(0..5, 1)).unwrap();
     log.save_committed(Some(at(3, 1)));
     append(&log, entries(5..6, 1)).unwrap();
-    ask(|done| log.save_vote(vote(2), done)).recv().unwrap().unwrap();
-    ask(|done| log.purge(at(1, 1), done)).recv().unwrap().unwrap();
+    ask(|done| log.save_vote(vote(2), done))
+        .recv()
+        .unwrap()
+        .unwrap();
+    ask(|done| log.purge(at(1, 1), done))
+        .recv()
+        .unwrap()
+        .unwrap();
     for seed in 0..20 {
         let log = open(&Arc::new(files.after_power_cut(&mut Random(seed)))).unwrap();
         assert_eq!(log.vote(), Some(vote(2)));
@@ -188,10 +210,16 @@ impl Promised {
     fn check(&self, log: &Log, seed: u64) {
         let found = all(log);
         let purged = log.purged().map(|at| at.index);
-        assert!(purged == self.purged || purged == self.asked_purged, "seed {seed}");
+        assert!(
+            purged == self.purged || purged == self.asked_purged,
+            "seed {seed}"
+        );
         let first = purged.map_or(0, |purged| purged as usize + 1);
         let end = first + found.len();
-        assert!(end >= self.acknowledged, "seed {seed}: an acknowledged entry is lost");
+        assert!(
+            end >= self.acknowledged,
+            "seed {seed}: an acknowledged entry is lost"
+        );
         assert_eq!(found, self.asked[first..end], "seed {seed}");
         assert!(
             log.vote() == self.vote || log.vote() == self.asked_vote,
@@ -209,7 +237,10 @@ impl Promised {
                     committed: random.below(2) == 0,
                 };
                 self.asked_vote = Some(vote);
-                let saved = ask(|done| log.save_vote(vote, done)).recv().unwrap().is_ok();
+                let saved = ask(|done| log.save_vote(vote, done))
+                    .recv()
+                    .unwrap()
+                    .is_ok();
                 if saved {
                     self.vote = Some(vote);
                 }
@@ -221,7 +252,10 @@ impl Promised {
                     return true;
                 }
                 self.asked_purged = Some(upto);
-                let purged = ask(|done| log.purge(at(upto, 1), done)).recv().unwrap().is_ok();
+                let purged = ask(|done| log.purge(at(upto, 1), done))
+                    .recv()
+                    .unwrap()
+                    .is_ok();
                 if purged {
                     self.purged = Some(upto);
                 }
@@ -306,7 +340,10 @@ fn damage_to_what_was_acknowledged_is_told_not_cut() {
                 // Either the byte is between records, or it is the very last record, which nothing witnesses.
                 Ok(log) => {
                     let left = all(&log).len();
-                    assert!(left == 40 || (left == 39 && name == newest), "{left} after {name}:{byte}");
+                    assert!(
+                        left == 40 || (left == 39 && name == newest),
+                        "{left} after {name}:{byte}"
+                    );
                 }
             }
         }
@@ -323,9 +360,19 @@ fn a_disk_that_failed_once_is_not_trusted_again() {
     append(&log, entries(3..4, 1)).unwrap_err();
     files.cut_power_after(1000);
     append(&log, entries(4..5, 1)).unwrap_err();
-    ask(|done| log.truncate(2, done)).recv().unwrap().unwrap_err();
+    ask(|done| log.truncate(2, done))
+        .recv()
+        .unwrap()
+        .unwrap_err();
     log.close();
-    append(&log, vec![Record { position: at(5, 1), body: Bytes::new() }]).unwrap_err();
+    append(
+        &log,
+        vec![Record {
+            position: at(5, 1),
+            body: Bytes::new(),
+        }],
+    )
+    .unwrap_err();
 }
 
 #[test]
@@ -349,5 +396,8 @@ fn another_version_and_a_missing_segment_are_told() {
     let error = Log::open(dir.path(), SMALL).err().unwrap().to_string();
     assert!(error.contains("version 2"), "{error}");
     std::fs::write(&names[1], bytes).unwrap();
-    assert_eq!(all(&Log::open(dir.path(), SMALL).unwrap()), entries(0..60, 1));
+    assert_eq!(
+        all(&Log::open(dir.path(), SMALL).unwrap()),
+        entries(0..60, 1)
+    );
 }
