@@ -5,6 +5,7 @@
 //! interface's twin beside it.
 
 pub mod clock;
+pub mod disk;
 pub mod random;
 pub mod sim;
 pub mod system;

@@ -1,6 +1,7 @@
 //! The real world: tokio, files, the kernel.
 
 pub mod credentials;
+pub mod disk;
 pub mod files;
 pub mod lock;
 mod node;

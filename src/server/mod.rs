@@ -1,0 +1,3 @@
+//! The storage server.
+
+pub mod store;
