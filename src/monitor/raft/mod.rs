@@ -1,11 +1,11 @@
 //! Raft: all monitors apply the same commands in the same order, and a command that was answered is never lost.
 //!
 //! This is the life of a command. Many actions that arrive at the same time are packed into one ([`Batcher`]).
-//! [`Raft::propose`] encodes it and appends it to the log ([`log`]), where one fdatasync makes it durable; when a
-//! majority has it (with one voter: at once), it is committed. The thread that applies ([`state`]) hands it to
+//! [`Raft::propose`] encodes it and appends it to the log (`log`), where one fdatasync makes it durable; when a
+//! majority has it (with one voter: at once), it is committed. The thread that applies (`state`) hands it to
 //! the state machine (a [`Machine`]: the namespace), writes the changes and "applied up to here" to the store
 //! as one batch, and the outcomes go back to whoever proposed it. Now and then the store is persisted, and the
-//! log that this covers is purged ([`keeper`]).
+//! log that this covers is purged (`keeper`).
 //!
 //! So the Raft log is the store's write-ahead log. After a crash the store is some entries back, and whole; the
 //! log has the rest, and the same commands give the same state.
@@ -13,9 +13,9 @@
 //! The protocol itself is openraft's, release 0.9: the stable one, which rejects votes while a leader's lease
 //! runs and reads by ReadIndex. What 0.10 has beyond it (pre-vote, leader transfer, lease reads) is not worth an
 //! alpha under everybody's metadata. Everything of openraft stays behind this module: nobody else names one of
-//! its types, and bytes on disk are our own ([`types`], [`log`]).
+//! its types, and bytes on disk are our own (`types`, `log`).
 //!
-//! What is missing: the way to other members ([`network`]). Groups have one voter for now.
+//! What is missing: the way to other members (`network`). Groups have one voter for now.
 
 pub mod batch;
 mod keeper;

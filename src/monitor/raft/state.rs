@@ -15,6 +15,7 @@
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use bincode::{Decode, Encode};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
@@ -33,6 +34,9 @@ const APPLIED: &[u8] = b"meta/raft/applied";
 /// The last applied membership.
 const MEMBERS: &[u8] = b"meta/raft/members";
 
+/// First byte of both records.
+const RECORD_VERSION: u8 = 1;
+
 type AppliedState = (Option<LogId<u64>>, StoredMembership<u64, Peer>);
 type Meta = SnapshotMeta<u64, Peer>;
 
@@ -41,18 +45,29 @@ pub(super) struct StateImage(Box<dyn Read + Send>);
 
 /// Where a state is in the history.
 pub(super) fn applied_state(read: &dyn Read) -> Result<AppliedState, StoreError> {
-    let undecodable = |error: wire::DecodeError| StoreError(error.to_string());
-    let applied = match read.get(APPLIED)? {
-        Some(bytes) => Some(wire::decode::<Point>(&bytes).map_err(undecodable)?.log_id()),
-        None => None,
+    let applied = get(read, APPLIED)?.map(|point: Point| point.log_id());
+    let members = get(read, MEMBERS)?.map(StoredMembers::stored);
+    Ok((applied, members.unwrap_or_default()))
+}
+
+/// Reads one of our records.
+fn get<T: Decode<()>>(read: &dyn Read, key: &[u8]) -> Result<Option<T>, StoreError> {
+    let undecodable = |what: String| {
+        let key = String::from_utf8_lossy(key);
+        StoreError(format!("{key} is not what was written: {what}"))
     };
-    let members = match read.get(MEMBERS)? {
-        Some(bytes) => wire::decode::<StoredMembers>(&bytes)
-            .map_err(undecodable)?
-            .stored(),
-        None => StoredMembership::default(),
-    };
-    Ok((applied, members))
+    match read.get(key)?.as_deref() {
+        None => Ok(None),
+        Some([RECORD_VERSION, record @ ..]) => wire::decode(record)
+            .map(Some)
+            .map_err(|error| undecodable(error.to_string())),
+        Some(_) => Err(undecodable("unknown version".into())),
+    }
+}
+
+/// One of our records.
+fn encoded(record: &impl Encode) -> Vec<u8> {
+    [&[RECORD_VERSION], wire::encode(record).as_slice()].concat()
 }
 
 fn meta(read: &dyn Read) -> Result<Meta, StoreError> {
@@ -240,11 +255,11 @@ impl Applier {
             }
             EntryPayload::Membership(membership) => {
                 let members = StoredMembers::of(&StoredMembership::new(Some(id), membership));
-                let members = (MEMBERS.to_vec(), Some(wire::encode(&members)));
+                let members = (MEMBERS.to_vec(), Some(encoded(&members)));
                 (Vec::new(), Batch::from([members]))
             }
         };
-        batch.insert(APPLIED.to_vec(), Some(wire::encode(&Point::of(id))));
+        batch.insert(APPLIED.to_vec(), Some(encoded(&Point::of(id))));
         let written = self.store.write(&batch);
         written.map_err(|error| failed(AnyError::new(&error)))?;
         Ok(outcomes)

@@ -335,7 +335,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStorage, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStorage, StateMachine), types::StorageError> {
         let dir = TempDir::new().unwrap();
-        let log = Log::open(dir.path(), SMALL).unwrap();
+        let log = Log::open(dir.path(), LogConfig::default()).unwrap();
         let store = Arc::new(MemoryStore::new());
         let (ended, _) = oneshot::channel();
         let (persisted, _) = watch::channel(None);

@@ -2,7 +2,7 @@
 //!
 //! All pairs are in one keyspace (fjall keeps batches across keyspaces atomic only through its journal), and
 //! the store runs without waiting for that journal: commands are durable through the Raft log. So a crash may
-//! take the latest batches back, but only whole ones and only the latest ([`super::journal`] says why), and
+//! take the latest batches back, but only whole ones and only the latest (`journal` says why), and
 //! Raft applies them again. [`Store::persist`], run now and then, bounds how many.
 //!
 //! ```text
@@ -54,17 +54,15 @@ impl DiskStore {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let failed = |error| io_failed(dir, &error);
         std::fs::create_dir_all(dir).map_err(failed)?;
-        let number = match std::fs::read_to_string(dir.join(CURRENT)) {
-            Ok(text) => text.trim().parse().map_err(|_| {
-                StoreError(format!("{}: not a number", dir.join(CURRENT).display()))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                switch(dir, 1).map_err(failed)?;
-                1
-            }
-            Err(error) => return Err(failed(error)),
+        let current = read_current(dir)?;
+        let number = match current {
+            Some(number) => number,
+            None => first_state(dir)?,
         };
         let state = State::open(dir.join(state_name(number)), number)?;
+        if current.is_none() {
+            switch(dir, number).map_err(failed)?;
+        }
         remove_other_states(dir, number).map_err(failed)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -268,6 +266,54 @@ fn state_name(number: u64) -> String {
     format!("state.{number}")
 }
 
+fn read_current(dir: &Path) -> Result<Option<u64>, StoreError> {
+    let path = dir.join(CURRENT);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(StoreError(format!("{}: not a number", path.display()))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_failed(&path, &error)),
+    }
+}
+
+/// The state to begin with where none counts yet. A process that ended while it made the first one may have
+/// left it, finished or not.
+fn first_state(dir: &Path) -> Result<u64, StoreError> {
+    let failed = |error| io_failed(dir, &error);
+    let mut finished = Vec::new();
+    for (number, path) in states(dir).map_err(failed)? {
+        // fjall writes its version last.
+        if path.join("version").exists() {
+            finished.push(number);
+        } else {
+            std::fs::remove_dir_all(path).map_err(failed)?;
+        }
+    }
+    match finished.as_slice() {
+        [] => Ok(1),
+        [number] => Ok(*number),
+        several => Err(StoreError(format!(
+            "{}: the file `{CURRENT}` is missing, and there are several states ({several:?})",
+            dir.display()
+        ))),
+    }
+}
+
+/// All states, finished or not.
+fn states(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_prefix("state.")?.parse().ok());
+        found.extend(number.map(|number| (number, path)));
+    }
+    Ok(found)
+}
+
 /// Lets the state of that number count from now on, durably.
 fn switch(dir: &Path, number: u64) -> io::Result<()> {
     let new = dir.join("current.new");
@@ -280,14 +326,9 @@ fn switch(dir: &Path, number: u64) -> io::Result<()> {
 
 /// Removes states that were not finished, or not removed, when the process ended.
 fn remove_other_states(dir: &Path, number: u64) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let other = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("state.")?.parse::<u64>().ok());
-        if other.is_some_and(|other| other != number) {
-            std::fs::remove_dir_all(entry.path())?;
+    for (other, path) in states(dir)? {
+        if other != number {
+            std::fs::remove_dir_all(path)?;
         }
     }
     Ok(())

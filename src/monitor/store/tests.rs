@@ -244,3 +244,19 @@ fn a_replacement_that_was_not_finished_is_forgotten() {
     assert_eq!(number(&DiskStore::open(dir.path()).unwrap()), 5);
     assert!(!dir.path().join("state.2").exists());
 }
+
+#[test]
+fn a_process_that_ended_while_it_made_the_store_is_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("state.1")).unwrap();
+    fs::write(dir.path().join("state.1/0.jnl"), b"").unwrap();
+    let store = DiskStore::open(dir.path()).unwrap();
+    store.write(&numbered(3)).unwrap();
+    drop(store);
+    fs::remove_file(dir.path().join("current")).unwrap();
+    assert_eq!(number(&DiskStore::open(dir.path()).unwrap()), 3);
+    fs::remove_file(dir.path().join("current")).unwrap();
+    copy_dir(&dir.path().join("state.1"), &dir.path().join("state.2"));
+    let error = DiskStore::open(dir.path()).err().unwrap();
+    assert!(error.to_string().contains("several states"), "{error}");
+}
