@@ -81,6 +81,7 @@ impl Caller {
 }
 
 /// A bound port, not served yet.
+#[derive(Debug)]
 pub struct Listener {
     socket: std::net::TcpListener,
     address: SocketAddr,
