@@ -106,6 +106,9 @@ pub enum RunError {
     /// The machine does not say who it is, or the runtime could not take the socket over.
     #[error(transparent)]
     System(#[from] io::Error),
+    /// The log stopped while the monitor ran.
+    #[error("this monitor stopped: {0}; look at its disk, then start it again")]
+    Stopped(String),
     /// The directory belongs to another cluster than the certificate.
     #[error(
         "this directory holds the metadata of cluster {found}, but the certificate is for {expected}: \
@@ -200,13 +203,23 @@ pub async fn run(
         shutdown.clone(),
     ));
     ready(address);
-    // The sender lives in the caller; if it is gone, there is nobody left to run for.
-    shutdown.wait_for(|stop| *stop).await.ok();
-    serving.await.ok();
-    chores.await.ok();
+    let ended = tokio::select! {
+        // The sender lives in the caller; if it is gone, there is nobody left to run for.
+        _ = shutdown.wait_for(|stop| *stop) => Ok(()),
+        why = stopped(&monitor.raft) => Err(RunError::Stopped(why)),
+    };
+    serving.abort();
+    chores.abort();
     monitor.raft.shutdown().await?;
     monitor.store.persist()?;
-    Ok(())
+    ended
+}
+
+/// Resolves, saying why, when the log can go on no more.
+async fn stopped(raft: &Raft) -> String {
+    let mut leadership = raft.leadership();
+    let found = leadership.wait_for(|now| now.stopped.is_some()).await;
+    found.ok().and_then(|now| now.stopped.clone()).unwrap_or_else(|| "its task ended".to_owned())
 }
 
 /// The first commands of every start: they do nothing where they have been done before.

@@ -124,7 +124,7 @@ impl Monitor {
         for (ino, holder) in held {
             state.sessions.recalled(*holder, now);
             if let Some(caller) = state.callers.get(holder) {
-                caller.notify(&encode(&Notice::Recall(vec![*ino])));
+                caller.notify(encode(&Notice::Recall(vec![*ino])));
             }
         }
     }
