@@ -105,9 +105,13 @@ pub enum Outcome {
     Done,
     /// What a mutation is answered.
     Mutated(Result<Reply, Errno>),
-    /// The mutation touches too many records for one command and was done in part (from the end of the
-    /// file downwards, leaving a consistent file): propose it again, as it is. The client is not answered yet.
+    /// The action touches too many records for one command and was done in part (a mutation from the end of
+    /// the file downwards, leaving a consistent file): propose it again, as it is. The client is not answered
+    /// yet.
     Partly,
+    /// The mutation was not done, because other sessions hold these inodes exclusively: recall them and propose
+    /// it again. Its slot has not moved on.
+    Held(Vec<Ino>),
     /// The session that was opened.
     Session(SessionId),
     /// The session that was named does not exist (any more).

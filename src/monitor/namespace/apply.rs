@@ -1,0 +1,260 @@
+//! From a command to the changes it makes.
+
+use super::super::store::{Batch, Read, StoreError};
+use super::command::{Action, Command, Outcome};
+use super::content::{self, Step};
+use super::fail::{Fail, answered};
+use super::inodes::At;
+use super::keys::{self, IdKind};
+use super::records::{Cluster, Counter, Inode, Monitor, SlotReply, Volume};
+use super::txn::{Txn, exists, get};
+use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
+use crate::types::{
+    DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, SlotSeq, VolumeId, limits,
+};
+use crate::wire::metadata::{Mutation, Op, Reply};
+
+/// Counters of incarnation i begin at i · 2^44, so that no id returns after a disaster.
+const INCARNATION_SHIFT: u32 = 44;
+
+/// What a command does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// What came of each action, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The changes; one atomic write.
+    pub batch: Batch,
+}
+
+/// Applies a command to a state.
+///
+/// It reads no clock and draws no random number: on equal states the same command gives the same changes.
+/// Every action takes an [`OpSeq`] of its own. An action that is refused changes nothing, except that its
+/// answer is kept in its slot.
+///
+/// # Errors
+///
+/// When the store fails, or holds something that is not a record of this version: this monitor cannot go on.
+pub fn apply(read: &dyn Read, command: &Command) -> Result<Applied, StoreError> {
+    let mut batch = Txn::new(read);
+    let mut op = get(&batch, &keys::op_seq())?.map_or(OpSeq(0), |counter| OpSeq(counter.value));
+    let mut outcomes = Vec::with_capacity(command.actions.len());
+    for action in &command.actions {
+        op = next_op(&batch, op, action)?;
+        let at = At {
+            op,
+            time: command.time,
+        };
+        outcomes.push(perform(&mut batch, at, action)?);
+    }
+    batch.put(&keys::op_seq(), &Counter { value: op.0 });
+    Ok(Applied {
+        outcomes,
+        batch: batch.into_changes(),
+    })
+}
+
+fn next_op(read: &dyn Read, op: OpSeq, action: &Action) -> Result<OpSeq, StoreError> {
+    match action {
+        Action::Bootstrap { incarnation, .. } if !exists(read, &keys::cluster())? => {
+            Ok(op.next().max(OpSeq(first_id(*incarnation))))
+        }
+        _ => Ok(op.next()),
+    }
+}
+
+fn first_id(incarnation: Incarnation) -> u64 {
+    u64::from(incarnation.0) << INCARNATION_SHIFT
+}
+
+/// One action, on top of what those before it in the batch did.
+fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreError> {
+    match action {
+        Action::Bootstrap { .. } => bootstrap(txn, at, action)?,
+        Action::SetMonitor { id, address } => {
+            let monitor = Monitor {
+                address: address.clone(),
+                birth: at.op,
+            };
+            txn.put(&keys::monitor(*id), &monitor);
+        }
+        Action::Mutate {
+            session,
+            mutation,
+            pinned_by,
+        } => return mutate(txn, at, *session, mutation, pinned_by),
+        Action::OpenSession(client) => return Ok(sessions::open(txn, at, client)),
+        Action::CloseSession { session, .. } => return sessions::close(txn, at, *session),
+        Action::Unpin { session, ino } => orphans::unpin(txn, at, *session, *ino)?,
+        Action::Free { ino } => {
+            if !orphans::free(txn, at, *ino)? {
+                return Ok(Outcome::Partly);
+            }
+        }
+        Action::RegisterServer { name, register } => {
+            return servers::register(txn, at, name, register);
+        }
+        Action::Reaped { server, shards } => stripes::reaped(txn, at, *server, shards)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Makes the root directory, its volume and the counters; the second time it does nothing.
+fn bootstrap(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<(), StoreError> {
+    let Action::Bootstrap {
+        cluster,
+        incarnation,
+        width,
+        min_copies,
+    } = action
+    else {
+        return Ok(());
+    };
+    if exists(txn, &keys::cluster())? {
+        return Ok(());
+    }
+    let (id, incarnation) = (*cluster, *incarnation);
+    txn.put(&keys::cluster(), &Cluster { id, incarnation });
+    for kind in [IdKind::Inodes, IdKind::Stripes] {
+        let value = first_id(incarnation).max(kind.range());
+        txn.put(&keys::next_id(kind), &Counter { value });
+    }
+    let volume = Volume {
+        width: *width,
+        min_copies: *min_copies,
+        birth: at.op,
+    };
+    txn.put(&keys::volume(VolumeId::ROOT), &volume);
+    txn.put(&keys::inode(Ino::ROOT), &root(at));
+    usage::change(txn, VolumeId::ROOT, |usage| usage.inodes += 1)
+}
+
+fn root(at: At) -> Inode {
+    Inode {
+        kind: FileKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        stored: 0,
+        nlink: 2,
+        rdev: 0,
+        atime: at.time,
+        mtime: at.time,
+        ctime: at.time,
+        crtime: at.time,
+        dv: DataVersion(0),
+        birth: at.op,
+        volume: VolumeId::ROOT,
+        md5: None,
+        parent: Ino::ROOT,
+        name: Vec::new(),
+        target: Vec::new(),
+        xattr_names: 0,
+        pins: 0,
+    }
+}
+
+/// A client's change, exactly once.
+fn mutate(
+    batch: &mut Txn<'_>,
+    at: At,
+    session: SessionId,
+    mutation: &Mutation,
+    pinned_by: &[SessionId],
+) -> Result<Outcome, StoreError> {
+    if get(batch, &keys::session(session))?.is_none_or(|session| session.closing) {
+        return Ok(Outcome::NoSession);
+    }
+    if let Turn::Not(reply) = turn(batch, session, mutation)? {
+        return Ok(Outcome::Mutated(reply));
+    }
+    let held = caps::held_from(batch, session, &mutation.op)?;
+    if !held.is_empty() {
+        return Ok(Outcome::Held(held));
+    }
+
+    let mut txn = Txn::new(batch);
+    let step = operate(&mut txn, at, session, &mutation.op, pinned_by);
+    let changes = txn.into_changes();
+    let reply = match answered(step)? {
+        Ok(step) => {
+            batch.absorb(changes);
+            match step {
+                Step::Done(reply) => Ok(reply),
+                Step::Partly => return Ok(Outcome::Partly),
+            }
+        }
+        Err(errno) => Err(errno),
+    };
+    let record = SlotReply {
+        seq: mutation.seq,
+        reply: reply.clone(),
+        birth: at.op,
+    };
+    batch.put(&keys::slot(session, mutation.slot), &record);
+    Ok(Outcome::Mutated(reply))
+}
+
+/// Whether an operation is its slot's next one.
+enum Turn {
+    Next,
+    /// It is not to be done; this is its answer.
+    Not(Result<Reply, Errno>),
+}
+
+/// The slot's last operation again gets its answer again; any other but the next has lost its turn.
+fn turn(read: &dyn Read, session: SessionId, mutation: &Mutation) -> Result<Turn, StoreError> {
+    if mutation.slot.0 >= limits::SESSION_SLOTS {
+        return Ok(Turn::Not(Err(Errno::Invalid)));
+    }
+    let last = get(read, &keys::slot(session, mutation.slot))?;
+    let done = last.as_ref().map_or(SlotSeq(0), |last| last.seq);
+    Ok(match last {
+        Some(last) if mutation.seq == done => Turn::Not(last.reply),
+        _ if mutation.seq.0.checked_sub(1) == Some(done.0) => Turn::Next,
+        _ => Turn::Not(Err(Errno::Stale)),
+    })
+}
+
+/// A client's change, nobody else holding what it touches.
+fn operate(
+    txn: &mut Txn<'_>,
+    at: At,
+    session: SessionId,
+    op: &Op,
+    pinned_by: &[SessionId],
+) -> Result<Step, Fail> {
+    let reply = match op {
+        Op::Create(create) => tree::create(txn, at, session, create)?,
+        Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
+        Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, pinned_by)?,
+        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, pinned_by)?,
+        Op::Rename(rename) => rename::rename(txn, at, rename, pinned_by)?,
+        Op::SetAttr { ino, changes } => attrs::set(txn, at, *ino, changes)?,
+        Op::Truncate { ino, size, mtime } => {
+            return content::truncate(txn, at, session, *ino, (*size, *mtime));
+        }
+        Op::Punch {
+            ino,
+            offset,
+            length,
+            mtime,
+        } => return content::punch(txn, at, session, *ino, (*offset, *length, *mtime)),
+        Op::Clone(range) => content::clone(txn, at, session, range)?,
+        Op::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        } => attrs::set_xattr(txn, at, *ino, (name, value), *mode)?,
+        Op::RemoveXattr { ino, name } => attrs::remove_xattr(txn, at, *ino, name)?,
+        Op::Commit(commit) => commit::commit(txn, at, session, commit)?,
+        Op::Acquire { ino } => content::acquire(txn, at, session, *ino)?,
+        Op::Release { ino } => content::release(txn, session, *ino)?,
+        Op::SetMd5 { ino, dv, md5 } => content::set_md5(txn, at, *ino, *dv, *md5)?,
+        Op::LeaseInodes => sessions::lease_inodes(txn, at, session)?,
+        Op::LeaseStripes { done_below } => sessions::lease_stripes(txn, at, session, *done_below)?,
+    };
+    Ok(Step::Done(reply))
+}

@@ -1,0 +1,100 @@
+//! Attributes other than the size, and extended attributes.
+//!
+//! Whether a change of owner or a write clears the setuid and setgid bits is decided where the caller's
+//! credentials are known, in the client; what arrives here is taken as it is. So are the names of extended
+//! attributes: which of them a program may set is the client's business.
+
+use super::fail::Fail;
+use super::inodes::{At, live, touch};
+use super::keys;
+use super::records::{Inode, Xattr};
+use super::txn::{Txn, exists};
+use crate::types::{Errno, Ino, limits};
+use crate::wire::metadata::{AttrChanges, Reply, XattrMode};
+
+/// Most bytes of the list of an inode's extended attributes, as `listxattr` hands it out.
+const XATTR_LIST_MAX: u32 = 64 << 10;
+
+/// Changes attributes.
+pub(super) fn set(
+    txn: &mut Txn<'_>,
+    at: At,
+    ino: Ino,
+    changes: &AttrChanges,
+) -> Result<Reply, Fail> {
+    let mut inode = live(txn, ino)?;
+    inode.mode = changes.mode.map_or(inode.mode, |mode| mode & 0o7777);
+    inode.uid = changes.uid.unwrap_or(inode.uid);
+    inode.gid = changes.gid.unwrap_or(inode.gid);
+    inode.atime = changes.atime.unwrap_or(inode.atime);
+    inode.mtime = changes.mtime.unwrap_or(inode.mtime);
+    Ok(write(txn, at, ino, inode))
+}
+
+/// Sets an extended attribute.
+pub(super) fn set_xattr(
+    txn: &mut Txn<'_>,
+    at: At,
+    ino: Ino,
+    (name, value): (&[u8], &[u8]),
+    mode: XattrMode,
+) -> Result<Reply, Fail> {
+    let mut inode = live(txn, ino)?;
+    check_xattr(name, value)?;
+    let key = keys::xattr(ino, name);
+    let is_there = exists(txn, &key)?;
+    match mode {
+        XattrMode::Create if is_there => return Err(Errno::Exists.into()),
+        XattrMode::Replace if !is_there => return Err(Errno::NoAttribute.into()),
+        _ => {}
+    }
+    if !is_there {
+        inode.xattr_names += name.len() as u32 + 1;
+        if inode.xattr_names > XATTR_LIST_MAX {
+            return Err(Errno::NoSpace.into());
+        }
+    }
+    let xattr = Xattr {
+        value: value.to_vec(),
+        birth: at.op,
+    };
+    txn.put(&key, &xattr);
+    Ok(write(txn, at, ino, inode))
+}
+
+/// Linux's own answers: `ERANGE` for the name, `E2BIG` for the value.
+fn check_xattr(name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    if name.is_empty() || name.contains(&0) {
+        return Err(Errno::Invalid);
+    }
+    if name.len() > limits::XATTR_NAME_MAX {
+        return Err(Errno::TooSmallBuffer);
+    }
+    if value.len() > limits::XATTR_VALUE_MAX {
+        return Err(Errno::TooBig);
+    }
+    Ok(())
+}
+
+/// Removes an extended attribute.
+pub(super) fn remove_xattr(
+    txn: &mut Txn<'_>,
+    at: At,
+    ino: Ino,
+    name: &[u8],
+) -> Result<Reply, Fail> {
+    let mut inode = live(txn, ino)?;
+    let key = keys::xattr(ino, name);
+    if !exists(txn, &key)? {
+        return Err(Errno::NoAttribute.into());
+    }
+    txn.delete(&key);
+    inode.xattr_names = inode.xattr_names.saturating_sub(name.len() as u32 + 1);
+    Ok(write(txn, at, ino, inode))
+}
+
+fn write(txn: &mut Txn<'_>, at: At, ino: Ino, mut inode: Inode) -> Reply {
+    touch(&mut inode, at);
+    txn.put(&keys::inode(ino), &inode);
+    Reply::Inode(inode.attr(ino))
+}

@@ -1,0 +1,148 @@
+//! Who must let go of a file before somebody else may touch it.
+//!
+//! A session that holds the exclusive grant (`W`) of a file may have newer bytes, a newer size and newer times
+//! than the monitors. So before an operation of another session changes or returns that inode, and before a
+//! question about its attributes or map is answered, the holder has to commit everything and give the grant
+//! back. The service asks here what an operation or a question touches and recalls what others hold; apply asks
+//! again, because a grant may have been taken in between, and answers [`Outcome::Held`] then.
+//!
+//! There are no shared leases yet: holding nothing is the only other state.
+//!
+//! [`Outcome::Held`]: super::command::Outcome::Held
+
+use super::super::store::{Read, StoreError};
+use super::inodes;
+use super::keys;
+use super::query;
+use super::records::Grant;
+use super::txn::{get, scan};
+use crate::types::{FileKind, Ino, SessionId};
+use crate::wire::metadata::{Op, Query};
+
+/// The session that holds a file exclusively.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn holder(read: &dyn Read, ino: Ino) -> Result<Option<SessionId>, StoreError> {
+    Ok(get(read, &keys::grant(ino))?.map(|grant| grant.session))
+}
+
+/// The files that a session holds exclusively.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn held_by(read: &dyn Read, session: SessionId) -> Result<Vec<Ino>, StoreError> {
+    let mut held = Vec::new();
+    for found in scan(read, &keys::all::<Grant>()) {
+        let (ino, grant) = found?;
+        if grant.session == session {
+            held.push(ino);
+        }
+    }
+    Ok(held)
+}
+
+/// Of these inodes those that another session holds, and which.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn held_by_others(
+    read: &dyn Read,
+    session: SessionId,
+    inos: &[Ino],
+) -> Result<Vec<(Ino, SessionId)>, StoreError> {
+    let mut held = Vec::new();
+    for &ino in inos {
+        if let Some(holder) = holder(read, ino)?.filter(|&holder| holder != session) {
+            held.push((ino, holder));
+        }
+    }
+    Ok(held)
+}
+
+/// The inodes that nobody else may hold when that operation is applied.
+///
+/// Truncate, punch, clone and commit are not among them: they need the caller's own grant, and without it they
+/// are refused rather than waited for.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
+    match op {
+        Op::Link { ino, .. }
+        | Op::SetAttr { ino, .. }
+        | Op::SetXattr { ino, .. }
+        | Op::RemoveXattr { ino, .. }
+        | Op::Acquire { ino } => Ok(vec![*ino]),
+        Op::Unlink { parent, name } => named(read, &[(*parent, name)]),
+        Op::Rename(rename) => named(
+            read,
+            &[
+                (rename.parent, &rename.name),
+                (rename.new_parent, &rename.new_name),
+            ],
+        ),
+        Op::Create(_)
+        | Op::Rmdir { .. }
+        | Op::Truncate { .. }
+        | Op::Punch { .. }
+        | Op::Clone(_)
+        | Op::Commit(_)
+        | Op::Release { .. }
+        | Op::SetMd5 { .. }
+        | Op::LeaseInodes
+        | Op::LeaseStripes { .. } => Ok(Vec::new()),
+    }
+}
+
+/// The inodes that nobody else may hold when that question is answered.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, StoreError> {
+    match query {
+        Query::Lookup { parent, name } => named(read, &[(*parent, name)]),
+        Query::Attr { ino } | Query::Open { ino, .. } | Query::Map { ino, .. } => Ok(vec![*ino]),
+        Query::ReadDir {
+            dir,
+            after,
+            limit,
+            attrs: true,
+        } => query::files_listed(read, *dir, *after, *limit),
+        Query::ReadDir { attrs: false, .. }
+        | Query::ReadLink { .. }
+        | Query::GetXattr { .. }
+        | Query::ListXattr { .. }
+        | Query::Space => Ok(Vec::new()),
+    }
+}
+
+/// What others hold of what an operation touches.
+pub(super) fn held_from(
+    read: &dyn Read,
+    session: SessionId,
+    op: &Op,
+) -> Result<Vec<Ino>, StoreError> {
+    let touched = touched_by_op(read, op)?;
+    let held = held_by_others(read, session, &touched)?;
+    Ok(held.into_iter().map(|(ino, _)| ino).collect())
+}
+
+/// The regular files that have these names: nothing else can be held.
+fn named(read: &dyn Read, names: &[(Ino, &Vec<u8>)]) -> Result<Vec<Ino>, StoreError> {
+    let mut found = Vec::new();
+    for (parent, name) in names {
+        let entry = inodes::entry(read, *parent, name)?;
+        found.extend(
+            entry
+                .filter(|entry| entry.kind == FileKind::Regular)
+                .map(|entry| entry.ino),
+        );
+    }
+    Ok(found)
+}

@@ -1,0 +1,185 @@
+//! The tables of the cluster's members, and what the service has to see to.
+
+use std::collections::BTreeSet;
+
+use super::super::super::store::{Read, StoreError};
+use super::super::keys::{self, Keyed};
+use super::super::orphans::NOBODY;
+use super::super::records::{Cluster, Monitor, Server, Session, Stripe, Usage, Volume};
+use super::super::txn::{get, scan, take};
+use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, VolumeId, Width};
+use crate::wire::admin::StripesStatus;
+use crate::wire::metadata::{self, Space};
+
+fn table<R: Keyed>(read: &dyn Read) -> Result<Vec<(R::Id, R)>, StoreError> {
+    scan(read, &keys::all::<R>()).collect()
+}
+
+/// The cluster; `None` before it is made.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn cluster(read: &dyn Read) -> Result<Option<Cluster>, StoreError> {
+    get(read, &keys::cluster())
+}
+
+/// The latest action that was applied.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn op_seq(read: &dyn Read) -> Result<OpSeq, StoreError> {
+    Ok(OpSeq(
+        get(read, &keys::op_seq())?.map_or(0, |counter| counter.value),
+    ))
+}
+
+/// The policy of the root volume; `None` before the cluster is made.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn volume(read: &dyn Read) -> Result<Option<Volume>, StoreError> {
+    get(read, &keys::volume(VolumeId::ROOT))
+}
+
+/// What the root volume uses.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn usage(read: &dyn Read) -> Result<Usage, StoreError> {
+    let usage = get(read, &keys::usage(VolumeId::ROOT))?;
+    Ok(usage.unwrap_or(Usage {
+        inodes: 0,
+        bytes: 0,
+        stripes: 0,
+    }))
+}
+
+/// All monitors.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn monitors(read: &dyn Read) -> Result<Vec<(MonitorId, Monitor)>, StoreError> {
+    table(read)
+}
+
+/// All servers.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn servers(read: &dyn Read) -> Result<Vec<(ServerId, Server)>, StoreError> {
+    table(read)
+}
+
+/// All sessions. Those that are closing change nothing any more; a new leader proposes their
+/// [`Action::CloseSession`](super::super::command::Action::CloseSession) again.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn sessions(read: &dyn Read) -> Result<Vec<(SessionId, Session)>, StoreError> {
+    table(read)
+}
+
+/// One session.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn session(read: &dyn Read, id: SessionId) -> Result<Option<Session>, StoreError> {
+    get(read, &keys::session(id))
+}
+
+/// The inodes without a name that a session keeps.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn orphans(read: &dyn Read, session: SessionId) -> Result<Vec<Ino>, StoreError> {
+    scan(read, &keys::orphans(session))
+        .map(|found| found.map(|((_, ino), _)| ino))
+        .collect()
+}
+
+/// Inodes that are being freed, at most `limit`: each wants an
+/// [`Action::Free`](super::super::command::Action::Free) until it is done.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn doomed(read: &dyn Read, limit: usize) -> Result<Vec<Ino>, StoreError> {
+    let found = take(read, &keys::orphans(NOBODY), limit)?;
+    Ok(found.into_iter().map(|((_, ino), _)| ino).collect())
+}
+
+/// How full the cluster is, as the servers said when they registered. The leader, who knows better, asks
+/// [`space_of`].
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn space(read: &dyn Read) -> Result<Space, StoreError> {
+    let servers = servers(read)?;
+    let usages = servers.iter().map(|(_, server)| server.info.usage);
+    space_of(read, usages)
+}
+
+/// How full a cluster is whose servers are that full, in bytes of user data at the volume's width.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn space_of(
+    read: &dyn Read,
+    usages: impl Iterator<Item = metadata::Usage>,
+) -> Result<Space, StoreError> {
+    let width = volume(read)?.map_or(Width { data: 1, parity: 0 }, |volume| volume.width);
+    let (mut total, mut used) = (0u64, 0u64);
+    for usage in usages {
+        total = total.saturating_add(usage.capacity_bytes);
+        used = used.saturating_add(usage.used_bytes.min(usage.capacity_bytes));
+    }
+    Ok(Space {
+        total_bytes: user_bytes(total, width),
+        free_bytes: user_bytes(total.saturating_sub(used), width),
+        inodes: self::usage(read)?.inodes,
+    })
+}
+
+fn user_bytes(raw: u64, width: Width) -> u64 {
+    let share = u128::from(raw) * u128::from(width.data) / (width.total() as u128).max(1);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// How the live stripes are, when these servers are not up and these shards are known to be lost. Looks at
+/// every stripe.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn stripes_status(
+    read: &dyn Read,
+    not_up: &BTreeSet<ServerId>,
+    lost: &BTreeSet<crate::wire::shards::ShardId>,
+) -> Result<StripesStatus, StoreError> {
+    let parity = volume(read)?.map_or(0, |volume| volume.width.parity);
+    let mut status = StripesStatus::default();
+    for found in scan(read, &keys::all::<Stripe>()) {
+        let (_, stripe) = found?;
+        if !stripe.is_live() {
+            continue;
+        }
+        let missing = super::super::stripes::shards(&stripe.record)
+            .filter(|(shard, server)| not_up.contains(server) || lost.contains(shard))
+            .count() as u64;
+        status.total += 1;
+        status.missing_shards += missing;
+        status.at_risk += u64::from(missing > 0 || stripe.record.width.parity < parity);
+    }
+    Ok(status)
+}

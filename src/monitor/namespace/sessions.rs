@@ -1,0 +1,164 @@
+//! Sessions: what a client has in the replicated state, and how it goes.
+//!
+//! A session owns its reply slots (`Q`), the ids it leased (`A`), the exclusive grants it holds (`W`) and the
+//! nameless inodes it keeps (`O`). Closing it clears all of that away. From the first step on the session is
+//! marked as closing and changes nothing any more; what does not fit in one command is done by the next, and
+//! the session's own record goes last, so that a new leader sees which are half closed.
+//!
+//! DESIGN §4.2 wants a closed session's replies kept for ten minutes, for a successor that names it; that
+//! comes together with successors, and until then they go at once.
+
+use super::super::store::StoreError;
+use super::command::Outcome;
+use super::fail::Fail;
+use super::inodes::At;
+use super::keys::{self, IdKind};
+use super::orphans;
+use super::records::{Counter, Grant, Range, Session};
+use super::stripes;
+use super::txn::{Txn, get, scan, take};
+use crate::types::{Errno, Ino, SessionId, StripeId, limits};
+use crate::wire::metadata::{ClientInfo, Reply};
+
+/// Closing a session stops for breath after so many records; one of its steps touches at most a few
+/// thousand more.
+const RECORDS_PER_STEP: usize = 2048;
+
+// A range's numbers are the bits of `Range::used`.
+const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
+
+/// A client begins.
+pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
+    let id = SessionId(at.op.0);
+    let session = Session {
+        client: client.clone(),
+        opened: at.time,
+        closing: false,
+    };
+    txn.put(&keys::session(id), &session);
+    Outcome::Session(id)
+}
+
+/// A client ends.
+pub(super) fn close(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<Outcome, StoreError> {
+    let Some(mut session) = get(txn, &keys::session(id))? else {
+        return Ok(Outcome::NoSession);
+    };
+    session.closing = true;
+    txn.put(&keys::session(id), &session);
+    let gone = drop_grants(txn, id)? && close_ranges(txn, at, id)? && drop_orphans(txn, at, id)?;
+    if !gone {
+        return Ok(Outcome::Partly);
+    }
+    for ((_, slot), _) in take(txn, &keys::slots(id), limits::SESSION_SLOTS.into())? {
+        txn.delete(&keys::slot(id, slot));
+    }
+    txn.delete(&keys::session(id));
+    Ok(Outcome::Done)
+}
+
+fn is_breathless(txn: &Txn<'_>) -> bool {
+    txn.touched() >= RECORDS_PER_STEP
+}
+
+/// Grants are few (files that may be dirty), so that looking at all of them costs less than a second key for
+/// each would.
+fn drop_grants(txn: &mut Txn<'_>, id: SessionId) -> Result<bool, StoreError> {
+    let mut held = Vec::new();
+    for found in scan(txn, &keys::all()) {
+        let (ino, grant): (Ino, Grant) = found?;
+        if grant.session == id {
+            held.push(ino);
+        }
+        if held.len() >= RECORDS_PER_STEP {
+            break;
+        }
+    }
+    for &ino in &held {
+        txn.delete(&keys::grant(ino));
+    }
+    Ok(held.len() < RECORDS_PER_STEP)
+}
+
+fn close_ranges(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<bool, StoreError> {
+    for (start, _) in stripes::ranges_of(txn, id, IdKind::Inodes)? {
+        txn.delete(&keys::range(IdKind::Inodes, start));
+    }
+    for (start, range) in stripes::ranges_of(txn, id, IdKind::Stripes)? {
+        if is_breathless(txn) {
+            return Ok(false);
+        }
+        stripes::close_range(txn, at, start, range, StripeId(u64::MAX))?;
+    }
+    Ok(true)
+}
+
+fn drop_orphans(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<bool, StoreError> {
+    loop {
+        if is_breathless(txn) {
+            return Ok(false);
+        }
+        let next = take(txn, &keys::orphans(id), 1)?;
+        match next.first() {
+            Some(((_, ino), _)) => orphans::unpin(txn, at, id, *ino)?,
+            None => return Ok(true),
+        }
+    }
+}
+
+/// Leases a fresh range of ids.
+fn lease(txn: &mut Txn<'_>, at: At, session: SessionId, kind: IdKind) -> Result<Reply, Fail> {
+    let counter = keys::next_id(kind);
+    let first = get(txn, &counter)?.ok_or(Errno::Io)?.value;
+    let count = kind.range();
+    let value = first + count;
+    txn.put(&counter, &Counter { value });
+    let range = Range {
+        session,
+        open_from: first,
+        used: 0,
+        birth: at.op,
+    };
+    txn.put(&keys::range(kind, first), &range);
+    Ok(Reply::Range { first, count })
+}
+
+/// Leases inode numbers.
+pub(super) fn lease_inodes(txn: &mut Txn<'_>, at: At, session: SessionId) -> Result<Reply, Fail> {
+    lease(txn, at, session, IdKind::Inodes)
+}
+
+/// Leases stripe ids, and closes what lies below `done_below`.
+pub(super) fn lease_stripes(
+    txn: &mut Txn<'_>,
+    at: At,
+    session: SessionId,
+    done_below: StripeId,
+) -> Result<Reply, Fail> {
+    stripes::close_ranges(txn, at, session, done_below)?;
+    lease(txn, at, session, IdKind::Stripes)
+}
+
+/// Uses up an inode number; a range without unused ones goes.
+///
+/// Refuses with [`Errno::Invalid`] a number that is not the session's or was used before.
+pub(super) fn use_inode_number(
+    txn: &mut Txn<'_>,
+    at: At,
+    session: SessionId,
+    ino: Ino,
+) -> Result<(), Fail> {
+    let offset = ino.0 % IdKind::Inodes.range();
+    let key = keys::range(IdKind::Inodes, ino.0 - offset);
+    let bit = 1u64 << offset;
+    let range = get(txn, &key)?.filter(|range| range.session == session && range.used & bit == 0);
+    let mut range = range.ok_or(Errno::Invalid)?;
+    range.used |= bit;
+    range.birth = at.op;
+    if range.used == u64::MAX {
+        txn.delete(&key);
+    } else {
+        txn.put(&key, &range);
+    }
+    Ok(())
+}
