@@ -23,11 +23,6 @@ pub(crate) mod tests {
             x ^ (x >> 31)
         }
 
-        /// A number below `end`.
-        pub(crate) fn below(&mut self, end: u64) -> u64 {
-            self.next() % end
-        }
-
         pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
             let words = length.div_ceil(8);
             let mut bytes: Vec<u8> = (0..words).flat_map(|_| self.next().to_le_bytes()).collect();

@@ -5,7 +5,7 @@ use bincode::{Decode, Encode};
 use crate::types::{Epoch, ServerId, ShardHash, ShardIndex, StripeId};
 
 /// Names one shard of one stripe.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
 pub struct ShardId {
     /// The stripe.
     pub stripe: StripeId,

@@ -184,6 +184,15 @@ impl NameChange {
 }
 
 impl Contents {
+    fn sync(&mut self) {
+        for write in std::mem::take(&mut self.writes) {
+            match write {
+                Write::Cut => self.durable.clear(),
+                Write::Bytes { offset, bytes } => put(&mut self.durable, offset, &bytes),
+            }
+        }
+    }
+
     fn crash(&mut self, dice: &mut Dice) {
         for write in std::mem::take(&mut self.writes) {
             match write {
@@ -256,9 +265,15 @@ impl Disk for SimDisk {
         if state.names.get(dir) != Some(&None) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        let prefix = if dir.is_empty() {
+            String::new()
+        } else {
+            format!("{dir}/")
+        };
         let inside = state
             .names
-            .iter()
+            .range(prefix.clone()..)
+            .take_while(|(path, _)| path.starts_with(&prefix))
             .filter(|(path, _)| !path.is_empty() && parent(path) == dir);
         Ok(inside
             .map(|(path, file)| DirItem {
@@ -404,8 +419,7 @@ impl DiskFile for Handle {
 
     fn sync(&self) -> io::Result<()> {
         self.with(true, |file, _| {
-            file.writes.clear();
-            file.durable = file.seen.clone();
+            file.sync();
             Ok(())
         })
     }

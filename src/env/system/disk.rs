@@ -6,7 +6,7 @@
 //! fits it: whole blocks in aligned memory the direct one, a few bytes of a header the cached one. Where the
 //! filesystem knows no O_DIRECT (tmpfs before Linux 6.6, some network filesystems), everything is cached.
 //!
-//! Memory for large reads is aligned and used again: fresh memory from the kernel costs more than the read.
+//! Memory for large reads is that of payloads, aligned and used again: it goes out as it is.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,21 +16,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
+use super::rpc::payload::Buffer;
 use crate::env::disk::{Access, DirItem, Disk, DiskFile, Room};
 
 /// Unit of direct access: offset, length and memory are multiples of it.
 const ALIGNMENT: usize = 4096;
 /// Shorter reads go through the page cache, whose read-ahead and hits outweigh its copy there.
 const DIRECT_READ_MIN: usize = 256 << 10;
-/// Memory blocks kept for the next reads.
-const KEPT_MAX: usize = 16;
 
 /// The files below one directory.
 pub struct SystemDisk {
     root: PathBuf,
-    memory: Arc<Mutex<Vec<Vec<Page>>>>,
 }
 
 impl SystemDisk {
@@ -38,8 +35,18 @@ impl SystemDisk {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            memory: Arc::default(),
         }
+    }
+
+    /// Opens a file that is only looked at: it may be read-only, and lie anywhere.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says.
+    pub fn open_to_look(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let cached = File::open(path)?;
+        let direct = None;
+        Ok(Arc::new(Opened { cached, direct }))
     }
 
     fn open_with(&self, path: &str, access: Access, options: &OpenOptions) -> io::Result<Opened> {
@@ -49,11 +56,7 @@ impl SystemDisk {
             Access::Cached => None,
             Access::Direct => open_direct(&path)?,
         };
-        Ok(Opened {
-            cached,
-            direct,
-            memory: Arc::clone(&self.memory),
-        })
+        Ok(Opened { cached, direct })
     }
 }
 
@@ -122,7 +125,6 @@ impl Disk for SystemDisk {
 struct Opened {
     cached: File,
     direct: Option<File>,
-    memory: Arc<Mutex<Vec<Vec<Page>>>>,
 }
 
 impl DiskFile for Opened {
@@ -134,11 +136,11 @@ impl DiskFile for Opened {
         let is_large = length >= DIRECT_READ_MIN;
         match &self.direct {
             Some(direct) if is_large && is_aligned(offset) && is_aligned(length as u64) => {
-                let mut pages = Pages::take(&self.memory, length);
-                unless_refused(direct.read_exact_at(pages.bytes_mut(), offset), || {
-                    self.cached.read_exact_at(pages.bytes_mut(), offset)
+                let mut memory = Buffer::new(length);
+                unless_refused(direct.read_exact_at(&mut memory, offset), || {
+                    self.cached.read_exact_at(&mut memory, offset)
                 })?;
-                Ok(Bytes::from_owner(pages))
+                Ok(memory.freeze())
             }
             _ => {
                 let mut bytes = vec![0; length];
@@ -205,74 +207,6 @@ fn is_aligned(value: u64) -> bool {
     value.is_multiple_of(ALIGNMENT as u64)
 }
 
-/// A piece of memory that O_DIRECT takes.
-#[derive(Clone)]
-#[repr(align(4096))]
-struct Page(
-    #[expect(dead_code, reason = "it is read through the bytes of the whole page")] [u8; ALIGNMENT],
-);
-
-/// Aligned memory that goes back where it came from when its last reader is done.
-struct Pages {
-    pages: Vec<Page>,
-    length: usize,
-    home: Arc<Mutex<Vec<Vec<Page>>>>,
-}
-
-impl Pages {
-    /// Memory of that many bytes; what is in it is left over from its last use.
-    fn take(home: &Arc<Mutex<Vec<Vec<Page>>>>, length: usize) -> Self {
-        let count = length.div_ceil(ALIGNMENT);
-        let mut kept = home.lock();
-        let fitting = kept.iter().position(|pages| pages.len() >= count);
-        let found = fitting.map(|at| kept.swap_remove(at));
-        drop(kept);
-        Self {
-            pages: found.unwrap_or_else(|| vec![Page([0; ALIGNMENT]); count]),
-            length,
-            home: Arc::clone(home),
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // `Page` is an array of bytes as large as its alignment: pages side by side are bytes side by side.
-        &mut self.pages.as_flattened_pages_mut()[..self.length]
-    }
-}
-
-impl AsRef<[u8]> for Pages {
-    fn as_ref(&self) -> &[u8] {
-        &self.pages.as_flattened_pages()[..self.length]
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        let mut kept = self.home.lock();
-        if kept.len() < KEPT_MAX {
-            kept.push(std::mem::take(&mut self.pages));
-        }
-    }
-}
-
-/// Pages as the bytes that they are.
-trait AsBytes {
-    fn as_flattened_pages(&self) -> &[u8];
-    fn as_flattened_pages_mut(&mut self) -> &mut [u8];
-}
-
-impl AsBytes for [Page] {
-    fn as_flattened_pages(&self) -> &[u8] {
-        // SAFETY: a page is `ALIGNMENT` bytes, all initialised, with no padding; the borrow is the same.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() * ALIGNMENT) }
-    }
-
-    fn as_flattened_pages_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and any byte is a valid part of a page.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * ALIGNMENT) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,20 +218,19 @@ mod tests {
         disk.make_dir("a").unwrap();
         disk.make_dir("a").unwrap();
         let file = disk.create("a/x", Access::Direct).unwrap();
-        let home = Arc::default();
-        let mut pages = Pages::take(&home, 512 << 10);
-        for (at, byte) in pages.bytes_mut().iter_mut().enumerate() {
+        let mut pages = Buffer::new(512 << 10);
+        for (at, byte) in pages.iter_mut().enumerate() {
             *byte = (at / 7) as u8;
         }
-        file.write(4096, pages.as_ref()).unwrap();
+        file.write(4096, &pages[..]).unwrap();
         file.write(1, b"small").unwrap();
         file.sync().unwrap();
         disk.rename("a/x", "a/y").unwrap();
         disk.sync_dir("a").unwrap();
         let again = disk.open("a/y", Access::Direct).unwrap();
         assert_eq!(again.length().unwrap(), 4096 + (512 << 10));
-        assert_eq!(again.read(4096, 512 << 10).unwrap(), pages.as_ref());
-        assert_eq!(again.read(5000, 300).unwrap(), pages.as_ref()[904..1204]);
+        assert_eq!(again.read(4096, 512 << 10).unwrap(), &pages[..]);
+        assert_eq!(again.read(5000, 300).unwrap(), pages[904..1204]);
         assert_eq!(&again.read(0, 7).unwrap()[..], b"\0small\0");
         let beyond = again.read(4096, 1 << 20).unwrap_err();
         assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);

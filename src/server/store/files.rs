@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
+use super::WriteFailed;
 use super::group::GroupSync;
 use crate::env::disk::{Access, Disk, DiskFile};
 use crate::types::{ShardIndex, StripeId};
@@ -50,21 +51,30 @@ impl Files {
     }
 
     /// Stores an image; it is durable on return.
-    pub(super) fn write(&self, id: ShardId, image: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, id: ShardId, image: &[u8]) -> Result<(), WriteFailed> {
         let (temporary, path) = (path(id, TEMPORARY), path(id, SUFFIX));
         let written = self
             .disk
             .create(&temporary, Access::Direct)
-            .and_then(|file| file.write(0, image).and_then(|()| file.sync()))
-            .and_then(|()| self.disk.rename(&temporary, &path));
+            .and_then(|file| file.write(0, image).and_then(|()| file.sync()));
         if let Err(error) = written {
             if let Err(error) = self.disk.remove(&temporary) {
                 log::warn!("{temporary} stays behind until the next start: {error}");
             }
-            return Err(error);
+            return Err(WriteFailed {
+                error,
+                is_undone: true,
+            });
         }
+        let named = self
+            .disk
+            .rename(&temporary, &path)
+            .and_then(|()| self.sync_directory(directory_of(id)));
         self.open.remove(&id);
-        self.sync_directory(directory_of(id))
+        named.map_err(|error| WriteFailed {
+            error,
+            is_undone: self.remove(&[id]) == [id],
+        })
     }
 
     /// The file of a shard.

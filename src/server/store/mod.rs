@@ -8,8 +8,8 @@
 //! 3. one id has one content, for ever: the same again is fine, another is refused;
 //! 4. nothing is given out as whole that is not.
 //!
-//! Large shards are a file each ([`files`]); small ones share files ([`packs`], [`segment`]). The list of them
-//! is in memory ([`index`]) and comes from the directory alone ([`scan`]). Everything stands above the trait
+//! Large shards are a file each (`files`); small ones share files (`packs`, `segment`). The list of them
+//! is in memory (`index`) and comes from the directory alone (`scan`). Everything stands above the trait
 //! [`Disk`], so that tests can crash it at each of its steps. All calls block; any number of threads may call.
 
 mod claims;
@@ -24,6 +24,7 @@ pub(super) mod segment;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -69,6 +70,13 @@ pub enum OpenError {
     Disk(#[from] io::Error),
 }
 
+/// A write that failed.
+struct WriteFailed {
+    error: io::Error,
+    /// Whether it is certain that nothing of it will ever be found.
+    is_undone: bool,
+}
+
 /// Immutable shards in a directory.
 pub struct Store {
     disk: Arc<dyn Disk>,
@@ -80,6 +88,8 @@ pub struct Store {
     room: Room,
     tables: Cache<ShardId, Arc<Vec<u32>>>,
     lost: Mutex<Vec<ShardId>>,
+    /// Shards that were not stored and yet may be there after a crash: the disk failed in the middle.
+    unsure: Mutex<HashSet<ShardId>>,
     identity: Mutex<Identity>,
 }
 
@@ -119,6 +129,7 @@ impl Store {
             room: Room::new(capacity),
             tables: Cache::new(TABLES_MAX),
             lost: Mutex::new(found.lost),
+            unsure: Mutex::default(),
             identity: Mutex::new(identity),
         })
     }
@@ -145,7 +156,7 @@ impl Store {
         let _room = room
             .map_err(|e| failed("measured", &e))?
             .ok_or(Refusal::Full)?;
-        let place = self.write(id, image).map_err(|e| failed("written", &e))?;
+        let place = self.write(id, image)?;
         let entry = Entry {
             hash,
             place,
@@ -211,7 +222,8 @@ impl Store {
         }
     }
 
-    /// Deletes shards. Those returned are durably gone (or were never here).
+    /// Deletes shards. Those returned are durably gone (or were never here); for others it is to be tried
+    /// again, perhaps after a restart.
     pub fn delete(&self, ids: &[ShardId]) -> Vec<ShardId> {
         let _claim = self.claims.take(ids.to_vec());
         let (mut files, mut packed, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -242,6 +254,8 @@ impl Store {
             gone.push(id);
         }
         self.packs.bury(&killed);
+        let unsure = self.unsure.lock();
+        gone.retain(|id| !unsure.contains(id));
         gone
     }
 
@@ -289,12 +303,18 @@ impl Store {
         Ok(())
     }
 
-    fn write(&self, id: ShardId, image: &[u8]) -> io::Result<Place> {
-        if image.len() <= PACKED_BYTES_MAX {
-            Ok(Place::Pack(self.packs.append(image)?))
+    fn write(&self, id: ShardId, image: &[u8]) -> Result<Place, Refusal> {
+        let written = if image.len() <= PACKED_BYTES_MAX {
+            self.packs.append(image).map(Place::Pack)
         } else {
             self.files.write(id, image).map(|()| Place::File)
-        }
+        };
+        written.map_err(|failure| {
+            if !failure.is_undone {
+                self.unsure.lock().insert(id);
+            }
+            failed("written", &failure.error)
+        })
     }
 
     /// The checksums of a shard.

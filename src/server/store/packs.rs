@@ -15,6 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
+use super::WriteFailed;
 use super::group::GroupSync;
 use super::index::Record;
 use super::segment;
@@ -25,8 +26,8 @@ use crate::types::limits::BLOCK;
 /// Where the segments are.
 pub(super) const PACKS: &str = "packs";
 const SUFFIX: &str = ".pack";
-/// A segment takes no more when it would grow beyond this.
-const SEGMENT_BYTES: u32 = 64 << 20;
+/// A segment takes no more when it would grow beyond this. (Tests fill several.)
+const SEGMENT_BYTES: u32 = if cfg!(test) { 512 << 10 } else { 64 << 20 };
 /// Segments kept open.
 const OPEN_MAX: usize = 64;
 
@@ -96,19 +97,27 @@ impl Packs {
     }
 
     /// Stores an image; it is durable on return.
-    pub(super) fn append(&self, image: &[u8]) -> io::Result<Record> {
+    pub(super) fn append(&self, image: &[u8]) -> Result<Record, WriteFailed> {
         let length = u32::try_from(image.len()).expect("small images come here");
-        let (writing, offset) = self.reserve(length)?;
-        let outcome = writing
-            .file
-            .write(offset.into(), image)
-            .and_then(|()| writing.sync.run(|| writing.file.sync()));
-        self.finish(&writing, outcome.is_ok());
-        outcome.map(|()| Record {
+        let (writing, offset) = self.reserve(length).map_err(|error| WriteFailed {
+            error,
+            is_undone: true,
+        })?;
+        let record = Record {
             segment: writing.number,
             offset,
             length,
-        })
+        };
+        let written = writing
+            .file
+            .write(offset.into(), image)
+            .and_then(|()| writing.sync.run(|| writing.file.sync()))
+            .map_err(|error| WriteFailed {
+                error,
+                is_undone: segment::kill(&*writing.file, &[record]).is_ok(),
+            });
+        self.finish(&writing, written.is_ok());
+        written.map(|()| record)
     }
 
     /// Bytes of an image: `length` from `offset` within it.

@@ -1,0 +1,262 @@
+//! Answering calls: who may ask what, and on which threads it is done.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::membership::Standing;
+use super::store::Store;
+use super::workers::{Panicked, Workers};
+use crate::crypto::Role;
+use crate::env::clock::Clock;
+use crate::env::system::rpc;
+use crate::wire::shards::{Refusal, Request, Response, ShardId, Verdict};
+use crate::wire::{decode, encode};
+
+/// Most shards of one [`Request::Verify`].
+const VERIFY_MAX: usize = 4096;
+/// Most shards of one that reads them.
+const VERIFY_DEEP_MAX: usize = 64;
+/// Threads for puts: as many shards wait for a sync together.
+const WRITERS: usize = 16;
+/// Threads for reads.
+const READERS: usize = 8;
+
+/// What the parts of a server share.
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    /// `None` until the server is registered.
+    pub(super) standing: RwLock<Option<Standing>>,
+}
+
+impl Shared {
+    /// Whether shards may be deleted now.
+    pub(super) fn may_delete(&self) -> bool {
+        let now = self.clock.monotonic();
+        self.standing
+            .read()
+            .is_some_and(|standing| standing.may_delete(now))
+    }
+
+    /// As whom shards may be put now; `None` when they may not.
+    fn may_put(&self) -> Option<Standing> {
+        let now = self.clock.monotonic();
+        self.standing
+            .read()
+            .filter(|standing| standing.may_put(now))
+    }
+}
+
+/// Answers the calls of clients, servers and administration.
+pub(super) struct Service {
+    shared: Arc<Shared>,
+    writers: Workers,
+    readers: Workers,
+    /// Reads whole shards, one at a time, whenever the disk has nothing better to do.
+    scrubber: Workers,
+}
+
+impl Service {
+    pub(super) fn new(shared: Arc<Shared>) -> std::io::Result<Self> {
+        Ok(Self {
+            shared,
+            writers: Workers::new("writer", WRITERS)?,
+            readers: Workers::new("reader", READERS)?,
+            scrubber: Workers::new("scrubber", 1)?,
+        })
+    }
+
+    /// Answers a call of somebody in that role.
+    async fn answer(
+        &self,
+        role: Role,
+        request: Request,
+        payload: Bytes,
+    ) -> Result<(Response, Bytes), Refusal> {
+        let response = match request {
+            Request::Put(id) => self.put(role, id, payload).await?,
+            Request::Get {
+                shard,
+                first,
+                count,
+            } => return self.get(shard, first, count).await,
+            Request::Verify { shards, deep } => self.verify(shards, deep).await?,
+            Request::Ping => {
+                let standing = *self.shared.standing.read();
+                let member = standing.ok_or(Refusal::NoLeader)?.member;
+                Response::Alive {
+                    server: member.server,
+                    epoch: member.epoch,
+                }
+            }
+        };
+        Ok((response, Bytes::new()))
+    }
+
+    async fn put(&self, role: Role, id: ShardId, image: Bytes) -> Result<Response, Refusal> {
+        if role == Role::Monitor {
+            return Err(Refusal::Forbidden);
+        }
+        // The epoch of before: should the server register again meanwhile, the older one promises less.
+        let standing = self.shared.may_put().ok_or(Refusal::NoLeader)?;
+        let shared = Arc::clone(&self.shared);
+        let put = self.writers.run(move || shared.store.put(id, &image));
+        let hash = put.await.map_err(|Panicked| Refusal::Disk)??;
+        Ok(Response::Stored {
+            hash,
+            epoch: standing.member.epoch,
+        })
+    }
+
+    async fn get(&self, id: ShardId, first: u32, count: u32) -> Result<(Response, Bytes), Refusal> {
+        let shared = Arc::clone(&self.shared);
+        let get = self.readers.run(move || shared.store.get(id, first, count));
+        let (checksums, data) = get.await.map_err(|Panicked| Refusal::Disk)??;
+        Ok((Response::Blocks { checksums }, data))
+    }
+
+    async fn verify(&self, shards: Vec<ShardId>, deep: bool) -> Result<Response, Refusal> {
+        let (workers, max) = match deep {
+            true => (&self.scrubber, VERIFY_DEEP_MAX),
+            false => (&self.readers, VERIFY_MAX),
+        };
+        if shards.len() > max {
+            return Err(Refusal::Malformed);
+        }
+        let shared = Arc::clone(&self.shared);
+        let verify = workers.run(move || {
+            let verdicts = shards.iter().map(|id| shared.store.verify(*id, deep));
+            verdicts.collect::<Vec<Verdict>>()
+        });
+        let verdicts = verify.await.map_err(|Panicked| Refusal::Disk)?;
+        Ok(Response::Verdicts(verdicts))
+    }
+}
+
+impl rpc::Service for Service {
+    async fn call(
+        self: Arc<Self>,
+        caller: Arc<rpc::Caller>,
+        header: Vec<u8>,
+        payload: Bytes,
+    ) -> rpc::Answer {
+        let answered = match decode(&header) {
+            Ok(request) => self.answer(caller.identity.role, request, payload).await,
+            Err(error) => {
+                log::warn!(
+                    "{} sent a call that cannot be understood: {error}",
+                    caller.identity
+                );
+                Err(Refusal::Malformed)
+            }
+        };
+        let (response, payload) =
+            answered.unwrap_or_else(|refusal| (Response::Refused(refusal), Bytes::new()));
+        rpc::Answer {
+            header: encode(&response),
+            payload: vec![payload],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::codec::shard::{StripeIdent, build};
+    use crate::env::sim::ManualClock;
+    use crate::env::sim::disk::SimDisk;
+    use crate::server::membership::{Deleting, Member};
+    use crate::types::{
+        ClusterId, Epoch, Incarnation, ServerId, ShardIndex, StripeId, Timestamp, Width,
+    };
+
+    const CLUSTER: ClusterId = ClusterId(1);
+
+    fn service(standing: Option<Standing>) -> Service {
+        let disk = Arc::new(SimDisk::new(1 << 30));
+        let shared = Shared {
+            store: Store::open(disk, CLUSTER, None).unwrap(),
+            clock: Arc::new(ManualClock::new(Timestamp::default())),
+            standing: RwLock::new(standing),
+        };
+        Service::new(Arc::new(shared)).unwrap()
+    }
+
+    fn standing() -> Standing {
+        Standing {
+            member: Member {
+                server: ServerId(7),
+                epoch: Epoch(3),
+            },
+            heard: Duration::ZERO,
+            deleting: Deleting::Allowed,
+        }
+    }
+
+    fn image() -> (ShardId, Bytes) {
+        let ident = StripeIdent {
+            cluster: CLUSTER,
+            incarnation: Incarnation(0),
+            stripe: StripeId(5),
+            width: Width { data: 1, parity: 0 },
+        };
+        let image = build(ident, &Bytes::from(vec![9; 8192]), &[]).remove(0);
+        let id = ShardId {
+            stripe: StripeId(5),
+            index: ShardIndex(0),
+        };
+        let parts: Vec<Bytes> = std::iter::once(image.head).chain(image.data).collect();
+        (id, Bytes::from(parts.concat()))
+    }
+
+    #[tokio::test]
+    async fn a_shard_is_put_read_and_verified() {
+        let service = service(Some(standing()));
+        let (id, image) = image();
+        let put = service.answer(Role::Client, Request::Put(id), image).await;
+        let (Response::Stored { hash, epoch }, _) = put.unwrap() else {
+            panic!("not stored")
+        };
+        assert_eq!(epoch, Epoch(3));
+        let get = Request::Get {
+            shard: id,
+            first: 1,
+            count: 1,
+        };
+        let (_, data) = service
+            .answer(Role::Monitor, get, Bytes::new())
+            .await
+            .unwrap();
+        assert_eq!(data, vec![9; 4096]);
+        let verify = Request::Verify {
+            shards: vec![id],
+            deep: true,
+        };
+        let verified = service.answer(Role::Client, verify, Bytes::new()).await;
+        let present = Response::Verdicts(vec![Verdict::Present { hash }]);
+        assert_eq!(verified, Ok((present, Bytes::new())));
+    }
+
+    #[tokio::test]
+    async fn puts_are_for_clients_and_need_a_leader() {
+        let (id, image) = image();
+        let with_leader = service(Some(standing()));
+        let put = with_leader.answer(Role::Monitor, Request::Put(id), image.clone());
+        assert_eq!(put.await, Err(Refusal::Forbidden));
+        let without = service(None);
+        let put = without.answer(Role::Client, Request::Put(id), image.clone());
+        assert_eq!(put.await, Err(Refusal::NoLeader));
+        let verify = Request::Verify {
+            shards: vec![id; 65],
+            deep: true,
+        };
+        let verify = without.answer(Role::Client, verify, Bytes::new());
+        assert_eq!(verify.await, Err(Refusal::Malformed));
+        let torn = with_leader.answer(Role::Client, Request::Put(id), image.slice(..8192));
+        assert_eq!(torn.await, Err(Refusal::Malformed));
+    }
+}
