@@ -1,49 +1,61 @@
-//! OkapiFS: a filesystem that you mount as a directory and that several machines share, striped over their disks
-//! with parity.
+//! # OkapiFS: a few machines, one directory
 //!
-//! # Bird's-eye view
+//! A filesystem for 3 to 100 machines that mount it as one directory. What is written is cut into stripes,
+//! given parity and spread over the machines' disks, RAID-5 style, so that any one of them (or any m, if you
+//! choose so) can be switched off at any moment and nothing is lost and nothing hangs.
 //!
-//! Files become **extents**, extents lie in **stripes**, a stripe is cut into k data and m parity **shards** on as
-//! many servers. **Monitors** own all names and maps and change them through a Raft log; **servers** store shards
-//! that never change; a **client** is the FUSE driver: it asks monitors about names and moves bytes straight to and
-//! from servers. One binary, and each role is a process.
+//! ## From above
 //!
-//! The life of a written byte: a program writes it to the mount ([`fuse`]), it is buffered and packed with others
-//! into a stripe ([`client`]), encoded and checksummed ([`codec`]), put to servers and synced there ([`server`]), and
-//! only then one replicated command ([`monitor`]) makes it part of the file, for everybody at once.
+//! ```text
+//!   cp, cat, git …                                    okapifs status, check …
+//!        │ kernel, /dev/fuse                                 │
+//!   ┌────┴────────────┐   names, maps, grants   ┌────────────┴────────────┐
+//!   │ client  (mount) ├────────────────────────►│ monitors (Raft group)   │
+//!   │ fuse → client   │◄──── recalls ───────────┤ namespace over log + KV │
+//!   └────┬────────────┘                         └────────────▲────────────┘
+//!        │ shards: put, get                                  │ beats, what to reap
+//!   ┌────▼──────────┐  ┌───────────────┐  ┌───────────────┐  │
+//!   │ server        │  │ server        │  │ server        ├──┘
+//!   └───────────────┘  └───────────────┘  └───────────────┘
+//! ```
 //!
-//! # Layers
+//! One binary; each role is a process. A **client** buffers what programs write, packs it into immutable
+//! **stripes**, puts their k data and m parity **shards** on k+m **servers**, and then has the **monitors**
+//! commit, in one command, which bytes of which files they are. Before the commit nobody sees the new data,
+//! after it everybody does. What no file's map names any longer is garbage and is reaped.
 //!
-//! A folder imports only what is below it; `tests/tidy.rs` holds the table.
+//! ## Layers
 //!
-//! | layer | what it is |
-//! |---|---|
-//! | [`types`] 0 | ids, attributes, limits, the one errno table |
-//! | [`codec`] 1 | erasure code, checksums, the image of a shard |
-//! | [`crypto`] 1 | certificates and who they say one is |
-//! | [`wire`] 2 | what processes say to one another |
-//! | [`env`] 3 | clock, randomness, disks, network; real and simulated |
-//! | [`monitor`] 4 | the namespace (pure), Raft, the store beneath it, the service |
-//! | [`server`] 4 | shards in a directory |
-//! | [`client`] 4 | the filesystem, as a program sees it |
-//! | [`fuse`] 5 | translates between the kernel and [`client::fs`] |
-//! | [`agent`] 5 | the processes of one machine |
-//! | [`cli`] 6 | commands, configuration, everything that is printed |
+//! Each folder imports only what is above it in this list; `tests/tidy.rs` holds them to it.
 //!
-//! Monitors, servers and clients never import one another: they meet in [`wire`].
+//! | folder | what is in it | start reading at |
+//! |---|---|---|
+//! | [`types`] | identities, units, limits, the errno table | [`types::Extent`] |
+//! | [`codec`] | erasure code, checksums, the bytes of a shard | [`codec::shard`] |
+//! | [`crypto`] | the cluster's CA, certificates, TLS settings | [`crypto`] |
+//! | [`wire`] | messages and frames | [`wire::metadata`] |
+//! | [`env`] | clock, randomness, disk, network: the real ones and their seeded twins | [`env`] |
+//! | [`monitor`] | the namespace (pure), the Raft log, the store, the service | [`monitor::namespace`] |
+//! | [`server`] | the store of shards, the service | [`server::store`] |
+//! | [`client`] | write buffer, packing, placing, reading (pure cores), the filesystem | [`client`] |
+//! | [`fuse`] | the translator between the kernel and [`client`] | [`fuse`] |
+//! | [`agent`] | which processes should run on this node, and running them | [`agent`] |
+//! | [`cli`] | one file a command | [`cli`] |
 //!
-//! # Where to look for what
+//! `monitor`, `server` and `client` never import one another: they meet in `wire`.
 //!
-//! * the order of events that makes data safe: [`client`], then `monitor::namespace` for the commit;
-//! * what is on a server's disk: [`server::store`]; byte for byte: [`codec::shard`];
-//! * how a cluster starts on one machine: `cli::up` and [`agent`];
-//! * which file draws which format: `docs/formats.md`.
+//! ## Where to look for …
 //!
-//! # Absent on purpose
+//! * *what happens to a written byte*: [`client`], then [`server::store`], then the namespace's `content`;
+//! * *what makes it safe*: the invariants at the head of [`monitor::namespace`];
+//! * *what lies on a disk*: `docs/formats.md`, which points at the drawings beside the writers;
+//! * *why a mount may wait*: [`client`]'s session and the service's recalls.
 //!
-//! Deduplication; compression; a plaintext mode of the network; POSIX ACLs; in-place changes of stripes, and with them
-//! the RAID write hole. Not there yet: more than one monitor, rebuilding of lost servers, shared leases (so metadata
-//! is not cached between operations).
+//! ## Absent on purpose
+//!
+//! No update in place (so no write hole, no read-modify-write of parity, no rollback), no hashing of names
+//! to servers (placement is a table, so nothing moves by itself), no plaintext protocol, no kernel writeback
+//! cache (the daemon owns sizes and times), no journal in the key-value store (the Raft log is one).
 
 pub mod agent;
 pub mod cli;

@@ -46,12 +46,12 @@ fn config(arguments: &Arguments, file: &MonitorFile) -> anyhow::Result<Config> {
         listen: file.listen.clone(),
         id: MonitorId(file.id),
         credentials,
-        bootstrap: Some(Bootstrap {
+        bootstrap: Bootstrap {
             cluster,
             incarnation: Incarnation(file.new_cluster.incarnation),
             width: file.new_cluster.width(),
             min_copies: file.new_cluster.min_copies,
-        }),
+        },
     })
 }
 

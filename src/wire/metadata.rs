@@ -696,6 +696,9 @@ pub struct Inventory {
     pub server: ServerId,
     /// At which epoch.
     pub epoch: Epoch,
+    /// The metadata state ([`Beaten::state`]) that the server knew of before it began to list: what was
+    /// committed later may be missing from the list without being lost.
+    pub as_of: OpSeq,
     /// Everything it has from here (the end of the portion before) ...
     pub from: ShardId,
     /// ... up to but without this; `None` at the end.

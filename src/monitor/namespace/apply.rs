@@ -1,7 +1,7 @@
 //! From a command to the changes it makes.
 
-use super::super::store::{Batch, Read, StoreError};
-use super::command::{Action, Command, Outcome};
+use super::super::store::{Read, StoreError};
+use super::command::{Action, Applied, Command, Outcome, Removal};
 use super::content::{self, Step};
 use super::fail::{Fail, answered};
 use super::inodes::At;
@@ -16,15 +16,6 @@ use crate::wire::metadata::{Mutation, Op, Reply};
 
 /// Counters of incarnation i begin at i · 2^44, so that no id returns after a disaster.
 const INCARNATION_SHIFT: u32 = 44;
-
-/// What a command does.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Applied {
-    /// What came of each action, in order.
-    pub outcomes: Vec<Outcome>,
-    /// The changes; one atomic write.
-    pub batch: Batch,
-}
 
 /// Applies a command to a state.
 ///
@@ -81,8 +72,8 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::Mutate {
             session,
             mutation,
-            pinned_by,
-        } => return mutate(txn, at, *session, mutation, pinned_by),
+            removes,
+        } => return mutate(txn, at, *session, mutation, removes.as_ref()),
         Action::OpenSession(client) => return Ok(sessions::open(txn, at, client)),
         Action::CloseSession { session, .. } => return sessions::close(txn, at, *session),
         Action::Unpin { session, ino } => orphans::unpin(txn, at, *session, *ino)?,
@@ -161,7 +152,7 @@ fn mutate(
     at: At,
     session: SessionId,
     mutation: &Mutation,
-    pinned_by: &[SessionId],
+    removes: Option<&Removal>,
 ) -> Result<Outcome, StoreError> {
     if get(batch, &keys::session(session))?.is_none_or(|session| session.closing) {
         return Ok(Outcome::NoSession);
@@ -170,9 +161,11 @@ fn mutate(
         return Ok(Outcome::Mutated(reply));
     }
     let held = caps::held_from(batch, session, &mutation.op)?;
-    if !held.is_empty() {
+    let removed = caps::removed_by_op(batch, &mutation.op)?;
+    if !held.is_empty() || removed != removes.map(|removal| removal.ino) {
         return Ok(Outcome::Held(held));
     }
+    let pinned_by = removes.map_or(&[][..], |removal| &removal.pinned_by);
 
     let mut txn = Txn::new(batch);
     let step = operate(&mut txn, at, session, &mutation.op, pinned_by);
@@ -229,7 +222,7 @@ fn operate(
         Op::Create(create) => tree::create(txn, at, session, create)?,
         Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
         Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, pinned_by)?,
-        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, pinned_by)?,
+        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name)?,
         Op::Rename(rename) => rename::rename(txn, at, rename, pinned_by)?,
         Op::SetAttr { ino, changes } => attrs::set(txn, at, *ino, changes)?,
         Op::Truncate { ino, size, mtime } => {

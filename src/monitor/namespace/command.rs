@@ -48,9 +48,10 @@ pub enum Action {
         session: SessionId,
         /// What.
         mutation: Mutation,
-        /// Sessions that have the inode open whose name this removes (unlink, rename over): if it was the
-        /// last name, the inode stays until they have closed it.
-        pinned_by: Vec<SessionId>,
+        /// For a change that takes a name away from a file: which file, and who has it open, as the leader
+        /// found it when it proposed the change. If the name leads to another file by now, the change is not
+        /// done ([`Outcome::Held`]).
+        removes: Option<Removal>,
     },
     /// A client begins.
     OpenSession(ClientInfo),
@@ -98,6 +99,15 @@ pub struct Applied {
     pub batch: Batch,
 }
 
+/// A file loses a name.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Removal {
+    /// The file.
+    pub ino: Ino,
+    /// Sessions that have it open: if it was its last name, the file stays until they have closed it.
+    pub pinned_by: Vec<SessionId>,
+}
+
 /// What came of an action.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Outcome {
@@ -110,7 +120,8 @@ pub enum Outcome {
     /// yet.
     Partly,
     /// The mutation was not done, because other sessions hold these inodes exclusively: recall them and propose
-    /// it again. Its slot has not moved on.
+    /// it again. Its slot has not moved on. (Nobody holds anything when the list is empty: the name that it
+    /// removes has moved to another file meanwhile.)
     Held(Vec<Ino>),
     /// The session that was opened.
     Session(SessionId),

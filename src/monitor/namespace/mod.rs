@@ -66,4 +66,4 @@ mod tree;
 mod txn;
 mod usage;
 
-pub use apply::{Applied, apply};
+pub use apply::apply;

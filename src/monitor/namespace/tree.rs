@@ -151,7 +151,6 @@ pub(super) fn rmdir(
     at: At,
     parent: Ino,
     name: &[u8],
-    pinned_by: &[SessionId],
 ) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
@@ -159,7 +158,7 @@ pub(super) fn rmdir(
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    remove(txn, at, (parent, name), &entry, pinned_by)
+    remove(txn, at, (parent, name), &entry, &[])
 }
 
 /// Refuses when a directory has entries.

@@ -8,8 +8,8 @@
 //! 3. one id has one content, for ever: the same again is fine, another is refused;
 //! 4. nothing is given out as whole that is not.
 //!
-//! Large shards are a file each ([`files`]); small ones share files ([`packs`], [`segment`]). The list of them
-//! is in memory ([`index`]) and comes from the directory alone ([`scan`]). Everything stands above the trait
+//! Large shards are a file each (`files`); small ones share files (`packs`, `segment`). The list of them
+//! is in memory (`index`) and comes from the directory alone (`scan`). Everything stands above the trait
 //! [`Disk`], so that tests can crash it at each of its steps. All calls block; any number of threads may call.
 
 mod claims;

@@ -106,6 +106,15 @@ pub fn orphans(read: &dyn Read, session: SessionId) -> Result<Vec<Ino>, StoreErr
         .collect()
 }
 
+/// Whether a session keeps that inode although it has no name.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn is_orphan(read: &dyn Read, session: SessionId, ino: Ino) -> Result<bool, StoreError> {
+    exists(read, &keys::orphan(session, ino))
+}
+
 /// Inodes that are being freed, at most `limit`: each wants an
 /// [`Action::Free`](super::super::command::Action::Free) until it is done.
 ///

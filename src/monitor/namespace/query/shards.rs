@@ -77,7 +77,7 @@ fn is_garbage(read: &dyn Read, server: ServerId, shard: ShardId) -> Result<bool,
 }
 
 /// Shards `from <= shard < to` that a server should have and that are not among `present`, or not with the
-/// content they should have.
+/// content they should have. What was committed after `as_of` is left out: the list may be older.
 ///
 /// # Errors
 ///
@@ -87,6 +87,7 @@ pub fn missing(
     server: ServerId,
     from: ShardId,
     to: Option<ShardId>,
+    as_of: OpSeq,
     present: &[(ShardId, ShardHash)],
 ) -> Result<Vec<ShardId>, StoreError> {
     let present: BTreeMap<ShardId, ShardHash> = present.iter().copied().collect();
@@ -98,7 +99,7 @@ pub fn missing(
         if to.is_some_and(|to| shard >= to) {
             break;
         }
-        if shard >= from && !is_as_committed(read, shard, present.get(&shard))? {
+        if shard >= from && record.birth <= as_of && !is_as_committed(read, shard, present.get(&shard))? {
             missing.push(shard);
         }
     }

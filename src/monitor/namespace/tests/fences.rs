@@ -16,7 +16,7 @@ fn an_operation_sent_again_is_answered_again_and_done_once() {
             seq: SlotSeq(seq),
             op,
         },
-        pinned_by: Vec::new(),
+        removes: None,
     };
     let create = create(Ino::ROOT, "f", ino, FileKind::Regular);
     let first = world.act(mutate(0, 1, create.clone()));

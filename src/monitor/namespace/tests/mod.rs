@@ -10,7 +10,9 @@ use super::super::store::{Read, Store, memory::MemoryStore};
 use super::check::{Checked, check, state_hash};
 use super::command::{Action, Command, Outcome};
 use super::query;
-use super::{Applied, apply};
+use super::apply;
+use super::caps;
+use super::command::{Applied, Removal};
 use crate::types::*;
 use crate::wire::metadata::*;
 use crate::wire::shards::ShardId;
@@ -114,15 +116,10 @@ impl World {
     /// Proposes an operation once.
     fn propose(&mut self, client: usize, op: Op, pinned_by: &[SessionId]) -> Outcome {
         let Client { session, seq, .. } = self.clients[client];
-        let outcome = self.act(Action::Mutate {
-            session,
-            mutation: Mutation {
-                slot: Slot(3),
-                seq: SlotSeq(seq + 1),
-                op,
-            },
-            pinned_by: pinned_by.to_vec(),
-        });
+        let removed = caps::removed_by_op(&self.store, &op).unwrap();
+        let removes = removed.map(|ino| Removal { ino, pinned_by: pinned_by.to_vec() });
+        let mutation = Mutation { slot: Slot(3), seq: SlotSeq(seq + 1), op };
+        let outcome = self.act(Action::Mutate { session, mutation, removes });
         if matches!(outcome, Outcome::Mutated(_)) {
             self.clients[client].seq += 1;
         }
@@ -380,7 +377,7 @@ fn a_batch_is_its_actions_one_by_one() {
             seq: SlotSeq(1),
             op,
         },
-        pinned_by: Vec::new(),
+        removes: None,
     };
     let ino = Ino(1 << 44);
     let actions = vec![

@@ -1,0 +1,69 @@
+//! What administrators ask.
+
+use std::sync::Arc;
+
+use super::{Monitor, unreadable};
+use crate::monitor::namespace::check::{self, Checked};
+use crate::monitor::namespace::query;
+use crate::monitor::store::{Store, StoreError};
+use crate::wire::admin::{Request, Response};
+use crate::wire::metadata::Refusal;
+
+/// Most records looked at in one step of a check.
+const CHECK_RECORDS: u64 = 20_000;
+/// Most stripes told at a time.
+const STRIPES_MAX: u32 = 1024;
+
+impl Monitor {
+    pub(super) async fn administer(&self, request: Request) -> Result<Response, Refusal> {
+        self.confirm_leadership().await?;
+        match request {
+            Request::Status { node } => self.status(&node).await.map(|status| Response::Status(Box::new(status))),
+            Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
+            Request::Where { ino, offset } => {
+                self.in_background(move |store| {
+                    Ok(query::map_of(store, ino, offset)?.map_or(Response::NotFound, Response::Map))
+                })
+                .await
+            }
+            Request::Stripes { after, limit } => {
+                let limit = limit.min(STRIPES_MAX) as usize;
+                self.in_background(move |store| {
+                    let (stripes, end) = query::live_stripes(store, after, limit)?;
+                    Ok(Response::Stripes { stripes, end })
+                })
+                .await
+            }
+            Request::Check { cursor } => {
+                self.in_background(move |store| {
+                    let Checked { records, problems, cursor } =
+                        check::check(&*store.snapshot(), &cursor, CHECK_RECORDS)?;
+                    Ok(Response::Checked { records, problems, cursor })
+                })
+                .await
+            }
+            Request::Paths(inos) => {
+                self.in_background(move |store| {
+                    let paths: Result<_, _> = inos.into_iter().map(|ino| query::path(store, ino)).collect();
+                    Ok(Response::Paths(paths?))
+                })
+                .await
+            }
+        }
+    }
+
+    /// Runs something that reads a lot on a thread where that holds up nobody.
+    pub(super) async fn in_background<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || work(&*store)).await {
+            Ok(result) => result.map_err(unreadable),
+            Err(error) => {
+                log::error!("a question of an administrator could not be answered: {error}");
+                Err(Refusal::NoLeader)
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! From the wire to the right hands: decode, check who asks, dispatch, encode.
+
+use std::sync::Arc;
+
+use super::Monitor;
+use crate::crypto::Role;
+use crate::env::system::rpc::{Answer, Caller, Service};
+use crate::types::SessionId;
+use crate::wire::metadata::{MUTATIONS_MAX, Refusal, Request, Response};
+use crate::wire::{decode, encode};
+
+impl Service for Monitor {
+    async fn call(self: Arc<Self>, caller: Arc<Caller>, header: Vec<u8>, _payload: bytes::Bytes) -> Answer {
+        let response = match decode::<Request>(&header) {
+            Ok(request) => self.answer(&caller, request).await.unwrap_or_else(Response::Refused),
+            Err(error) => Response::Refused(Refusal::Malformed(error.to_string())),
+        };
+        Answer { header: encode(&response), payload: Vec::new() }
+    }
+
+    fn closed(&self, caller: &Caller) {
+        let mut state = self.state.lock();
+        state.callers.retain(|_, attached| attached.id != caller.id);
+        if let Some((server, epoch)) = state.registered.remove(&caller.id) {
+            state.servers.disconnected(server, epoch);
+        }
+    }
+}
+
+impl Monitor {
+    async fn answer(self: &Arc<Self>, caller: &Arc<Caller>, request: Request) -> Result<Response, Refusal> {
+        authorize(caller.identity.role, &request)?;
+        match request {
+            Request::OpenSession(client) => self.open_session(caller, client).await,
+            Request::Attach(attach) => self.attach(caller, attach).await,
+            Request::CloseSession(session) => self.close_own_session(caller, session).await,
+            Request::Renew(renew) => self.renew(caller, &renew).await,
+            Request::Mutate { session, mutations } => {
+                self.check_attached(caller, session)?;
+                check_batch(mutations.len())?;
+                self.mutate(session, mutations).await.map(Response::Mutated)
+            }
+            Request::Query { session, queries } => {
+                self.check_attached(caller, session)?;
+                check_batch(queries.len())?;
+                self.ask_all(session, &queries).await.map(Response::Answers)
+            }
+            Request::Unpin { session, pins } => {
+                self.check_attached(caller, session)?;
+                self.unpin(session, pins).await
+            }
+            Request::SessionsOfNode { node } => self.sessions_of_node(&node),
+            Request::EvictDead { session, node } => self.evict_dead(session, &node).await,
+            Request::Register(register) => self.register(caller, register).await,
+            Request::Beat(beat) => self.beat(caller, beat).await,
+            Request::Inventory(inventory) => self.inventory(inventory),
+            Request::Admin(request) => self.administer(request).await.map(Response::Admin),
+        }
+    }
+
+    /// A session is used only over the connection that it is attached to, so that nobody speaks for another.
+    fn check_attached(&self, caller: &Caller, session: SessionId) -> Result<(), Refusal> {
+        let attached = self.state.lock().callers.get(&session).is_some_and(|at| at.id == caller.id);
+        attached.then_some(()).ok_or(Refusal::SessionClosed)
+    }
+}
+
+/// Which roles may ask what.
+fn authorize(role: Role, request: &Request) -> Result<(), Refusal> {
+    let allowed = match request {
+        Request::Register(_) | Request::Beat(_) | Request::Inventory(_) => role == Role::Server,
+        _ => role == Role::Client,
+    };
+    allowed.then_some(()).ok_or(Refusal::Forbidden)
+}
+
+fn check_batch(length: usize) -> Result<(), Refusal> {
+    if length <= MUTATIONS_MAX {
+        Ok(())
+    } else {
+        Err(Refusal::Malformed(format!("{length} operations in one request, {MUTATIONS_MAX} are allowed")))
+    }
+}

@@ -1,0 +1,162 @@
+//! Clients come, live and go.
+
+use std::sync::Arc;
+
+use super::{Monitor, unreadable};
+use crate::env::system::rpc::Caller;
+use crate::monitor::namespace::command::{Action, Outcome};
+use crate::monitor::namespace::{query, records};
+use crate::monitor::service::sessions::LEASE;
+use crate::types::{Ino, SessionId};
+use crate::wire::metadata::{Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened};
+
+/// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.
+const RESERVE_PART: u64 = 32;
+
+impl Monitor {
+    pub(super) async fn open_session(
+        &self,
+        caller: &Arc<Caller>,
+        client: ClientInfo,
+    ) -> Result<Response, Refusal> {
+        log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
+        match self.submit(Action::OpenSession(client)).await? {
+            Outcome::Session(session) => self.attached(caller, session),
+            other => Err(Refusal::Malformed(format!("a session was asked for and answered with {other:?}"))),
+        }
+    }
+
+    pub(super) async fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
+        let Attach { session, pins } = attach;
+        query::session(&*self.store, session)
+            .map_err(unreadable)?
+            .filter(|record| !record.closing)
+            .ok_or(Refusal::SessionClosed)?;
+        {
+            let mut state = self.state.lock();
+            for (ino, generation) in pins {
+                state.pins.restore(session, ino, generation);
+            }
+        }
+        self.attached(caller, session)
+    }
+
+    fn attached(&self, caller: &Arc<Caller>, session: SessionId) -> Result<Response, Refusal> {
+        let monitors = query::monitors(&*self.store).map_err(unreadable)?;
+        let opened = {
+            let mut state = self.state.lock();
+            state.sessions.attached(session, self.clock.monotonic());
+            state.callers.insert(session, Arc::clone(caller));
+            SessionOpened {
+                session,
+                cluster: self.cluster,
+                monitors: monitors.into_iter().map(|(_, monitor)| monitor.address).collect(),
+                lease_ms: u64::try_from(LEASE.as_millis()).expect("twelve seconds"),
+                placement: state.servers.placement(),
+                credit_bytes: state.credit(),
+            }
+        };
+        self.changed.notify_waiters();
+        Ok(Response::Session(opened))
+    }
+
+    pub(super) async fn renew(&self, caller: &Caller, renew: &Renew) -> Result<Response, Refusal> {
+        self.check_attached(caller, renew.session)?;
+        // Only a leader that still has its majority may prolong a lease.
+        self.confirm_leadership().await?;
+        let mut state = self.state.lock();
+        if !state.sessions.renewed(renew.session, self.clock.monotonic()) {
+            return Err(Refusal::SessionClosed);
+        }
+        let stale = renew.placement_version != state.servers.version();
+        Ok(Response::Renewed(Renewed {
+            placement: stale.then(|| state.servers.placement()),
+            credit_bytes: state.credit(),
+        }))
+    }
+
+    pub(super) async fn close_own_session(
+        &self,
+        caller: &Caller,
+        session: SessionId,
+    ) -> Result<Response, Refusal> {
+        self.check_attached(caller, session)?;
+        self.close_session(session, false).await?;
+        Ok(Response::Done)
+    }
+
+    /// Ends a session: whatever it held is free afterwards.
+    pub(super) async fn close_session(&self, session: SessionId, evicted: bool) -> Result<(), Refusal> {
+        while self.submit(Action::CloseSession { session, evicted }).await? == Outcome::Partly {}
+        {
+            let mut state = self.state.lock();
+            state.sessions.closed(session);
+            state.pins.closed(session);
+            state.callers.remove(&session);
+        }
+        self.changed.notify_waiters();
+        self.orphaned.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
+        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
+        let entry = |(session, record): (SessionId, records::Session)| SessionEntry {
+            session,
+            client: record.client,
+        };
+        let mut entries: Vec<_> = sessions.into_iter().map(entry).collect();
+        entries.retain(|entry| entry.client.node == node);
+        Ok(Response::Sessions(entries))
+    }
+
+    pub(super) async fn evict_dead(&self, session: SessionId, node: &str) -> Result<Response, Refusal> {
+        let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
+            return Ok(Response::Done);
+        };
+        let client = record.client;
+        if client.node != node {
+            return Err(Refusal::Forbidden);
+        }
+        log::warn!(
+            "the process that mounted {} on {} is dead: its session is closed",
+            client.mountpoint,
+            client.host
+        );
+        self.close_session(session, true).await?;
+        Ok(Response::Done)
+    }
+
+    /// Inodes that a client has closed; those whose last name went meanwhile go now.
+    pub(super) async fn unpin(
+        &self,
+        session: SessionId,
+        pins: Vec<(Ino, u64)>,
+    ) -> Result<Response, Refusal> {
+        for (ino, generation) in pins {
+            let gone = self.state.lock().pins.unpin(session, ino, generation);
+            if gone && query::is_orphan(&*self.store, session, ino).map_err(unreadable)? {
+                self.submit(Action::Unpin { session, ino }).await?;
+                self.orphaned.notify_one();
+            }
+        }
+        Ok(Response::Done)
+    }
+
+    /// Proof that this monitor leads, as of a moment after the call.
+    pub(super) async fn confirm_leadership(&self) -> Result<(), Refusal> {
+        self.raft.confirm_leadership().await.map_err(|error| {
+            log::warn!("this monitor could not confirm that it leads: {error}");
+            Refusal::NoLeader
+        })
+    }
+}
+
+impl super::State {
+    /// Raw bytes that each session may buffer: all of them together never more than there is room for.
+    fn credit(&self) -> u64 {
+        let free = self.servers.raw_free();
+        let sessions = u64::try_from(self.sessions.count().max(1)).expect("few");
+        (free - free / RESERVE_PART) / sessions
+    }
+}

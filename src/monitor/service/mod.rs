@@ -1,0 +1,285 @@
+//! The monitor as a process: it answers clients, servers and administrators.
+//!
+//! The namespace knows what is true, Raft makes it true on a majority; this folder is what stands between
+//! them and the connections. Its own state is small, lives in the leader's memory only and can be lost at
+//! any moment, because its owners tell it again: which sessions are alive ([`sessions`]), what they have open
+//! ([`pins`]), how the servers are doing ([`servers`]). Those three are pure; the rest of the folder is edge:
+//!
+//! * [`calls`] takes a call from the wire, checks who asks, and hands it on;
+//! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer;
+//! * [`ask`] answers questions the same way, without the log;
+//! * [`clients`] and [`storage`] look after sessions and servers;
+//! * [`status`] and [`admin`] tell administrators how everything is;
+//! * [`background`] does what time brings: evictions, freeing, the state of servers.
+//!
+//! **The life of a recall.** Client B asks for the attributes of a file that client A writes. `W/ino` says
+//! that A holds the exclusive grant: size and content are in A's memory. B's call waits; A gets a notice,
+//! commits all that it has buffered, and gives the grant back in the same command or the next; when that is
+//! applied, B's call goes on and finds what A wrote. If A is dead, its session expires; if A lives but shows
+//! no progress, it is evicted. So B's wait has an end.
+
+mod admin;
+mod ask;
+mod background;
+mod calls;
+mod clients;
+mod mutate;
+mod pins;
+mod servers;
+mod sessions;
+mod status;
+mod storage;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use self::pins::Pins;
+use self::servers::Servers;
+use self::sessions::Sessions;
+use crate::crypto::Credentials;
+use crate::env::clock::{Clock, SystemClock};
+use crate::env::system::lock::{DirLock, LockError};
+use crate::env::system::node;
+use crate::env::system::rpc::{BindError, Caller, Listener};
+use crate::monitor::namespace::command::{Action, Outcome};
+use crate::monitor::namespace::{self, query};
+use crate::monitor::raft::batch::Batcher;
+use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
+use crate::monitor::store::disk::DiskStore;
+use crate::monitor::store::{Store, StoreError};
+use crate::types::{ClusterId, Epoch, Incarnation, MonitorId, ServerId, SessionId, Width};
+use crate::wire::metadata::{Refusal, Register};
+
+/// What a monitor needs to begin.
+#[derive(Debug)]
+pub struct Config {
+    /// Its data directory.
+    pub dir: PathBuf,
+    /// `host:port` to listen on; port 0 takes a free one.
+    pub listen: String,
+    /// Its id.
+    pub id: MonitorId,
+    /// Its certificate.
+    pub credentials: Credentials,
+    /// What the cluster is to be, if this is its first monitor and it has not begun yet.
+    pub bootstrap: Bootstrap,
+}
+
+/// What a new cluster is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bootstrap {
+    /// Its id.
+    pub cluster: ClusterId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Width of the root volume's stripes.
+    pub width: Width,
+    /// Fewest copies with which a write is taken.
+    pub min_copies: u8,
+}
+
+/// Why a monitor could not begin, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another process has the directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The metadata store is unusable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log is unusable.
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    /// The log did not take the first command.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The machine does not say who it is, or the runtime could not take the socket over.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The log stopped while the monitor ran.
+    #[error("this monitor stopped: {0}; look at its disk, then start it again")]
+    Stopped(String),
+    /// The directory belongs to another cluster than the certificate.
+    #[error(
+        "this directory holds the metadata of cluster {found}, but the certificate is for {expected}: \
+         give the monitor its own directory"
+    )]
+    OtherCluster {
+        /// Whose metadata it is.
+        found: ClusterId,
+        /// Whose certificate it is.
+        expected: ClusterId,
+    },
+}
+
+/// A running monitor.
+struct Monitor {
+    id: MonitorId,
+    address: String,
+    cluster: ClusterId,
+    pid: u32,
+    node: String,
+    store: Arc<dyn Store>,
+    raft: Raft,
+    log: Batcher,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// Rings whenever something that a call may wait for has changed: a grant, a fence, a session, grace.
+    changed: Notify,
+    /// Rings when an inode may wait to be freed.
+    orphaned: Notify,
+}
+
+/// What a leader keeps in memory only.
+struct State {
+    sessions: Sessions,
+    pins: Pins,
+    servers: Servers,
+    /// The connection of each attached session.
+    callers: HashMap<SessionId, Arc<Caller>>,
+    /// Which server a connection registered.
+    registered: HashMap<u64, (ServerId, Epoch)>,
+}
+
+/// Runs a monitor until `shutdown` turns true. Calls `ready` with its address when it answers.
+///
+/// # Errors
+///
+/// [`RunError`] when it cannot begin.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(SocketAddr) + Send,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let _lock = DirLock::take(&config.dir)?;
+    let listener = Listener::bind(&config.listen)?;
+    let address = listener.local_address();
+    let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let raft_config =
+        RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
+    let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply)).await?;
+    raft.bootstrap().await?;
+    raft.confirm_leadership().await?;
+    let stamp = Arc::clone(&clock);
+    let log = Batcher::start(raft.clone(), move || stamp.now());
+    introduce(&log, &config, address).await?;
+
+    let identity = query::cluster(&*store)?.expect("the first command made it");
+    let expected = config.credentials.identity().cluster;
+    if identity.id != expected {
+        return Err(RunError::OtherCluster { found: identity.id, expected });
+    }
+    let state = Mutex::new(State::recover(&*store, clock.monotonic())?);
+    let monitor = Arc::new(Monitor {
+        id: config.id,
+        address: address.to_string(),
+        cluster: identity.id,
+        pid: std::process::id(),
+        node: node()?.id,
+        store,
+        raft,
+        log,
+        clock,
+        state,
+        changed: Notify::new(),
+        orphaned: Notify::new(),
+    });
+    let chores = tokio::spawn(background::run(Arc::clone(&monitor), shutdown.clone()));
+    let serving = tokio::spawn(listener.serve(
+        config.credentials,
+        identity.incarnation,
+        Arc::clone(&monitor),
+        shutdown.clone(),
+    ));
+    ready(address);
+    let ended = tokio::select! {
+        // The sender lives in the caller; if it is gone, there is nobody left to run for.
+        _ = shutdown.wait_for(|stop| *stop) => Ok(()),
+        why = stopped(&monitor.raft) => Err(RunError::Stopped(why)),
+    };
+    serving.abort();
+    chores.abort();
+    monitor.raft.shutdown().await?;
+    monitor.store.persist()?;
+    ended
+}
+
+/// Resolves, saying why, when the log can go on no more.
+async fn stopped(raft: &Raft) -> String {
+    let mut leadership = raft.leadership();
+    let found = leadership.wait_for(|now| now.stopped.is_some()).await;
+    found.ok().and_then(|now| now.stopped.clone()).unwrap_or_else(|| "its task ended".to_owned())
+}
+
+/// The first commands of every start: they do nothing where they have been done before.
+async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Result<(), RunError> {
+    let Bootstrap { cluster, incarnation, width, min_copies } = config.bootstrap;
+    log.submit(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
+    log.submit(Action::SetMonitor { id: config.id, address: address.to_string() }).await?;
+    Ok(())
+}
+
+impl State {
+    /// What a new leader knows from the replicated state.
+    fn recover(store: &dyn Store, now: Duration) -> Result<Self, StoreError> {
+        let volume = query::volume(store)?.expect("the first command made it");
+        let mut servers = Servers::new(volume.width, volume.min_copies);
+        for (id, server) in query::servers(store)? {
+            let Register { address, domain, usage, .. } = server.info;
+            servers.known(id, server.epoch, address, domain, usage, now);
+        }
+        let sessions = query::sessions(store)?.into_iter().map(|(id, _)| id);
+        Ok(Self {
+            sessions: Sessions::recover(sessions, now),
+            pins: Pins::default(),
+            servers,
+            callers: HashMap::new(),
+            registered: HashMap::new(),
+        })
+    }
+}
+
+impl Monitor {
+    /// Puts one action into the log and waits until it is applied.
+    async fn submit(&self, action: Action) -> Result<Outcome, Refusal> {
+        self.log.submit(action).await.map_err(|error| {
+            log::warn!("a command was not taken: {error}");
+            Refusal::NoLeader
+        })
+    }
+
+    /// Waits until `ready` gives something; it is asked again whenever anything has [`Self::changed`], and
+    /// now and then to be safe.
+    async fn wait_until<T>(
+        &self,
+        mut ready: impl FnMut() -> Result<Option<T>, Refusal>,
+    ) -> Result<T, Refusal> {
+        const AT_LEAST: Duration = Duration::from_millis(500);
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(found) = ready()? {
+                return Ok(found);
+            }
+            tokio::time::timeout(AT_LEAST, changed).await.ok();
+        }
+    }
+}
+
+/// A store that cannot be read is a monitor that cannot answer.
+fn unreadable(error: StoreError) -> Refusal {
+    log::error!("{error}: this monitor cannot answer; look at its disk, then restart it");
+    Refusal::NoLeader
+}

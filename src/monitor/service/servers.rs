@@ -1,0 +1,268 @@
+//! How the storage servers are doing.
+//!
+//! The replicated state knows which servers there are and their epochs; whether they answer, how full they
+//! are and which shards they miss changes all the time, and only the leader keeps it, in memory. Servers beat
+//! every second: silent for [`SUSPECT`] a server gets no new data, silent for [`DOWN`] it is down. A closed
+//! connection makes it suspect at once. A leader that has just started takes everybody for up until it knows
+//! better, so that its start narrows nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::types::{Epoch, PlacementMap, ServerEntry, ServerId, ServerState, Width};
+use crate::wire::metadata::Usage;
+use crate::wire::shards::ShardId;
+
+/// A server silent for this long gets no new data.
+pub(super) const SUSPECT: Duration = Duration::from_secs(5);
+/// A server silent for this long is down.
+pub(super) const DOWN: Duration = Duration::from_secs(15);
+
+/// The servers of the cluster as the leader sees them. Times are the leader's monotonic clock.
+#[derive(Debug)]
+pub(super) struct Servers {
+    width: Width,
+    min_copies: u8,
+    version: u64,
+    servers: BTreeMap<ServerId, Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: String,
+    domain: String,
+    epoch: Epoch,
+    usage: Usage,
+    beat: Duration,
+    state: ServerState,
+    /// Whether it has yet to say what it has since it registered, or since this leader started.
+    unlisted: bool,
+    missing: BTreeSet<ShardId>,
+}
+
+impl Servers {
+    /// No server yet; stripes of the volume are as wide as `width` when enough of them are up.
+    pub(super) fn new(width: Width, min_copies: u8) -> Self {
+        Self { width, min_copies, version: 1, servers: BTreeMap::new() }
+    }
+
+    /// A server registered, or is known from the replicated state.
+    pub(super) fn known(
+        &mut self,
+        id: ServerId,
+        epoch: Epoch,
+        address: String,
+        domain: String,
+        usage: Usage,
+        now: Duration,
+    ) {
+        let server = Server {
+            address,
+            domain,
+            epoch,
+            usage,
+            beat: now,
+            state: ServerState::Up,
+            unlisted: true,
+            missing: BTreeSet::new(),
+        };
+        self.servers.insert(id, server);
+        self.version += 1;
+    }
+
+    /// A beat arrived. `None` when no server has that id at that epoch; else whether it is to list its
+    /// shards.
+    pub(super) fn beat(
+        &mut self,
+        id: ServerId,
+        epoch: Epoch,
+        usage: Usage,
+        lost: &[ShardId],
+        now: Duration,
+    ) -> Option<bool> {
+        let server = self.servers.get_mut(&id).filter(|server| server.epoch == epoch)?;
+        server.beat = now;
+        server.usage = usage;
+        server.missing.extend(lost);
+        if server.state != ServerState::Up {
+            server.state = ServerState::Up;
+            self.version += 1;
+        }
+        Some(server.unlisted)
+    }
+
+    /// A portion of what a server has was compared with what it should have: `missing` are the shards in
+    /// `from..to` (to the end, without `to`) that should be there and are not.
+    pub(super) fn listed(
+        &mut self,
+        id: ServerId,
+        from: ShardId,
+        to: Option<ShardId>,
+        missing: impl IntoIterator<Item = ShardId>,
+    ) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.missing.retain(|shard| *shard < from || to.is_some_and(|to| *shard >= to));
+        server.missing.extend(missing);
+        server.unlisted &= to.is_some();
+    }
+
+    /// The connection of a server is gone.
+    pub(super) fn disconnected(&mut self, id: ServerId, epoch: Epoch) {
+        if let Some(server) = self.servers.get_mut(&id)
+            && server.epoch == epoch
+            && server.state == ServerState::Up
+        {
+            server.state = ServerState::Suspect;
+            self.version += 1;
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn tick(&mut self, now: Duration) {
+        for server in self.servers.values_mut() {
+            let silent = now.saturating_sub(server.beat);
+            let state = match server.state {
+                _ if silent > DOWN => ServerState::Down,
+                ServerState::Up if silent > SUSPECT => ServerState::Suspect,
+                state => state,
+            };
+            if state != server.state {
+                server.state = state;
+                self.version += 1;
+            }
+        }
+    }
+
+    /// Where new data may go.
+    pub(super) fn placement(&self) -> PlacementMap {
+        let entry = |(id, server): (&ServerId, &Server)| ServerEntry {
+            id: *id,
+            epoch: server.epoch,
+            address: server.address.clone(),
+            domain: server.domain.clone(),
+            state: server.state,
+            free_bytes: server.usage.capacity_bytes.saturating_sub(server.usage.used_bytes),
+        };
+        PlacementMap {
+            version: self.version,
+            width: self.width,
+            min_copies: self.min_copies,
+            servers: self.servers.iter().map(entry).collect(),
+        }
+    }
+
+    /// Version of [`Self::placement`].
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Width of stripes when enough servers are up.
+    pub(super) fn width(&self) -> Width {
+        self.width
+    }
+
+    /// How a server is doing; one that nobody knows is down.
+    pub(super) fn state(&self, id: ServerId) -> ServerState {
+        self.servers.get(&id).map_or(ServerState::Down, |server| server.state)
+    }
+
+    /// How full a server is.
+    pub(super) fn usage(&self, id: ServerId) -> Usage {
+        self.servers.get(&id).map(|server| server.usage).unwrap_or_default()
+    }
+
+    /// Servers that are not up.
+    pub(super) fn not_up(&self) -> BTreeSet<ServerId> {
+        let not_up = self.servers.iter().filter(|(_, server)| server.state != ServerState::Up);
+        not_up.map(|(id, _)| *id).collect()
+    }
+
+    /// Shards that are not where they should be.
+    pub(super) fn lost(&self) -> BTreeSet<ShardId> {
+        self.servers.values().flat_map(|server| &server.missing).copied().collect()
+    }
+
+    /// Whether too few servers are up for anything to be written: clients wait for them.
+    pub(super) fn wanting(&self) -> bool {
+        let up: BTreeSet<&str> = self
+            .servers
+            .values()
+            .filter(|server| server.state == ServerState::Up)
+            .map(|server| server.domain.as_str())
+            .collect();
+        up.len() < usize::from(self.min_copies)
+    }
+
+    /// How full each server is.
+    pub(super) fn usages(&self) -> impl Iterator<Item = Usage> {
+        self.servers.values().map(|server| server.usage)
+    }
+
+    /// Raw bytes that all servers together can still take.
+    pub(super) fn raw_free(&self) -> u64 {
+        self.usages().map(|usage| usage.capacity_bytes.saturating_sub(usage.used_bytes)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ShardIndex, StripeId};
+
+    const ONE: ServerId = ServerId(1);
+    const EPOCH: Epoch = Epoch(1);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn shard(stripe: u64) -> ShardId {
+        ShardId { stripe: StripeId(stripe), index: ShardIndex(0) }
+    }
+
+    fn one_server() -> Servers {
+        let mut servers = Servers::new(Width { data: 2, parity: 1 }, 2);
+        servers.known(ONE, EPOCH, "a:1".into(), "a".into(), Usage::default(), at(0));
+        servers
+    }
+
+    #[test]
+    fn silence_makes_suspect_then_down_and_a_beat_brings_it_back() {
+        let mut servers = one_server();
+        servers.tick(at(5));
+        assert_eq!(servers.state(ONE), ServerState::Up);
+        let before = servers.version();
+        servers.tick(at(6));
+        assert_eq!(servers.state(ONE), ServerState::Suspect);
+        assert!(servers.version() > before);
+        servers.tick(at(16));
+        assert_eq!(servers.state(ONE), ServerState::Down);
+        assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(17)), Some(true));
+        assert_eq!(servers.state(ONE), ServerState::Up);
+        assert_eq!(servers.beat(ONE, Epoch(2), Usage::default(), &[], at(17)), None);
+    }
+
+    #[test]
+    fn a_closed_connection_makes_suspect_at_once_unless_it_is_an_old_one() {
+        let mut servers = one_server();
+        servers.disconnected(ONE, Epoch(0));
+        assert_eq!(servers.state(ONE), ServerState::Up);
+        servers.disconnected(ONE, EPOCH);
+        assert_eq!(servers.state(ONE), ServerState::Suspect);
+        servers.tick(at(1));
+        assert_eq!(servers.state(ONE), ServerState::Suspect, "only a beat brings it back");
+    }
+
+    #[test]
+    fn a_listing_replaces_what_was_missing_in_its_range() {
+        let mut servers = one_server();
+        servers.beat(ONE, EPOCH, Usage::default(), &[shard(5), shard(50)], at(1));
+        assert_eq!(servers.lost(), BTreeSet::from([shard(5), shard(50)]));
+        servers.listed(ONE, shard(0), Some(shard(10)), [shard(7)]);
+        assert_eq!(servers.lost(), BTreeSet::from([shard(7), shard(50)]));
+        assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(1)), Some(true));
+        servers.listed(ONE, shard(10), None, []);
+        assert_eq!(servers.lost(), BTreeSet::from([shard(7)]));
+        assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(1)), Some(false));
+    }
+}

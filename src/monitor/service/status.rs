@@ -1,0 +1,177 @@
+//! How everything is, told so that it can be acted on.
+
+use std::collections::BTreeMap;
+
+use super::{Monitor, unreadable};
+use crate::monitor::namespace::{query, records};
+use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
+use crate::wire::admin::{
+    ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
+};
+use crate::wire::metadata::{Refusal, Usage};
+
+/// A server is nearly full when less than one part in this many is free.
+const NEARLY_FULL_PART: u64 = 20;
+
+impl Monitor {
+    pub(super) async fn status(&self, node: &str) -> Result<Status, Refusal> {
+        let servers = self.server_status(node)?;
+        let stripes = self.stripes_status().await?;
+        let width = self.state.lock().servers.width();
+        let (health, reasons) = health(width, &servers, stripes);
+        Ok(Status {
+            cluster: self.cluster,
+            health,
+            reasons,
+            width: StatusWidth::from(width),
+            monitors: self.monitor_status(node)?,
+            servers,
+            clients: self.client_status(node)?,
+            stripes,
+        })
+    }
+
+    fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
+        let monitors = query::monitors(&*self.store).map_err(unreadable)?;
+        let status = |(id, record): (MonitorId, records::Monitor)| MonitorStatus {
+            id,
+            address: record.address,
+            role: if id == self.id { MonitorRole::Leader } else { MonitorRole::Follower },
+            state: ServerState::Up,
+            pid: (id == self.id && node == self.node).then_some(self.pid),
+        };
+        Ok(monitors.into_iter().map(status).collect())
+    }
+
+    fn server_status(&self, node: &str) -> Result<Vec<ServerStatus>, Refusal> {
+        let servers = query::servers(&*self.store).map_err(unreadable)?;
+        let state = self.state.lock();
+        let status = |(id, record): (ServerId, records::Server)| {
+            let Usage { used_bytes, capacity_bytes } = state.servers.usage(id);
+            let records::Server { name, info, .. } = record;
+            ServerStatus {
+                id,
+                name,
+                address: info.address,
+                domain: info.domain,
+                state: state.servers.state(id),
+                pid: (info.node == node).then_some(info.pid),
+                dir: info.dir,
+                used_bytes,
+                capacity_bytes,
+            }
+        };
+        Ok(servers.into_iter().map(status).collect())
+    }
+
+    fn client_status(&self, node: &str) -> Result<Vec<ClientStatus>, Refusal> {
+        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
+        Ok(sessions
+            .into_iter()
+            .map(|(id, record)| ClientStatus {
+                id,
+                pid: (record.client.node == node).then_some(record.client.pid),
+                host: record.client.host,
+                mountpoint: record.client.mountpoint,
+            })
+            .collect())
+    }
+
+    /// Looks at every stripe: where are its shards, and do their servers answer?
+    async fn stripes_status(&self) -> Result<StripesStatus, Refusal> {
+        let (not_up, lost) = {
+            let state = self.state.lock();
+            (state.servers.not_up(), state.servers.lost())
+        };
+        self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost)).await
+    }
+}
+
+/// The worst of everything, and why.
+fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (Health, Vec<String>) {
+    let mut reasons: Vec<(Health, String)> = Vec::new();
+    let mut domains: BTreeMap<&str, bool> = BTreeMap::new();
+    for server in servers {
+        let up = server.state == ServerState::Up;
+        *domains.entry(&server.domain).or_default() |= up;
+        if !up {
+            let why = format!(
+                "server {} is {}: start it again (its directory is {})",
+                server.name,
+                if server.state == ServerState::Down { "down" } else { "not answering" },
+                server.dir
+            );
+            reasons.push((Health::Warn, why));
+        }
+        let free = server.capacity_bytes.saturating_sub(server.used_bytes);
+        if up && free < server.capacity_bytes / NEARLY_FULL_PART {
+            reasons.push((Health::Warn, format!("server {} is nearly full: add a server", server.name)));
+        }
+    }
+    let up = domains.values().filter(|up| **up).count();
+    if up <= usize::from(width.parity) {
+        let why = format!(
+            "only {up} of {} failure domains are up: new data cannot survive the loss of {} of them",
+            domains.len(),
+            width.parity
+        );
+        reasons.push((Health::Error, why));
+    }
+    if stripes.at_risk > 0 {
+        let why = format!(
+            "{} of {} stripes are at risk: {} shards are missing or on servers that are not up",
+            stripes.at_risk, stripes.total, stripes.missing_shards
+        );
+        reasons.push((Health::Warn, why));
+    }
+    reasons.sort_by(|one, other| other.0.cmp(&one.0));
+    let worst = reasons.first().map_or(Health::Ok, |(health, _)| *health);
+    (worst, reasons.into_iter().map(|(_, why)| why).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(name: &str, state: ServerState) -> ServerStatus {
+        ServerStatus {
+            id: ServerId(1),
+            name: name.to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            domain: name.to_owned(),
+            state,
+            pid: None,
+            dir: format!("/{name}"),
+            used_bytes: 10,
+            capacity_bytes: 100,
+        }
+    }
+
+    const WIDTH: Width = Width { data: 2, parity: 1 };
+
+    #[test]
+    fn all_up_and_nothing_missing_is_ok() {
+        let servers = ["a", "b", "c"].map(|name| server(name, ServerState::Up));
+        assert_eq!(health(WIDTH, &servers, StripesStatus::default()), (Health::Ok, vec![]));
+    }
+
+    #[test]
+    fn the_worst_reason_comes_first() {
+        let mut servers = ["a", "b", "c"].map(|name| server(name, ServerState::Down));
+        servers[0].state = ServerState::Up;
+        let stripes = StripesStatus { total: 9, at_risk: 9, missing_shards: 18 };
+        let (worst, reasons) = health(WIDTH, &servers, stripes);
+        assert_eq!(worst, Health::Error);
+        assert!(reasons[0].starts_with("only 1 of 3 failure domains are up"), "{reasons:?}");
+        assert_eq!(reasons.len(), 4);
+    }
+
+    #[test]
+    fn a_nearly_full_server_is_said() {
+        let mut one = server("a", ServerState::Up);
+        one.used_bytes = 96;
+        let servers = [one, server("b", ServerState::Up), server("c", ServerState::Up)];
+        let (worst, reasons) = health(WIDTH, &servers, StripesStatus::default());
+        assert_eq!((worst, reasons.len()), (Health::Warn, 1));
+    }
+}

@@ -1,0 +1,79 @@
+//! Servers come, live, and say what they have.
+
+use std::sync::Arc;
+
+use super::{Monitor, unreadable};
+use crate::env::system::rpc::Caller;
+use crate::monitor::namespace::command::{Action, Outcome};
+use crate::monitor::namespace::query;
+use crate::wire::metadata::{Beat, Beaten, Inventory, Refusal, Register, Registered, Response};
+
+/// Most shards a server is told to delete in one beat.
+const REAP_MAX: usize = 4096;
+
+impl Monitor {
+    pub(super) async fn register(
+        &self,
+        caller: &Arc<Caller>,
+        register: Register,
+    ) -> Result<Response, Refusal> {
+        let name = caller.identity.name.clone();
+        log::info!("server {name} registers at {}", register.address);
+        let action = Action::RegisterServer { name, register: register.clone() };
+        let Outcome::Server { server, epoch } = self.submit(action).await? else {
+            return Err(Refusal::Malformed("a server that cannot be registered".to_owned()));
+        };
+        {
+            let now = self.clock.monotonic();
+            let mut state = self.state.lock();
+            let Register { address, domain, usage, .. } = register;
+            state.servers.known(server, epoch, address, domain, usage, now);
+            state.registered.insert(caller.id, (server, epoch));
+        }
+        let state = query::op_seq(&*self.store).map_err(unreadable)?;
+        Ok(Response::Registered(Registered { server, epoch, state }))
+    }
+
+    pub(super) async fn beat(&self, caller: &Caller, beat: Beat) -> Result<Response, Refusal> {
+        let Beat { server, epoch, usage, reaped, lost } = beat;
+        self.confirm_leadership().await?;
+        let known = {
+            let mut state = self.state.lock();
+            let now = self.clock.monotonic();
+            let known = state.servers.beat(server, epoch, usage, &lost, now);
+            if known.is_some() {
+                state.registered.insert(caller.id, (server, epoch));
+            }
+            known
+        };
+        if !lost.is_empty() {
+            log::error!("server {server} lost {} shards: they are read from the others", lost.len());
+        }
+        if known.is_some() && !reaped.is_empty() {
+            self.submit(Action::Reaped { server, shards: reaped }).await?;
+        }
+        let reap = match known {
+            Some(_) => query::reap_list(&*self.store, server, None, REAP_MAX).map_err(unreadable)?,
+            None => Vec::new(),
+        };
+        Ok(Response::Beaten(Beaten {
+            reap,
+            list: known == Some(true),
+            register: known.is_none(),
+            state: query::op_seq(&*self.store).map_err(unreadable)?,
+        }))
+    }
+
+    /// Compares a portion of what a server has with what it should have.
+    pub(super) fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
+        let Inventory { server, from, to, shards, as_of, .. } = inventory;
+        // What was committed after the server began to list may be there and not on the list.
+        let missing = query::missing(&*self.store, server, from, to, as_of, &shards).map_err(unreadable)?;
+        if !missing.is_empty() {
+            log::error!("server {server} misses {} shards that it should have", missing.len());
+        }
+        let garbage = query::garbage(&*self.store, server, &shards).map_err(unreadable)?;
+        self.state.lock().servers.listed(server, from, to, missing);
+        Ok(Response::Garbage(garbage))
+    }
+}
