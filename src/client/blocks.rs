@@ -35,6 +35,8 @@ const BLOCK_BYTES: usize = BLOCK as usize;
 const CHUNK: u32 = 64;
 /// Chunks fetched ahead by one call.
 const PREFETCH_CHUNKS: u32 = 4;
+/// How long a server that was late is not waited for alone.
+const LATE_FOR: Duration = Duration::from_secs(2);
 /// Calls that read ahead at a time.
 const PREFETCHING: usize = 16;
 
@@ -53,6 +55,8 @@ pub(crate) struct Blocks {
     prefetching: Arc<Semaphore>,
     latency: Mutex<Latency>,
     complained: Mutex<HashSet<ShardId>>,
+    /// Servers that were slower than decoding, and until when nobody waits for them alone.
+    late: Mutex<HashMap<ServerId, Duration>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -101,6 +105,7 @@ impl Blocks {
             prefetching: Arc::new(Semaphore::new(PREFETCHING)),
             latency: Mutex::default(),
             complained: Mutex::default(),
+            late: Mutex::default(),
         })
     }
 
@@ -309,15 +314,13 @@ impl Blocks {
         };
         let direct = self.get(stripe, index, first, count);
         tokio::pin!(direct);
-        if let Ok(Ok(blocks)) = tokio::time::timeout(hedge_after, &mut direct)
-            .await
-            .map_err(drop)
-        {
-            return Ok(blocks);
-        }
+        let mut direct_failed = match tokio::time::timeout(hedge_after, &mut direct).await {
+            Ok(Ok(blocks)) => return Ok(blocks),
+            Ok(Err(_)) => true,
+            Err(_late) => false,
+        };
         let decoded = self.decode(stripe, index, first, count);
         tokio::pin!(decoded);
-        let mut direct_failed = false;
         loop {
             tokio::select! {
                 result = &mut direct, if !direct_failed => match result {
@@ -325,7 +328,11 @@ impl Blocks {
                     Err(_) => direct_failed = true,
                 },
                 result = &mut decoded => match result {
-                    Ok(blocks) => return Ok(blocks),
+                    Ok(blocks) => {
+                        let server = stripe.shards[usize::from(index.0)].server;
+                        self.late.lock().insert(server, self.session.monotonic() + LATE_FOR);
+                        return Ok(blocks);
+                    }
                     Err(error) if direct_failed => return Err(error),
                     Err(error) => return direct.await.map_err(|_| error),
                 },
@@ -418,7 +425,14 @@ impl Blocks {
         let server = stripe.shards[usize::from(index.0)].server;
         let placement = self.session.placement();
         let entry = placement.servers.iter().find(|entry| entry.id == server);
-        entry.is_some_and(|entry| entry.state == ServerState::Up) && !self.avoided.contains(server)
+        let late = self
+            .late
+            .lock()
+            .get(&server)
+            .is_some_and(|until| self.session.monotonic() < *until);
+        !late
+            && entry.is_some_and(|entry| entry.state == ServerState::Up)
+            && !self.avoided.contains(server)
     }
 }
 

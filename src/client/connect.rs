@@ -76,7 +76,7 @@ impl Fs {
     }
 
     /// Puts the parts together and starts what runs in the background.
-    fn assemble(
+    pub(super) fn assemble(
         config: Config,
         session: Arc<Session>,
         shards: Arc<dyn Shards>,

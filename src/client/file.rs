@@ -106,6 +106,8 @@ pub(crate) enum Grant {
 pub(crate) struct FrozenPart {
     /// Which stripe.
     pub(crate) seq: FreezeSeq,
+    /// When the oldest of them were written, by the client's own clock.
+    pub(crate) born: Duration,
     /// By file offset, disjoint.
     pub(crate) pieces: Vec<(u64, Bytes)>,
     /// When they were written; `None` once a program has set the mtime since.
@@ -149,9 +151,10 @@ impl File {
         }
     }
 
-    /// Waits until nothing of it is dirty or frozen.
-    pub(crate) async fn when_clean(&self) {
-        self.when(|state| state.is_clean().then_some(())).await;
+    /// Waits until everything that was written up to `moment` is committed or lost.
+    pub(crate) async fn when_flushed(&self, moment: Duration) {
+        self.when(|state| state.is_flushed(moment).then_some(()))
+            .await;
     }
 
     /// Waits until nothing of it is frozen: every command about it was answered.
@@ -165,6 +168,12 @@ impl FileState {
     /// Whether nothing is dirty or frozen.
     pub(crate) fn is_clean(&self) -> bool {
         self.buffer.is_empty() && self.frozen.is_empty()
+    }
+
+    /// Whether nothing that was written up to `moment` is dirty or frozen.
+    pub(crate) fn is_flushed(&self, moment: Duration) -> bool {
+        self.frozen.iter().all(|part| part.born > moment)
+            && self.buffer.oldest().is_none_or(|oldest| oldest > moment)
     }
 
     /// Whether the file may be used under the grant right now.

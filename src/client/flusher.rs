@@ -34,6 +34,8 @@ const BUDGET: u64 = 128 << 20;
 const PRESSURE: u64 = BUDGET / 2;
 /// Dirty data is frozen when it is this old.
 const AGE_MAX: Duration = Duration::from_millis(900);
+/// How often somebody who waits asks again.
+const HURRY_AGAIN: Duration = Duration::from_millis(500);
 /// Stripes being placed at a time; and when somebody waits for one.
 const PLACING: usize = 4;
 const PLACING_URGENT: usize = 8;
@@ -216,33 +218,28 @@ impl Flusher {
         self.kick.notify_one();
     }
 
-    /// Waits until everything of a file that is dirty now is committed (or lost, which the file remembers).
+    /// Waits until everything that was written to a file before is committed (or lost, which the file remembers).
     pub(crate) async fn flush(&self, file: &Arc<File>) {
-        if file.state.lock().is_clean() {
-            return;
-        }
-        self.hurry(file);
-        let again = Duration::from_millis(500);
-        while tokio::time::timeout(again, file.when_clean())
-            .await
-            .is_err()
-        {
-            // Written to again meanwhile, perhaps.
+        let moment = self.session.monotonic();
+        while !file.state.lock().is_flushed(moment) {
             self.hurry(file);
+            // Again after a while: what was hurried may have gone a way on which nobody hurries it.
+            tokio::time::timeout(HURRY_AGAIN, file.when_flushed(moment))
+                .await
+                .ok();
         }
     }
 
-    /// Waits until everything that is dirty now is committed.
-    pub(crate) async fn flush_all(&self) {
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            if self.uncommitted() == 0 {
-                return;
+    /// [`Self::flush`] for many files.
+    pub(crate) async fn flush_all(&self, files: &[Arc<File>]) {
+        let moment = self.session.monotonic();
+        for file in files {
+            while !file.state.lock().is_flushed(moment) {
+                self.hurry_all();
+                tokio::time::timeout(HURRY_AGAIN, file.when_flushed(moment))
+                    .await
+                    .ok();
             }
-            self.hurry_all();
-            freed.await;
         }
     }
 

@@ -146,6 +146,7 @@ impl<'a> Collector<'a> {
             return;
         }
         let is_fresh = state.map.is_hole() && state.frozen.is_empty();
+        let born = state.buffer.oldest().unwrap_or_default();
         let pieces = self.take_runs(file.ino, state);
         if pieces.is_empty() {
             return;
@@ -162,6 +163,7 @@ impl<'a> Collector<'a> {
         let mtime = state.mtime;
         state.frozen.push(FrozenPart {
             seq: self.seq,
+            born,
             pieces,
             mtime,
             sent: false,

@@ -76,38 +76,40 @@ impl Placer {
         let length = u32::try_from(payload.len()).expect("a stripe's length fits");
         let (mut complained, mut full) = (false, false);
         loop {
-            let map = self.session.placement();
-            let id = self.session.next_stripe().await;
-            match placement::choose(&map, &self.avoided.all(), id, length) {
-                Choice::Place(width, servers) => {
-                    if complained {
-                        log::info!("enough servers are up again: writing goes on");
-                        complained = false;
-                    }
-                    match self
-                        .attempt(id, width, &servers, &map, payload, pieces)
-                        .await
-                    {
-                        Attempt::Placed(placed) => return Ok(placed),
-                        Attempt::Again { full: one_is } => full |= one_is,
-                    }
-                    self.session.stripe_done(id);
+            let (map, avoided) = (self.session.placement(), self.avoided.all());
+            // Whether it can be placed at all does not depend on the id, and none is to be wasted.
+            if let Choice::Wait { up, needed } =
+                placement::choose(&map, &avoided, StripeId(0), length)
+            {
+                if full {
+                    return Err(Errno::NoSpace);
                 }
-                Choice::Wait { up, needed } => {
-                    self.session.stripe_done(id);
-                    if full {
-                        return Err(Errno::NoSpace);
-                    }
-                    if !complained {
-                        log::warn!(
-                            "writes wait: servers in {up} failure domains can be written to, at least \
-                             {needed} are needed"
-                        );
-                        complained = true;
-                    }
-                    self.wait_for_servers().await;
+                if !complained {
+                    log::warn!(
+                        "writes wait: servers in {up} failure domains can be written to, at least \
+                         {needed} are needed"
+                    );
+                    complained = true;
+                }
+                self.wait_for_servers().await;
+                continue;
+            }
+            if complained {
+                log::info!("enough servers are up again: writing goes on");
+                complained = false;
+            }
+            let id = self.session.next_stripe().await;
+            let choice = placement::choose(&map, &avoided, id, length);
+            if let Choice::Place(width, servers) = choice {
+                match self
+                    .attempt(id, width, &servers, &map, payload, pieces)
+                    .await
+                {
+                    Attempt::Placed(placed) => return Ok(placed),
+                    Attempt::Again { full: one_is } => full |= one_is,
                 }
             }
+            self.session.stripe_done(id);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Opening, reading, syncing, closing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -100,6 +99,7 @@ impl Fs {
         if state.may_release() {
             self.flusher.release_later(&file);
         }
+        file.changed.notify_waiters();
         if let Some(failure) = state.failure.filter(|failure| !failure.reported) {
             log::error!(
                 "inode {}: closed although writes were lost: {}",
@@ -112,14 +112,13 @@ impl Fs {
     /// Everything that this mount has buffered is durable.
     pub async fn sync_all(&self) -> Result<(), Errno> {
         let failures = |file: &Arc<File>| file.state.lock().failures;
-        let before: Vec<(Arc<File>, u64)> = self
-            .files
-            .all()
-            .into_iter()
-            .map(|file| (Arc::clone(&file), failures(&file)))
-            .collect();
-        self.flusher.flush_all().await;
-        let failed = before.iter().any(|(file, count)| failures(file) > *count);
+        let files = self.files.all();
+        let before: Vec<u64> = files.iter().map(failures).collect();
+        self.flusher.flush_all(&files).await;
+        let failed = files
+            .iter()
+            .zip(before)
+            .any(|(file, before)| failures(file) > before);
         if failed { Err(Errno::Io) } else { Ok(()) }
     }
 
@@ -158,8 +157,6 @@ impl Fs {
                 state.map.forget();
             }
         }
-        state.gone = false;
-        file.tickets.fetch_add(1, Ordering::Relaxed);
         Ok(generation)
     }
 }
