@@ -1,10 +1,6 @@
 //! Bad input: each gets one clear sentence, a code that is not 0, and harms nothing.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "tests talk to people"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
 
 mod common;
 
@@ -18,15 +14,9 @@ use common::runner::run;
 
 fn main() -> ExitCode {
     run(&[
-        (
-            "nonsense_is_refused_with_a_sentence",
-            nonsense_is_refused_with_a_sentence,
-        ),
+        ("nonsense_is_refused_with_a_sentence", nonsense_is_refused_with_a_sentence),
         ("a_cluster_is_made_by_hand", a_cluster_is_made_by_hand),
-        (
-            "a_running_cluster_is_not_harmed",
-            a_running_cluster_is_not_harmed,
-        ),
+        ("a_running_cluster_is_not_harmed", a_running_cluster_is_not_harmed),
         ("manual_pages_are_written", manual_pages_are_written),
     ])
 }
@@ -41,24 +31,12 @@ fn okapifs(arguments: &[&str]) -> Output {
 fn refused(arguments: &[&str], part: &str) {
     let output = okapifs(arguments);
     let said = text(&output);
-    assert!(
-        !output.status.success(),
-        "{arguments:?} went through: {said}"
-    );
-    assert!(
-        output.status.code().is_some(),
-        "{arguments:?} crashed: {said}"
-    );
-    assert!(
-        said.contains(part),
-        "{arguments:?} said {said:?}, not {part:?}"
-    );
+    assert!(!output.status.success(), "{arguments:?} went through: {said}");
+    assert!(output.status.code().is_some(), "{arguments:?} crashed: {said}");
+    assert!(said.contains(part), "{arguments:?} said {said:?}, not {part:?}");
     assert!(!said.contains("panicked"), "{arguments:?}: {said}");
     let sentences = said.lines().filter(|line| !line.starts_with('[')).count();
-    assert_eq!(
-        sentences, 1,
-        "{arguments:?} said more than a sentence: {said}"
-    );
+    assert_eq!(sentences, 1, "{arguments:?} said more than a sentence: {said}");
 }
 
 fn nonsense_is_refused_with_a_sentence() {
@@ -74,10 +52,7 @@ fn nonsense_is_refused_with_a_sentence() {
 
     refused(&["down", &none], "holds no cluster");
     refused(&["status", "--cluster", &none], "there is no directory");
-    refused(
-        &["status", "--cluster", &empty],
-        "neither a directory of `okapifs up` nor",
-    );
+    refused(&["status", "--cluster", &empty], "neither a directory of `okapifs up` nor");
     refused(&["up", &full], "is not empty and holds no cluster");
     refused(&["up", &path("c"), "--mount", &full], "is not empty");
     refused(&["up", &path("c"), "--mount", &file], "cannot be made");
@@ -88,38 +63,16 @@ fn nonsense_is_refused_with_a_sentence() {
     refused(&["shard", "inspect", &none], "cannot be read");
     refused(&["md5sum", &file], "on no OkapiFS mount");
     refused(&["sync", &empty], "on no OkapiFS mount");
-    refused(
-        &["where", &file, "--cluster", &empty],
-        "neither a directory",
-    );
+    refused(&["where", &file, "--cluster", &empty], "neither a directory");
     refused(&["bench", &none], "is not a directory");
     refused(&["mount", "nonsense", &mnt], "HOST[:PORT]");
-    refused(
-        &["mount", "h:/", &mnt, "-o", "nofial"],
-        "\"nofial\" is unknown",
-    );
-    refused(
-        &["mount", "h:/", &mnt, "-o", &format!("config={none}")],
-        "no configuration directory",
-    );
-    assert_eq!(
-        okapifs(&["mount", "nonsense", &mnt]).status.code(),
-        Some(32)
-    );
-    assert_eq!(
-        okapifs(&["up"]).status.code(),
-        Some(2),
-        "clap explains the usage"
-    );
+    refused(&["mount", "h:/", &mnt, "-o", "nofial"], "\"nofial\" is unknown");
+    refused(&["mount", "h:/", &mnt, "-o", &format!("config={none}")], "no configuration directory");
+    assert_eq!(okapifs(&["mount", "nonsense", &mnt]).status.code(), Some(32));
+    assert_eq!(okapifs(&["up"]).status.code(), Some(2), "clap explains the usage");
 
-    assert_eq!(
-        fs::read_to_string(path("full/file")).expect("there"),
-        "precious"
-    );
-    assert!(
-        !Path::new(&path("c/cluster.toml")).exists(),
-        "a refused `up` made a cluster"
-    );
+    assert_eq!(fs::read_to_string(path("full/file")).expect("there"), "precious");
+    assert!(!Path::new(&path("c/cluster.toml")).exists(), "a refused `up` made a cluster");
 }
 
 /// The roles by themselves, one after another, as on several machines.
@@ -148,10 +101,7 @@ fn a_cluster_is_made_by_hand() {
     success(Command::new(OKAPIFS).args(["init", &other, "--servers", "1"]));
     let mixed = format!("{other}/server-1/server.toml");
     fs::copy(format!("{server}/server.toml"), &mixed).expect("copied");
-    refused(
-        &["server", &format!("{other}/server-1")],
-        "they were mixed up",
-    );
+    refused(&["server", &format!("{other}/server-1")], "they were mixed up");
 
     // A mistake in a file.
     edit(&format!("{server}/server.toml"), "domain", "domian");
@@ -176,36 +126,19 @@ fn a_running_cluster_is_not_harmed() {
     refused(&["server", &format!("{root}/server-1")], "");
     refused(&["up", &root, "--data", "3"], "cannot be changed");
     refused(&["up", &root, "--servers", "2"], "none can be taken away");
-    let source = format!(
-        "{}:/",
-        cluster.status()["monitors"][0]["address"]
-            .as_str()
-            .expect("text")
-    );
+    let source =
+        format!("{}:/", cluster.status()["monitors"][0]["address"].as_str().expect("text"));
     let config = format!("config={root}/client");
     refused(&["mount", &source, &mnt, "-o", &config], "already");
     let elsewhere = cluster.scratch().join("elsewhere").display().to_string();
     fs::create_dir(&elsewhere).expect("made");
-    refused(
-        &[
-            "mount",
-            &format!("{source}no/such/dir"),
-            &elsewhere,
-            "-o",
-            &config,
-        ],
-        "",
-    );
+    refused(&["mount", &format!("{source}no/such/dir"), &elsewhere, "-o", &config], "");
 
     // Garbage on the ports.
     let status = cluster.status();
     let mut addresses = vec![status["monitors"][0]["address"].as_str().expect("text")];
     let servers = status["servers"].as_array().expect("a list");
-    addresses.extend(
-        servers
-            .iter()
-            .map(|server| server["address"].as_str().expect("text")),
-    );
+    addresses.extend(servers.iter().map(|server| server["address"].as_str().expect("text")));
     for address in addresses {
         use std::io::Write;
         let mut stream = std::net::TcpStream::connect(address).expect("connected");
@@ -219,22 +152,10 @@ fn a_running_cluster_is_not_harmed() {
     // Another cluster's credentials.
     let other = cluster.scratch().join("other").display().to_string();
     success(Command::new(OKAPIFS).args(["init", &other]));
-    refused(
-        &[
-            "mount",
-            &source,
-            &elsewhere,
-            "-o",
-            &format!("config={other}/client"),
-        ],
-        "",
-    );
+    refused(&["mount", &source, &elsewhere, "-o", &format!("config={other}/client")], "");
 
     assert_eq!(cluster.status()["health"], "ok", "{}", cluster.status());
-    assert_eq!(
-        fs::read_to_string(cluster.mnt().join("file")).expect("read"),
-        "content"
-    );
+    assert_eq!(fs::read_to_string(cluster.mnt().join("file")).expect("read"), "content");
     cluster.assert_clean();
     shards_explain_themselves(&cluster);
 }
@@ -245,11 +166,8 @@ fn shards_explain_themselves(cluster: &Cluster) {
     let mut inspected = 0;
     while let Some(path) = stack.pop() {
         if path.is_dir() {
-            stack.extend(
-                fs::read_dir(path)
-                    .expect("read")
-                    .map(|entry| entry.expect("read").path()),
-            );
+            stack
+                .extend(fs::read_dir(path).expect("read").map(|entry| entry.expect("read").path()));
             continue;
         }
         let bytes = fs::read(&path).expect("read");
@@ -265,11 +183,7 @@ fn shards_explain_themselves(cluster: &Cluster) {
             fs::write(&cut, &bytes[..bytes.len() - 100]).expect("written");
             let output = okapifs(&["shard", "inspect", &cut.display().to_string()]);
             assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-            assert!(
-                text(&output).contains("holds no whole shard"),
-                "{}",
-                text(&output)
-            );
+            assert!(text(&output).contains("holds no whole shard"), "{}", text(&output));
         }
     }
     assert!(inspected > 0, "no shard was found");

@@ -1,10 +1,6 @@
 //! What programs see on a mount: files come back as they were, whatever happens to the cluster meanwhile.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "tests talk to people"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
 
 mod common;
 
@@ -24,33 +20,18 @@ use common::wait_for;
 fn main() -> ExitCode {
     run(&[
         ("a_tree_survives_everything", a_tree_survives_everything),
-        (
-            "a_copy_goes_on_when_a_server_is_killed",
-            a_copy_goes_on_when_a_server_is_killed,
-        ),
-        (
-            "a_copy_goes_on_when_a_server_hangs",
-            a_copy_goes_on_when_a_server_hangs,
-        ),
+        ("a_copy_goes_on_when_a_server_is_killed", a_copy_goes_on_when_a_server_is_killed),
+        ("a_copy_goes_on_when_a_server_hangs", a_copy_goes_on_when_a_server_hangs),
         ("three_ways_to_an_md5_agree", three_ways_to_an_md5_agree),
-        (
-            "one_flipped_bit_is_found_and_read_around",
-            one_flipped_bit_is_found_and_read_around,
-        ),
-        (
-            "a_server_starts_from_its_shards_alone",
-            a_server_starts_from_its_shards_alone,
-        ),
+        ("one_flipped_bit_is_found_and_read_around", one_flipped_bit_is_found_and_read_around),
+        ("a_server_starts_from_its_shards_alone", a_server_starts_from_its_shards_alone),
         (
             "small_files_are_packed_and_seen_elsewhere_at_once",
             small_files_are_packed_and_seen_elsewhere_at_once,
         ),
         ("space_comes_back", space_comes_back),
         ("mount_and_fstab_work", mount_and_fstab_work),
-        (
-            "a_cluster_that_is_back_is_used_again",
-            a_cluster_that_is_back_is_used_again,
-        ),
+        ("a_cluster_that_is_back_is_used_again", a_cluster_that_is_back_is_used_again),
     ])
 }
 
@@ -63,11 +44,7 @@ fn a_tree_survives_everything() {
     copy(&source, &copied);
     assert_same(&source, &copied);
     let sparse = fs::metadata(copied.join("sparse")).expect("copied");
-    assert!(
-        sparse.blocks() * 512 < 4 << 20,
-        "holes take space: {}",
-        sparse.blocks()
-    );
+    assert!(sparse.blocks() * 512 < 4 << 20, "holes take space: {}", sparse.blocks());
     cluster.sync();
 
     cluster.signal_server("server-2", libc::SIGKILL);
@@ -121,12 +98,7 @@ fn a_copy_goes_on(signal: i32) {
 
     let status = cluster.wait_server("server-2", false);
     assert_ne!(status["health"], "ok", "{status}");
-    assert!(
-        status["reasons"]
-            .as_array()
-            .is_some_and(|reasons| !reasons.is_empty()),
-        "{status}"
-    );
+    assert!(status["reasons"].as_array().is_some_and(|reasons| !reasons.is_empty()), "{status}");
     assert!(status["stripes"]["at_risk"].as_u64() > Some(0), "{status}");
 
     common::cluster::send(victim, libc::SIGCONT);
@@ -182,12 +154,7 @@ fn copy_and_meanwhile(
 fn three_ways_to_an_md5_agree() {
     let cluster = Cluster::new(3, 2, 1);
     let mut random = Random::new(3);
-    for (name, size) in [
-        ("empty", 0),
-        ("small", 5000),
-        ("a block", 4096),
-        ("big one", 20 << 20),
-    ] {
+    for (name, size) in [("empty", 0), ("small", 5000), ("a block", 4096), ("big one", 20 << 20)] {
         let file = cluster.mnt().join(name);
         fs::write(&file, random.bytes(size)).expect("written");
         assert_md5(&file);
@@ -203,25 +170,13 @@ fn three_ways_to_an_md5_agree() {
 
 fn assert_md5(file: &Path) {
     let theirs = success(Command::new("md5sum").arg(file));
-    assert_eq!(
-        success(Command::new(OKAPIFS).arg("md5sum").arg(file)),
-        theirs
-    );
+    assert_eq!(success(Command::new(OKAPIFS).arg("md5sum").arg(file)), theirs);
     let getfattr = Command::new("getfattr")
-        .args([
-            "--only-values",
-            "--absolute-names",
-            "-n",
-            "user.okapifs.md5",
-        ])
+        .args(["--only-values", "--absolute-names", "-n", "user.okapifs.md5"])
         .arg(file)
         .output();
     match getfattr {
-        Ok(output) => assert!(
-            theirs.starts_with(&text(&output)),
-            "{theirs} {}",
-            text(&output)
-        ),
+        Ok(output) => assert!(theirs.starts_with(&text(&output)), "{theirs} {}", text(&output)),
         Err(error) => eprintln!("getfattr(1) is not installed, that way is left out: {error}"),
     }
 }
@@ -243,10 +198,7 @@ fn one_flipped_bit_is_found_and_read_around() {
     assert!(said.contains(&server), "{said}");
 
     let elsewhere = cluster.add_mount().join("precious file");
-    assert!(
-        fs::read(elsewhere).expect("read") == content,
-        "a reader got wrong bytes"
-    );
+    assert!(fs::read(elsewhere).expect("read") == content, "a reader got wrong bytes");
 }
 
 /// Flips one bit of that block where a server has stored it; which server.
@@ -259,11 +211,7 @@ fn flip_a_bit(root: &Path, block: &[u8]) -> String {
                 continue;
             };
             let at = at as u64 * 4096 + 1000;
-            let mut file = File::options()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .expect("opened");
+            let mut file = File::options().read(true).write(true).open(&path).expect("opened");
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).expect("read");
             byte[0] ^= 1;
@@ -325,19 +273,9 @@ fn small_files_are_packed_and_seen_elsewhere_at_once() {
     for number in 0..1000 {
         fs::write(source.join(number.to_string()), random.bytes(4096)).expect("written");
     }
-    success(
-        Command::new("cp")
-            .arg("-r")
-            .arg(&source)
-            .arg(cluster.mnt().join("small")),
-    );
+    success(Command::new("cp").arg("-r").arg(&source).arg(cluster.mnt().join("small")));
     // At once: nothing was synced.
-    success(
-        Command::new("diff")
-            .arg("-r")
-            .arg(&source)
-            .arg(elsewhere.join("small")),
-    );
+    success(Command::new("diff").arg("-r").arg(&source).arg(elsewhere.join("small")));
 
     let files = (0..1000).map(|number| cluster.mnt().join("small").join(number.to_string()));
     let places = success(Command::new(OKAPIFS).arg("where").args(files));
@@ -346,11 +284,7 @@ fn small_files_are_packed_and_seen_elsewhere_at_once() {
         .filter_map(|line| line.split_once("of stripe ").map(|(_, stripe)| stripe))
         .collect();
     assert!(!stripes.is_empty(), "{places}");
-    assert!(
-        stripes.len() <= 20,
-        "1,000 small files became {} stripes",
-        stripes.len()
-    );
+    assert!(stripes.len() <= 20, "1,000 small files became {} stripes", stripes.len());
 }
 
 fn space_comes_back() {
@@ -358,22 +292,16 @@ fn space_comes_back() {
     let used = || -> u64 {
         let status = cluster.status();
         let servers = status["servers"].as_array().expect("a list").iter();
-        servers
-            .map(|server| server["used_bytes"].as_u64().expect("a number"))
-            .sum()
+        servers.map(|server| server["used_bytes"].as_u64().expect("a number")).sum()
     };
     let before = used();
     let file = cluster.mnt().join("big");
     fs::write(&file, Random::new(4).bytes(64 << 20)).expect("written");
     cluster.sync();
     let wait = Duration::from_secs(30);
-    wait_for("the space is used", wait, || {
-        (used() > before + (90 << 20)).then_some(())
-    });
+    wait_for("the space is used", wait, || (used() > before + (90 << 20)).then_some(()));
     fs::remove_file(&file).expect("removed");
-    wait_for("the space is back", wait, || {
-        (used() < before + (8 << 20)).then_some(())
-    });
+    wait_for("the space is back", wait, || (used() < before + (8 << 20)).then_some(()));
     wait_for("no stripe is left", wait, || {
         (cluster.status()["stripes"]["total"] == 0).then_some(())
     });
@@ -387,12 +315,7 @@ fn mount_and_fstab_work() {
     fs::copy(helper, sbin.join("mount.okapifs")).expect("copied");
     std::os::unix::fs::symlink(OKAPIFS, sbin.join("okapifs")).expect("linked");
     let status = cluster.status();
-    let source = format!(
-        "{}:/",
-        status["monitors"][0]["address"]
-            .as_str()
-            .expect("an address")
-    );
+    let source = format!("{}:/", status["monitors"][0]["address"].as_str().expect("an address"));
     let at = cluster.scratch().join("by fstab");
     fs::create_dir(&at).expect("made");
     let fstab = cluster.scratch().join("fstab");
@@ -428,21 +351,11 @@ fn mount_and_fstab_work() {
     }
     let mut unshare = Command::new("unshare");
     unshare.args(["-m", "sh", "-c", script]);
-    unshare
-        .env("SBIN", &sbin)
-        .env("FSTAB", &fstab)
-        .env("AT", &at)
-        .env("SOURCE", &source);
+    unshare.env("SBIN", &sbin).env("FSTAB", &fstab).env("AT", &at).env("SOURCE", &source);
     success(&mut unshare);
     let error = fs::read_to_string(sbin.join("error")).expect("written");
-    assert!(
-        error.contains("there is no configuration directory /nowhere"),
-        "{error}"
-    );
-    assert_eq!(
-        fs::read_to_string(cluster.mnt().join("file")).expect("there"),
-        "content\n"
-    );
+    assert!(error.contains("there is no configuration directory /nowhere"), "{error}");
+    assert_eq!(fs::read_to_string(cluster.mnt().join("file")).expect("there"), "content\n");
 }
 
 fn a_cluster_that_is_back_is_used_again() {
@@ -451,9 +364,7 @@ fn a_cluster_that_is_back_is_used_again() {
     fs::write(&file, "before").expect("written");
     cluster.sync();
     let status = cluster.status();
-    let monitor = status["monitors"][0]["pid"]
-        .as_u64()
-        .expect("a local monitor");
+    let monitor = status["monitors"][0]["pid"].as_u64().expect("a local monitor");
     common::cluster::send(u32::try_from(monitor).expect("a pid"), libc::SIGKILL);
 
     let waiting = {
@@ -462,13 +373,7 @@ fn a_cluster_that_is_back_is_used_again() {
     };
     std::thread::sleep(Duration::from_secs(3));
     cluster.up();
-    waiting
-        .join()
-        .expect("no panic")
-        .expect("it waited until the monitor was back");
+    waiting.join().expect("no panic").expect("it waited until the monitor was back");
     assert_eq!(fs::read_to_string(&file).expect("read"), "before");
-    assert_eq!(
-        fs::read_to_string(cluster.mnt().join("meanwhile")).expect("read"),
-        "meanwhile"
-    );
+    assert_eq!(fs::read_to_string(cluster.mnt().join("meanwhile")).expect("read"), "meanwhile");
 }

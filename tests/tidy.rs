@@ -15,10 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("monitor", &["types", "codec", "crypto", "wire", "env"]),
     ("server", &["types", "codec", "crypto", "wire", "env"]),
     ("client", &["types", "codec", "crypto", "wire", "env"]),
-    (
-        "fuse",
-        &["types", "codec", "crypto", "wire", "env", "client"],
-    ),
+    ("fuse", &["types", "codec", "crypto", "wire", "env", "client"]),
     ("agent", &["types", "codec", "crypto", "wire", "env"]),
     (
         "cli",
@@ -79,11 +76,7 @@ fn sources() -> Vec<Source> {
     files
         .into_iter()
         .map(|file| Source {
-            path: file
-                .strip_prefix(&root)
-                .expect("below src")
-                .display()
-                .to_string(),
+            path: file.strip_prefix(&root).expect("below src").display().to_string(),
             text: fs::read_to_string(&file).expect("source files are text"),
         })
         .collect()
@@ -152,14 +145,8 @@ fn first_name(path: &str) -> String {
 #[test]
 fn imports_are_read_as_rust_reads_them() {
     assert_eq!(imported("use crate::types::Ino;"), ["types"]);
-    assert_eq!(
-        imported("use crate::{wire::{self, admin}, types};"),
-        ["wire", "types"]
-    );
-    assert_eq!(
-        imported("    crate::env::x(crate::wire::y)"),
-        ["env", "wire"]
-    );
+    assert_eq!(imported("use crate::{wire::{self, admin}, types};"), ["wire", "types"]);
+    assert_eq!(imported("    crate::env::x(crate::wire::y)"), ["env", "wire"]);
     assert!(imported("$crate::types").is_empty());
 }
 
@@ -250,14 +237,9 @@ fn files_can_be_read_in_one_sitting() {
 #[test]
 fn nothing_is_left_to_be_done() {
     // In pieces, so that this file may be searched too.
-    let marks = [
-        ["TO", "DO"],
-        ["FIX", "ME"],
-        ["to", "do!("],
-        ["unimple", "mented!("],
-        ["db", "g!("],
-    ]
-    .map(|halves| halves.concat());
+    let marks =
+        [["TO", "DO"], ["FIX", "ME"], ["to", "do!("], ["unimple", "mented!("], ["db", "g!("]]
+            .map(|halves| halves.concat());
     let mut problems = Vec::new();
     for source in sources() {
         for (number, line) in source.text.lines().enumerate() {

@@ -44,10 +44,7 @@ fn stages<'a>(units: impl Iterator<Item = &'a Unit>) -> Vec<Stage> {
     let mut units: Vec<Unit> = units.cloned().collect();
     units.sort();
     units.dedup();
-    units
-        .chunk_by(|left, right| left.role == right.role)
-        .map(<[Unit]>::to_vec)
-        .collect()
+    units.chunk_by(|left, right| left.role == right.role).map(<[Unit]>::to_vec).collect()
 }
 
 #[cfg(test)]
@@ -71,11 +68,7 @@ mod tests {
     #[test]
     fn monitors_start_first_and_stop_last() {
         let all = units(&["mount-a", "server-2", "monitor-1", "server-1"]);
-        let order = [
-            units(&["monitor-1"]),
-            units(&["server-1", "server-2"]),
-            units(&["mount-a"]),
-        ];
+        let order = [units(&["monitor-1"]), units(&["server-1", "server-2"]), units(&["mount-a"])];
         assert_eq!(to_start(&all, &[]), order);
         let reversed: Vec<Stage> = order.into_iter().rev().collect();
         assert_eq!(to_stop(&all), reversed);
@@ -85,10 +78,7 @@ mod tests {
     fn only_what_is_missing_is_started() {
         let wanted = units(&["monitor-1", "server-1", "server-2", "mount-a"]);
         let running = units(&["monitor-1", "server-1", "mount-old"]);
-        assert_eq!(
-            to_start(&wanted, &running),
-            [units(&["server-2"]), units(&["mount-a"])]
-        );
+        assert_eq!(to_start(&wanted, &running), [units(&["server-2"]), units(&["mount-a"])]);
         assert!(to_start(&wanted, &wanted).is_empty());
         assert!(to_stop(&[]).is_empty());
     }

@@ -102,11 +102,7 @@ impl Running {
         let pid = std::process::id();
         let started = start_time(pid)
             .ok_or_else(|| io::Error::other("/proc/self/stat cannot be read; mount /proc"))?;
-        Ok(Self {
-            pid,
-            started,
-            address,
-        })
+        Ok(Self { pid, started, address })
     }
 
     /// Reads a run file. `None` when there is none, or none that makes sense.
@@ -190,14 +186,8 @@ impl Launch {
     /// [`StartError::Spawn`].
     pub fn start(&self) -> Result<Starting, StartError> {
         self.spawn()
-            .map(|child| Starting {
-                launch: self.clone(),
-                child: Some(child),
-            })
-            .map_err(|source| StartError::Spawn {
-                name: self.unit.name.clone(),
-                source,
-            })
+            .map(|child| Starting { launch: self.clone(), child: Some(child) })
+            .map_err(|source| StartError::Spawn { name: self.unit.name.clone(), source })
     }
 
     fn spawn(&self) -> io::Result<Child> {
@@ -205,16 +195,9 @@ impl Launch {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log_file)?;
+        let log = File::options().create(true).append(true).open(&self.log_file)?;
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         in_own_session(&mut command);
         command.spawn()
     }
@@ -318,10 +301,7 @@ mod tests {
 
     fn shell(dir: &Path, script: &str) -> Launch {
         Launch {
-            unit: Unit {
-                role: Role::Server,
-                name: "server-1".to_owned(),
-            },
+            unit: Unit { role: Role::Server, name: "server-1".to_owned() },
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             run_file: dir.join("server-1.json"),
@@ -345,31 +325,18 @@ mod tests {
     fn a_process_is_recognised_and_a_stranger_with_its_id_is_not() {
         let this = Running::this_process("here".to_owned()).expect("/proc");
         assert!(this.is_alive());
-        let stranger = Running {
-            started: this.started + 1,
-            ..this
-        };
+        let stranger = Running { started: this.started + 1, ..this };
         assert!(!stranger.is_alive());
-        assert_eq!(
-            stranger.stop(Duration::ZERO).expect("nothing to signal"),
-            Stopped::WasDead
-        );
+        assert_eq!(stranger.stop(Duration::ZERO).expect("nothing to signal"), Stopped::WasDead);
     }
 
     #[tokio::test]
     async fn a_process_that_dies_says_why() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let launch = shell(dir.path(), "echo first; echo the port is taken >&2; exit 1");
-        let error = launch
-            .start()
-            .expect("sh")
-            .wait(Duration::from_secs(10))
-            .await
-            .expect_err("it ends");
-        assert_eq!(
-            error.to_string(),
-            "server-1 did not start: the port is taken"
-        );
+        let error =
+            launch.start().expect("sh").wait(Duration::from_secs(10)).await.expect_err("it ends");
+        assert_eq!(error.to_string(), "server-1 did not start: the port is taken");
     }
 
     #[tokio::test]
@@ -382,12 +349,8 @@ mod tests {
             dir.path().display()
         );
         let launch = shell(dir.path(), &script);
-        let (running, mut child) = launch
-            .start()
-            .expect("sh")
-            .wait(Duration::from_secs(10))
-            .await
-            .expect("ready");
+        let (running, mut child) =
+            launch.start().expect("sh").wait(Duration::from_secs(10)).await.expect("ready");
         assert!(running.is_alive());
         assert_eq!(running.address, "a");
         let stopped = running.stop(Duration::from_secs(10)).expect("ours");

@@ -72,9 +72,7 @@ impl Admin {
 
     /// How everything is.
     pub(super) async fn status(&self) -> anyhow::Result<admin::Status> {
-        let node = crate::env::system::node()
-            .context("this machine has no id")?
-            .id;
+        let node = crate::env::system::node().context("this machine has no id")?.id;
         match self.ask(&admin::Request::Status { node }).await? {
             admin::Response::Status(status) => Ok(*status),
             _ => Err(unexpected()),

@@ -53,9 +53,7 @@ struct Bench {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bench = Bench {
-        dir: arguments
-            .dir
-            .join(format!(".okapifs-bench-{}", std::process::id())),
+        dir: arguments.dir.join(format!(".okapifs-bench-{}", std::process::id())),
         size_mib: arguments.size,
         files: arguments.files,
     };
@@ -74,21 +72,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 impl Bench {
     fn steps(&self) -> Vec<Step> {
         let (mib, files) = (f64::from(self.size_mib), f64::from(self.files));
-        let step = |what, unit, amount, work| Step {
-            what,
-            unit,
-            amount,
-            work,
-        };
+        let step = |what, unit, amount, work| Step { what, unit, amount, work };
         vec![
             step("big file: write + fsync", "MiB/s", mib, Self::write_big),
             step("big file: read", "MiB/s", mib, Self::read_big),
-            step(
-                "small files: write 16 KiB",
-                "files/s",
-                files,
-                Self::write_small,
-            ),
+            step("small files: write 16 KiB", "files/s", files, Self::write_small),
             step("small files: read", "files/s", files, Self::read_small),
             step("names: create", "files/s", files, Self::create),
             step("names: stat", "files/s", files, Self::stat),
@@ -111,11 +99,7 @@ impl Bench {
         for (step, took) in steps.iter().zip(&mut took) {
             took.sort_unstable();
             let rate = step.amount / took[took.len() / 2].as_secs_f64();
-            rows.push(vec![
-                step.what.to_owned(),
-                format!("{rate:.0}"),
-                step.unit.to_owned(),
-            ]);
+            rows.push(vec![step.what.to_owned(), format!("{rate:.0}"), step.unit.to_owned()]);
         }
         Ok(rows)
     }
@@ -206,10 +190,7 @@ struct Noise {
 
 impl Noise {
     fn new() -> Self {
-        let mut noise = Self {
-            state: 0x9e37_79b9_7f4a_7c15,
-            buffer: vec![0; MIB],
-        };
+        let mut noise = Self { state: 0x9e37_79b9_7f4a_7c15, buffer: vec![0; MIB] };
         for at in (0..MIB).step_by(8) {
             let word = noise.word().to_le_bytes();
             noise.buffer[at..at + 8].copy_from_slice(&word);
@@ -251,11 +232,7 @@ mod tests {
     #[test]
     fn every_step_works_on_any_filesystem_and_cleans_up() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let arguments = Arguments {
-            dir: dir.path().to_owned(),
-            size: 2,
-            files: 3,
-        };
+        let arguments = Arguments { dir: dir.path().to_owned(), size: 2, files: 3 };
         run(&arguments).expect("measured");
         assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 0);
     }
@@ -265,11 +242,6 @@ mod tests {
         let mut noise = Noise::new();
         let first = noise.next_mib().to_vec();
         let second = noise.next_mib();
-        assert!(
-            first
-                .chunks(4096)
-                .zip(second.chunks(4096))
-                .all(|(a, b)| a != b)
-        );
+        assert!(first.chunks(4096).zip(second.chunks(4096)).all(|(a, b)| a != b));
     }
 }

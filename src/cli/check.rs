@@ -104,15 +104,7 @@ impl Check {
                 )),
             }
         }
-        Ok(Self {
-            admin,
-            placement,
-            servers,
-            deep,
-            records: 0,
-            stripes: 0,
-            problems: 0,
-        })
+        Ok(Self { admin, placement, servers, deep, records: 0, stripes: 0, problems: 0 })
     }
 
     /// The monitors' own records.
@@ -120,12 +112,7 @@ impl Check {
         let mut cursor = Some(Vec::new());
         while let Some(at) = cursor {
             let answer = self.admin.ask(&Request::Check { cursor: at }).await?;
-            let Response::Checked {
-                records,
-                problems,
-                cursor: next,
-            } = answer
-            else {
+            let Response::Checked { records, problems, cursor: next } = answer else {
                 return Err(unexpected());
             };
             self.records += records;
@@ -173,9 +160,7 @@ impl Check {
         portion: &[(StripeRecord, Vec<Ino>)],
         bar: &ProgressBar,
     ) -> anyhow::Result<()> {
-        let verdicts = self
-            .verdicts(portion.iter().map(|(stripe, _)| stripe))
-            .await?;
+        let verdicts = self.verdicts(portion.iter().map(|(stripe, _)| stripe)).await?;
         for (stripe, files) in portion {
             if wrong_shards(stripe, &verdicts).is_empty() {
                 continue;
@@ -208,10 +193,10 @@ impl Check {
         let mut wanted: BTreeMap<ServerId, Vec<ShardId>> = BTreeMap::new();
         for stripe in stripes {
             for (index, place) in (0u8..).zip(&stripe.shards) {
-                wanted.entry(place.server).or_default().push(ShardId {
-                    stripe: stripe.id,
-                    index: ShardIndex(index),
-                });
+                wanted
+                    .entry(place.server)
+                    .or_default()
+                    .push(ShardId { stripe: stripe.id, index: ShardIndex(index) });
             }
         }
         let asking = wanted.into_iter().map(|(server, shards)| async move {
@@ -239,10 +224,7 @@ impl Check {
             return Err(unexpected());
         };
         let name = |(ino, path): (&Ino, Option<Vec<u8>>)| match path {
-            Some(path) => format!(
-                "/{}",
-                String::from_utf8_lossy(&path).trim_start_matches('/')
-            ),
+            Some(path) => format!("/{}", String::from_utf8_lossy(&path).trim_start_matches('/')),
             None => format!("inode {ino} (no name any more)"),
         };
         let names: Vec<String> = files.iter().zip(paths).map(name).collect();
@@ -300,10 +282,7 @@ async fn verify(
     shards: &[ShardId],
     deep: bool,
 ) -> anyhow::Result<Vec<Verdict>> {
-    let request = wire::encode(&shards::Request::Verify {
-        shards: shards.to_vec(),
-        deep,
-    });
+    let request = wire::encode(&shards::Request::Verify { shards: shards.to_vec(), deep });
     let (answer, _) = connection.call(request, Vec::new(), VERIFY).await?;
     match wire::decode(&answer).context("the server's answer makes no sense")? {
         shards::Response::Verdicts(verdicts) => Ok(verdicts),
@@ -320,16 +299,9 @@ fn wrong_shards(
     let places = stripe.shards.iter().enumerate();
     places
         .filter_map(|(index, place)| {
-            let shard = ShardId {
-                stripe: stripe.id,
-                index: ShardIndex(u8::try_from(index).ok()?),
-            };
+            let shard = ShardId { stripe: stripe.id, index: ShardIndex(u8::try_from(index).ok()?) };
             let what = wrong(verdicts.get(&(place.server, shard)), place.hash)?;
-            Some(Wrong {
-                index,
-                server: place.server,
-                what,
-            })
+            Some(Wrong { index, server: place.server, what })
         })
         .collect()
 }
@@ -353,10 +325,7 @@ mod tests {
     #[test]
     fn what_is_missing_damaged_or_other_is_found() {
         let hash = ShardHash([7; 16]);
-        let place = |server| ShardPlace {
-            server: ServerId(server),
-            hash,
-        };
+        let place = |server| ShardPlace { server: ServerId(server), hash };
         let stripe = StripeRecord {
             id: StripeId(9),
             width: Width { data: 2, parity: 2 },
@@ -365,20 +334,12 @@ mod tests {
             shards: (1..=4).map(place).collect(),
         };
         let verdict = |index: u8, verdict| {
-            let shard = ShardId {
-                stripe: StripeId(9),
-                index: ShardIndex(index),
-            };
+            let shard = ShardId { stripe: StripeId(9), index: ShardIndex(index) };
             ((ServerId(u64::from(index) + 1), shard), verdict)
         };
         let verdicts = HashMap::from([
             verdict(0, Verdict::Present { hash }),
-            verdict(
-                1,
-                Verdict::Present {
-                    hash: ShardHash([8; 16]),
-                },
-            ),
+            verdict(1, Verdict::Present { hash: ShardHash([8; 16]) }),
             verdict(2, Verdict::Damaged { blocks: vec![3] }),
         ]);
         let wrong = wrong_shards(&stripe, &verdicts);

@@ -40,11 +40,7 @@ impl ClusterDir {
     pub(super) fn existing(dir: &Path) -> anyhow::Result<Self> {
         let found = Self::new(dir)?;
         if !found.exists() {
-            bail!(
-                "{} holds no cluster; `okapifs up {}` makes one",
-                dir.display(),
-                dir.display()
-            );
+            bail!("{} holds no cluster; `okapifs up {}` makes one", dir.display(), dir.display());
         }
         Ok(found)
     }
@@ -151,10 +147,7 @@ pub(super) fn mount_unit(mountpoint: &Path) -> Unit {
             c => format!("%{:x}", u32::from(c)),
         })
         .collect();
-    Unit {
-        role: Role::Mount,
-        name: format!("mount-{escaped}"),
-    }
+    Unit { role: Role::Mount, name: format!("mount-{escaped}") }
 }
 
 /// The unit with that name.
@@ -164,10 +157,7 @@ pub(super) fn unit(name: &str) -> Unit {
         Some("server") => Role::Server,
         _ => Role::Mount,
     };
-    Unit {
-        role,
-        name: name.to_owned(),
-    }
+    Unit { role, name: name.to_owned() }
 }
 
 #[cfg(test)]

@@ -35,16 +35,9 @@ pub(super) trait ConfigFile: Serialize + DeserializeOwned {
 
     /// Writes it into `dir`.
     fn save(&self, dir: &Path) -> anyhow::Result<()> {
-        let about: String = Self::ABOUT
-            .lines()
-            .map(|line| format!("# {line}\n"))
-            .collect();
+        let about: String = Self::ABOUT.lines().map(|line| format!("# {line}\n")).collect();
         let text = format!("{about}\n{}", toml::to_string(self)?);
-        Ok(write_atomic(
-            &dir.join(Self::NAME),
-            text.as_bytes(),
-            PUBLIC,
-        )?)
+        Ok(write_atomic(&dir.join(Self::NAME), text.as_bytes(), PUBLIC)?)
     }
 }
 
@@ -78,10 +71,7 @@ impl ClusterFile {
 
     /// Its width.
     pub(super) fn width(&self) -> Width {
-        Width {
-            data: self.data,
-            parity: self.parity,
-        }
+        Width { data: self.data, parity: self.parity }
     }
 }
 
@@ -187,12 +177,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join(ClientFile::NAME);
         fs::write(&path, "# about\n\nmonitor = [\"a:1\"]\n").expect("written");
-        let error = ClientFile::load(dir.path())
-            .expect_err("unknown key")
-            .to_string();
-        assert!(
-            error.contains("okapifs.toml, line 3: unknown field `monitor`"),
-            "{error}"
-        );
+        let error = ClientFile::load(dir.path()).expect_err("unknown key").to_string();
+        assert!(error.contains("okapifs.toml, line 3: unknown field `monitor`"), "{error}");
     }
 }

@@ -26,17 +26,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = ClusterDir::existing(&arguments.dir)?;
     let _lock = dir.lock()?;
     let started = dir.started();
-    let running = started
-        .iter()
-        .filter(|(_, process)| process.is_alive())
-        .count();
+    let running = started.iter().filter(|(_, process)| process.is_alive()).count();
     stop(&dir, started)?;
     match running {
         0 => say::line(format_args!("nothing runs in {}", dir.root().display())),
-        _ => say::line(format_args!(
-            "stopped {running} processes of {}",
-            dir.root().display()
-        )),
+        _ => say::line(format_args!("stopped {running} processes of {}", dir.root().display())),
     }
     Ok(())
 }

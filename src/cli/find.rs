@@ -68,9 +68,7 @@ pub(super) fn cluster_of(path: &Path, chosen: Option<&str>) -> anyhow::Result<Cl
 /// The client configuration directory in (or equal to) `dir`, which exists.
 pub(super) fn config_dir(dir: &Path) -> anyhow::Result<PathBuf> {
     let candidates = [dir.to_owned(), dir.join("client")];
-    let found = candidates
-        .into_iter()
-        .find(|candidate| candidate.join(ClientFile::NAME).exists());
+    let found = candidates.into_iter().find(|candidate| candidate.join(ClientFile::NAME).exists());
     let Some(found) = found else {
         bail!(
             "{} is neither a directory of `okapifs up` nor a client configuration (it has no {})",
@@ -92,12 +90,8 @@ pub(super) fn configured(dir: &Path) -> anyhow::Result<Cluster> {
 
 /// The credentials in `dir/tls`.
 pub(super) fn credentials(dir: &Path) -> anyhow::Result<Credentials> {
-    env::system::load_credentials(dir).with_context(|| {
-        format!(
-            "the credentials in {} are of no use",
-            dir.join("tls").display()
-        )
-    })
+    env::system::load_credentials(dir)
+        .with_context(|| format!("the credentials in {} are of no use", dir.join("tls").display()))
 }
 
 /// `HOST[:PORT][,HOST[:PORT]]…` as `host:port` each; IPv6 addresses are in brackets. `None` when it is not that.
@@ -109,10 +103,7 @@ fn address(text: &str) -> Option<String> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
-            (
-                format!("[{host}]"),
-                rest.strip_prefix(':').or(rest.is_empty().then_some("")),
-            )
+            (format!("[{host}]"), rest.strip_prefix(':').or(rest.is_empty().then_some("")))
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host.to_owned(), Some(port)),
@@ -142,9 +133,8 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in [
-            "", "a,", ":1", "a:", "a:x", "a:70000", "::1", "[::1", "[::1]x", "a b", "a/b",
-        ] {
+        for text in ["", "a,", ":1", "a:", "a:x", "a:70000", "::1", "[::1", "[::1]x", "a b", "a/b"]
+        {
             assert_eq!(addresses(text), None, "{text:?}");
         }
     }

@@ -58,10 +58,7 @@ pub(super) struct Shape {
 
 impl From<Shape> for Width {
     fn from(shape: Shape) -> Self {
-        Self {
-            data: shape.data,
-            parity: shape.parity,
-        }
+        Self { data: shape.data, parity: shape.parity }
     }
 }
 
@@ -98,17 +95,11 @@ pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Re
     write_atomic(&key, authority.key_pem().as_bytes(), SECRET)?;
 
     issue(&authority, &dir.of(MONITOR), Role::Monitor, MONITOR)?;
-    let monitor = MonitorFile {
-        id: 1,
-        listen: listen.to_owned(),
-        new_cluster: cluster.clone(),
-    };
+    let monitor = MonitorFile { id: 1, listen: listen.to_owned(), new_cluster: cluster.clone() };
     monitor.save(&dir.of(MONITOR))?;
 
     issue(&authority, &dir.client(), Role::Client, "admin")?;
-    let client = ClientFile {
-        monitors: vec![listen.to_owned()],
-    };
+    let client = ClientFile { monitors: vec![listen.to_owned()] };
     client.save(&dir.client())?;
     // Last: where this file is, all the others are.
     cluster.save(dir.root())?;
@@ -164,11 +155,7 @@ fn issue(authority: &Authority, home: &Path, role: Role, name: &str) -> anyhow::
         .with_context(|| format!("the certificate of {name} cannot be made"))?;
     make_dir(home, 0o755)?;
     make_dir(&home.join("tls"), 0o700)?;
-    Ok(credentials::save(
-        &home.join("tls"),
-        authority.cert_pem(),
-        &issued,
-    )?)
+    Ok(credentials::save(&home.join("tls"), authority.cert_pem(), &issued)?)
 }
 
 /// Makes a directory and those above it, unless they are there.
@@ -185,10 +172,7 @@ fn refuse_unless_empty(dir: &Path) -> anyhow::Result<()> {
         fs::read_dir(dir).with_context(|| format!("{} cannot be read", dir.display()))?;
     // The lock of an `up` that is just making it does not count.
     if entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != "up.lock")) {
-        bail!(
-            "{} is not empty and holds no cluster; choose another directory",
-            dir.display()
-        );
+        bail!("{} is not empty and holds no cluster; choose another directory", dir.display());
     }
     Ok(())
 }

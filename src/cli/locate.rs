@@ -50,10 +50,7 @@ async fn show(cluster: &find::Cluster, file: &Path, ino: Ino) -> anyhow::Result<
     while let Some(part) = rest {
         for extent in &part.extents {
             say::line(extent_line(extent));
-            let stripe = part
-                .stripes
-                .iter()
-                .find(|stripe| stripe.id == extent.stripe);
+            let stripe = part.stripes.iter().find(|stripe| stripe.id == extent.stripe);
             show_stripe(stripe, &placement, &mut shown);
         }
         if part.to == u64::MAX {

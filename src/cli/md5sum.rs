@@ -43,10 +43,7 @@ fn md5(file: &Path) -> anyhow::Result<String> {
 
 /// Like coreutils: a name with a backslash or a line break is escaped, and the line says so at its start.
 fn line(md5: &str, name: &str) -> String {
-    let escaped = name
-        .replace('\\', "\\\\")
-        .replace('\n', "\\n")
-        .replace('\r', "\\r");
+    let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
     let mark = if escaped == name { "" } else { "\\" };
     format!("{mark}{md5}  {escaped}")
 }

@@ -113,20 +113,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// Log lines go to standard error; `okapifs up` and a mount in the background point that to a file.
 fn start_log(arguments: &Arguments) {
-    let quiet = if arguments.command.is_daemon() {
-        "info"
-    } else {
-        "warn"
-    };
+    let quiet = if arguments.command.is_daemon() { "info" } else { "warn" };
     let level = match arguments.verbose {
         0 => quiet,
         1 => "debug",
         _ => "trace",
     };
     let filter = env_logger::Env::new().filter_or("OKAPIFS_LOG", level);
-    env_logger::Builder::from_env(filter)
-        .format_target(false)
-        .init();
+    env_logger::Builder::from_env(filter).format_target(false).init();
 }
 
 #[cfg(test)]

@@ -89,10 +89,7 @@ fn credentials(
         Some(dir) => bail!("there is no configuration directory {}", dir.display()),
         None => find::cluster(chosen)?,
     };
-    Ok(Cluster {
-        monitors: source.monitors.clone(),
-        ..configured
-    })
+    Ok(Cluster { monitors: source.monitors.clone(), ..configured })
 }
 
 fn go_to_background(
@@ -245,9 +242,7 @@ async fn unmount(
     let unmounted = tokio::task::spawn_blocking(move || mounted.unmount()).await?;
     if unmounted.context("it cannot be unmounted")? == fuse::Unmounted::WhenClosed {
         log::warn!("programs still have files open on it; they get an error from now on");
-        fs.sync_all()
-            .await
-            .context("not everything that was written is durable")?;
+        fs.sync_all().await.context("not everything that was written is durable")?;
     }
     match tokio::time::timeout(IN_USE, end).await {
         Ok(ended) => ended?.context("the connection to the kernel broke"),

@@ -29,9 +29,7 @@ impl Source {
         let parts = text.split_once(":/");
         let monitors = parts.and_then(|(hosts, _)| find::addresses(hosts));
         // Two slashes would be a URL.
-        let subdir = parts
-            .map(|(_, subdir)| subdir)
-            .filter(|subdir| !subdir.starts_with('/'));
+        let subdir = parts.map(|(_, subdir)| subdir).filter(|subdir| !subdir.starts_with('/'));
         let (Some(subdir), Some(monitors)) = (subdir, monitors) else {
             bail!("{text:?} is nothing that can be mounted; write HOST[:PORT][,HOST…]:/[SUBDIR]");
         };
@@ -39,11 +37,7 @@ impl Source {
             bail!("the directory in {text:?} must be written without . and ..");
         }
         let names: Vec<&str> = subdir.split('/').filter(|name| !name.is_empty()).collect();
-        Ok(Self {
-            text: text.to_owned(),
-            monitors,
-            subdir: names.join("/").into_bytes(),
-        })
+        Ok(Self { text: text.to_owned(), monitors, subdir: names.join("/").into_bytes() })
     }
 }
 
@@ -147,17 +141,7 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_refused() {
-        for text in [
-            "",
-            "a",
-            "/mnt",
-            ":/",
-            "a:",
-            "a:9",
-            "a:x:/",
-            "a:/../b",
-            "http://a/",
-        ] {
+        for text in ["", "a", "/mnt", ":/", "a:", "a:9", "a:x:/", "a:/../b", "http://a/"] {
             Source::parse(text).expect_err(text);
         }
     }

@@ -100,9 +100,8 @@ fn monitors(status: &Status) -> Vec<Vec<String>> {
 }
 
 fn servers(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row([
-        "SERVER", "NAME", "ADDRESS", "DOMAIN", "STATE", "USED", "CAPACITY", "PID",
-    ])];
+    let mut rows =
+        vec![row(["SERVER", "NAME", "ADDRESS", "DOMAIN", "STATE", "USED", "CAPACITY", "PID"])];
     rows.extend(status.servers.iter().map(|server| {
         vec![
             server.id.to_string(),
@@ -121,12 +120,7 @@ fn servers(status: &Status) -> Vec<Vec<String>> {
 fn clients(status: &Status) -> Vec<Vec<String>> {
     let mut rows = vec![row(["MOUNT", "HOST", "AT", "PID"])];
     rows.extend(status.clients.iter().map(|client| {
-        vec![
-            client.id.to_string(),
-            client.host.clone(),
-            client.mountpoint.clone(),
-            pid(client.pid),
-        ]
+        vec![client.id.to_string(), client.host.clone(), client.mountpoint.clone(), pid(client.pid)]
     }));
     rows
 }

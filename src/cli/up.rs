@@ -138,10 +138,8 @@ fn prepare(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<()> {
         }
         wanted
     } else {
-        let width = Width {
-            data: arguments.data.unwrap_or(2),
-            parity: arguments.parity.unwrap_or(1),
-        };
+        let width =
+            Width { data: arguments.data.unwrap_or(2), parity: arguments.parity.unwrap_or(1) };
         let wanted = arguments.servers.unwrap_or(3) as usize;
         if width.parity > 0 && wanted < 2 {
             bail!(
@@ -187,21 +185,14 @@ async fn start_stage(
 ) -> anyhow::Result<()> {
     let launches = stage.iter().map(|unit| launch(dir, unit, mountpoints));
     let launches = launches.collect::<anyhow::Result<Vec<Launch>>>()?;
-    let starting = launches
-        .iter()
-        .map(Launch::start)
-        .collect::<Result<Vec<_>, StartError>>()?;
+    let starting = launches.iter().map(Launch::start).collect::<Result<Vec<_>, StartError>>()?;
     let ready = futures::future::join_all(starting.into_iter().map(|one| one.wait(READY))).await;
     let mut failed = None;
     for (launch, ready) in launches.into_iter().zip(ready) {
         match ready {
             Ok((running, child)) => {
                 keep_port(dir, &launch.unit, &running.address)?;
-                started.push(Started {
-                    unit: launch.unit,
-                    running,
-                    child,
-                });
+                started.push(Started { unit: launch.unit, running, child });
             }
             Err(error) => failed = Some(error),
         }
@@ -214,11 +205,7 @@ fn launch(dir: &ClusterDir, unit: &Unit, mountpoints: &[PathBuf]) -> anyhow::Res
     let mut arguments = match unit.role {
         Role::Monitor | Role::Server => {
             leave_taken_port(dir, unit)?;
-            let command = if unit.role == Role::Monitor {
-                "monitor"
-            } else {
-                "server"
-            };
+            let command = if unit.role == Role::Monitor { "monitor" } else { "server" };
             vec![command.into(), dir.of(&unit.name).into()]
         }
         Role::Mount => {
@@ -230,10 +217,7 @@ fn launch(dir: &ClusterDir, unit: &Unit, mountpoints: &[PathBuf]) -> anyhow::Res
             let (config, run) = (dir.client(), dir.run());
             for path in [&config, &run] {
                 if path.to_string_lossy().contains(',') {
-                    bail!(
-                        "{} has a comma in it, which mount options cannot carry",
-                        path.display()
-                    );
+                    bail!("{} has a comma in it, which mount options cannot carry", path.display());
                 }
             }
             vec![
@@ -268,9 +252,7 @@ fn leave_taken_port(dir: &ClusterDir, unit: &Unit) -> anyhow::Result<()> {
                 "{listen} is taken by another program: {} gets another port",
                 unit.name
             ));
-            let host = listen
-                .rsplit_once(':')
-                .map_or(listen.as_str(), |(host, _)| host);
+            let host = listen.rsplit_once(':').map_or(listen.as_str(), |(host, _)| host);
             keep_port(dir, unit, &format!("{host}:0"))
         }
         _ => Ok(()),
@@ -353,10 +335,7 @@ async fn report(dir: &ClusterDir, mountpoints: &[PathBuf], detach: bool) -> anyh
     let cluster = find::configured(&dir.client())?;
     let status = Admin::connect(&cluster).await?.status().await?;
     let root = dir.root().display();
-    let width = Width {
-        data: status.width.data,
-        parity: status.width.parity,
-    };
+    let width = Width { data: status.width.data, parity: status.width.parity };
     say::line(format_args!("OkapiFS cluster {} in {root}", status.cluster));
     let mut processes = dir.running();
     processes.sort_by(|(left, _), (right, _)| left.cmp(right));
@@ -382,9 +361,7 @@ async fn report(dir: &ClusterDir, mountpoints: &[PathBuf], detach: bool) -> anyh
     }
     match mountpoints.first() {
         Some(at) => say::line(format_args!("Try: cp -a /usr/share/doc {}", at.display())),
-        None => say::line(format_args!(
-            "Mount it with: okapifs up {root} --mount DIRECTORY"
-        )),
+        None => say::line(format_args!("Mount it with: okapifs up {root} --mount DIRECTORY")),
     }
     say::line(format_args!("     okapifs status --cluster {root}"));
     match detach {
@@ -438,15 +415,12 @@ fn stop_started(dir: &ClusterDir, mut started: Vec<Started>) -> anyhow::Result<(
         return Ok(());
     }
     say::note("stopping …");
-    let everything = started
-        .iter()
-        .any(|process| process.unit.role == Role::Monitor);
+    let everything = started.iter().any(|process| process.unit.role == Role::Monitor);
     let processes = match everything {
         true => dir.started(),
-        false => started
-            .iter()
-            .map(|process| (process.unit.clone(), process.running.clone()))
-            .collect(),
+        false => {
+            started.iter().map(|process| (process.unit.clone(), process.running.clone())).collect()
+        }
     };
     down::stop(dir, processes)?;
     for process in &mut started {
@@ -468,11 +442,7 @@ mod tests {
         let address = taken.local_addr().expect("bound").to_string();
         init::create(&dir, width, &address).expect("made");
         let monitor = unit(init::MONITOR);
-        let listen = || {
-            MonitorFile::load(&dir.of(init::MONITOR))
-                .expect("there")
-                .listen
-        };
+        let listen = || MonitorFile::load(&dir.of(init::MONITOR)).expect("there").listen;
 
         leave_taken_port(&dir, &monitor).expect("moved");
         assert_eq!(listen(), ANY_PORT);

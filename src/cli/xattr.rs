@@ -20,12 +20,7 @@ pub(super) fn get(path: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     // SAFETY: both strings end with a zero byte and outlive the call, and the kernel writes at most
     // `value.len()` bytes to `value`.
     let length = unsafe {
-        libc::getxattr(
-            c_path.as_ptr(),
-            c_name.as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
+        libc::getxattr(c_path.as_ptr(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     };
     match usize::try_from(length) {
         Ok(length) => {

@@ -51,11 +51,7 @@ impl Cluster {
     /// Starts whatever does not run.
     pub fn up(&self) {
         let mut command = Command::new(OKAPIFS);
-        command
-            .arg("up")
-            .arg(self.root())
-            .arg("--detach")
-            .args(&self.shape);
+        command.arg("up").arg(self.root()).arg("--detach").args(&self.shape);
         for number in 0..self.mounts {
             command.arg("--mount").arg(self.mount(number));
         }
@@ -145,10 +141,7 @@ impl Cluster {
 
     /// All processes of the cluster.
     pub fn pids(&self) -> Vec<u32> {
-        let entries = fs::read_dir(self.root().join("run"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = fs::read_dir(self.root().join("run")).into_iter().flatten().flatten();
         entries
             .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
             .filter_map(|entry| serde_json::from_slice::<Value>(&fs::read(entry.path()).ok()?).ok())
@@ -171,10 +164,7 @@ impl Cluster {
 
     /// The last lines of every log, for whoever has to find out what went wrong.
     fn print_logs(&self) {
-        let logs = fs::read_dir(self.root().join("logs"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let logs = fs::read_dir(self.root().join("logs")).into_iter().flatten().flatten();
         for log in logs {
             let text = fs::read_to_string(log.path()).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -192,10 +182,7 @@ impl Drop for Cluster {
             self.print_logs();
         }
         for number in 0..self.mounts {
-            let mount = Command::new("umount")
-                .arg("-l")
-                .arg(self.mount(number))
-                .output();
+            let mount = Command::new("umount").arg("-l").arg(self.mount(number)).output();
             mount.expect("umount can be run");
         }
         for pid in self.pids() {

@@ -64,10 +64,7 @@ pub fn make_tree(root: &Path, files: usize, large_mib: usize, seed: u64) {
         let mode = [0o644, 0o600, 0o755, 0o4711, 0o2755, 0o1777, 0o000, 0o444][number % 8];
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("changed");
         let link = match number % 40 {
-            0 => symlink(
-                format!("file {number}.dat"),
-                dir.join(format!("link {number}")),
-            ),
+            0 => symlink(format!("file {number}.dat"), dir.join(format!("link {number}"))),
             1 => symlink("/nowhere/at all", dir.join(format!("dangling {number}"))),
             2 => fs::hard_link(&file, root.join(format!("hard {number}"))),
             3 => std::os::unix::fs::chown(&file, Some(1234), Some(4321)),
@@ -83,16 +80,9 @@ fn oddities(root: &Path, random: &mut Random, large_mib: usize) {
     fs::write(root.join("large"), large).expect("written");
     let sparse = File::create(root.join("sparse")).expect("made");
     sparse.set_len(64 << 20).expect("sized");
-    sparse
-        .write_all_at(&random.bytes(10_000), 5 << 20)
-        .expect("written");
-    sparse
-        .write_all_at(&random.bytes(100), 40_000_001)
-        .expect("written");
-    File::create(root.join("only a hole"))
-        .expect("made")
-        .set_len(1 << 30)
-        .expect("sized");
+    sparse.write_all_at(&random.bytes(10_000), 5 << 20).expect("written");
+    sparse.write_all_at(&random.bytes(100), 40_000_001).expect("written");
+    File::create(root.join("only a hole")).expect("made").set_len(1 << 30).expect("sized");
     let odd = std::ffi::OsStr::from_bytes(b"not utf-8 \xff\xfe \n newline");
     fs::write(root.join(odd), b"odd").expect("written");
     fs::write(root.join("n".repeat(255)), b"longest name").expect("written");
@@ -111,9 +101,7 @@ pub fn copy(from: &Path, to: &Path) {
 pub fn assert_same(left: &Path, right: &Path) {
     let mut diff = Command::new("diff");
     // A pipe has no content that could be compared.
-    diff.args(["-r", "--no-dereference", "--exclude=fifo"])
-        .arg(left)
-        .arg(right);
+    diff.args(["-r", "--no-dereference", "--exclude=fifo"]).arg(left).arg(right);
     success(&mut diff);
     let (left_list, right_list) = (listing(left), listing(right));
     for (left_line, right_line) in left_list.lines().zip(right_list.lines()) {
@@ -145,8 +133,5 @@ fn listing(root: &Path) -> String {
 /// What sha256sum(1) says of a file's content.
 pub fn sha256(file: &Path) -> String {
     let line = success(Command::new("sha256sum").arg(file));
-    line.split_whitespace()
-        .next()
-        .expect("a checksum")
-        .to_owned()
+    line.split_whitespace().next().expect("a checksum").to_owned()
 }

@@ -4,16 +4,8 @@
 //! here nor a flag of ours. [`cluster`] starts clusters and ends them whatever happens. [`files`] makes and
 //! compares trees.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "tests talk to people"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
 
 pub mod cluster;
 pub mod files;

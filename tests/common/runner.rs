@@ -80,11 +80,7 @@ fn arguments() -> Arguments {
         }
     }
     LONG.set(long).expect("set once");
-    Arguments {
-        names,
-        list,
-        threads,
-    }
+    Arguments { names, list, threads }
 }
 
 fn quiet_skips() {
