@@ -221,10 +221,12 @@ impl MemberTask {
         membership: &mut Membership,
         link: &mut Link,
     ) -> Result<(), CallFailure> {
+        let as_of = membership.seen();
         let (shards, to) = self.shared.store.list(from, PORTION);
         let request = Request::Inventory(Inventory {
             server: member.server,
             epoch: member.epoch,
+            as_of,
             from,
             to,
             shards,

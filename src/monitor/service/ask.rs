@@ -4,6 +4,7 @@
 //! applied here. That is the newest there is, because the monitor has just proved that it leads.
 
 use super::{Monitor, unreadable};
+use crate::monitor::namespace::query::cluster;
 use crate::monitor::namespace::{caps, query};
 use crate::types::{Errno, SessionId};
 use crate::wire::metadata::{Answer, Query, Refusal, Space};
@@ -52,6 +53,6 @@ impl Monitor {
     /// Raw bytes of the servers, counted as user data at the volume's width.
     fn space(&self) -> Result<Space, Refusal> {
         let state = self.state.lock();
-        query::space_of(&*self.store, state.servers.usages()).map_err(unreadable)
+        cluster::space_of(&*self.store, state.servers.usages()).map_err(unreadable)
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Monitor, unreadable};
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query;
+use crate::monitor::namespace::query::cluster;
 use crate::wire::metadata::Refusal;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -59,7 +59,7 @@ async fn free_orphans(monitor: &Monitor) {
 async fn free_all(monitor: &Monitor) -> Result<(), Refusal> {
     const PORTION: usize = 256;
     loop {
-        let orphans = query::doomed(&*monitor.store, PORTION).map_err(unreadable)?;
+        let orphans = cluster::doomed(&*monitor.store, PORTION).map_err(unreadable)?;
         if orphans.is_empty() {
             return Ok(());
         }

@@ -59,7 +59,7 @@ impl Monitor {
     }
 
     /// A session is used only over the connection that it is attached to, so that nobody speaks for another.
-    fn check_attached(&self, caller: &Caller, session: SessionId) -> Result<(), Refusal> {
+    pub(super) fn check_attached(&self, caller: &Caller, session: SessionId) -> Result<(), Refusal> {
         let attached = self.state.lock().callers.get(&session).is_some_and(|at| at.id == caller.id);
         attached.then_some(()).ok_or(Refusal::SessionClosed)
     }

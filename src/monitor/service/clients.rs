@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::{query, records};
+use crate::monitor::namespace::query::cluster;
+use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::LEASE;
 use crate::types::{Ino, SessionId};
 use crate::wire::metadata::{Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened};
@@ -28,7 +29,7 @@ impl Monitor {
 
     pub(super) async fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
         let Attach { session, pins } = attach;
-        query::session(&*self.store, session)
+        cluster::session(&*self.store, session)
             .map_err(unreadable)?
             .filter(|record| !record.closing)
             .ok_or(Refusal::SessionClosed)?;
@@ -42,7 +43,7 @@ impl Monitor {
     }
 
     fn attached(&self, caller: &Arc<Caller>, session: SessionId) -> Result<Response, Refusal> {
-        let monitors = query::monitors(&*self.store).map_err(unreadable)?;
+        let monitors = cluster::monitors(&*self.store).map_err(unreadable)?;
         let opened = {
             let mut state = self.state.lock();
             state.sessions.attached(session, self.clock.monotonic());
@@ -100,7 +101,7 @@ impl Monitor {
     }
 
     pub(super) fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
-        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
+        let sessions = cluster::sessions(&*self.store).map_err(unreadable)?;
         let entry = |(session, record): (SessionId, records::Session)| SessionEntry {
             session,
             client: record.client,
@@ -111,7 +112,7 @@ impl Monitor {
     }
 
     pub(super) async fn evict_dead(&self, session: SessionId, node: &str) -> Result<Response, Refusal> {
-        let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
+        let Some(record) = cluster::session(&*self.store, session).map_err(unreadable)? else {
             return Ok(Response::Done);
         };
         let client = record.client;
@@ -135,7 +136,7 @@ impl Monitor {
     ) -> Result<Response, Refusal> {
         for (ino, generation) in pins {
             let gone = self.state.lock().pins.unpin(session, ino, generation);
-            if gone && query::is_orphan(&*self.store, session, ino).map_err(unreadable)? {
+            if gone && cluster::is_orphan(&*self.store, session, ino).map_err(unreadable)? {
                 self.submit(Action::Unpin { session, ino }).await?;
                 self.orphaned.notify_one();
             }

@@ -287,7 +287,7 @@ impl Look<'_> {
         let end = u64::from(extent.stripe_offset) + u64::from(extent.length);
         let stripe = get(self.read, &keys::stripe(id))?;
         let is_inside =
-            stripe.is_some_and(|stripe| stripe.is_live() && end <= stripe.record.length.into());
+            stripe.is_some_and(|stripe| stripe.is_live() && end <= u64::from(stripe.record.length));
         self.demand(is_inside, || {
             format!(
                 "inode {ino}: the extent at {} is not in stripe {id}",

@@ -6,7 +6,7 @@ use super::super::super::store::{Read, StoreError};
 use super::super::keys::{self, Keyed};
 use super::super::orphans::NOBODY;
 use super::super::records::{Cluster, Monitor, Server, Session, Stripe, Usage, Volume};
-use super::super::txn::{get, scan, take};
+use super::super::txn::{exists, get, scan, take};
 use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, VolumeId, Width};
 use crate::wire::admin::StripesStatus;
 use crate::wire::metadata::{self, Space};

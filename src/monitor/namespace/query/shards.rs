@@ -10,7 +10,7 @@ use super::super::keys::{self, IdKind};
 use super::super::records::StripeState;
 use super::super::stripes::open_range;
 use super::super::txn::{get, scan};
-use crate::types::{ServerId, ShardHash, StripeId};
+use crate::types::{OpSeq, ServerId, ShardHash, StripeId};
 use crate::wire::shards::ShardId;
 
 /// Dead shards that a server is to delete, after that one, at most `limit`.

@@ -228,10 +228,12 @@ fn garbage_is_decided_and_not_guessed() {
     );
 
     let from = shard(StripeId(0), 0);
-    let lost = |present: &[_], to| missing(&world.store, server, from, to, present).unwrap();
+    let lost = |present: &[_], to| missing(&world.store, server, from, to, OpSeq(u64::MAX), present).unwrap();
     assert_eq!(lost(&present, None), []);
     assert_eq!(lost(&[], None), [shard(live, 0)]);
     assert_eq!(lost(&[], Some(shard(live, 0))), []);
+    let young = missing(&world.store, server, from, None, OpSeq(0), &[]).unwrap();
+    assert_eq!(young, [], "committed after the server made its list");
     let other = [(shard(live, 0), ShardHash([9; 16]))];
     assert_eq!(lost(&other, None), [shard(live, 0)]);
 }
