@@ -1,6 +1,5 @@
 //! From a command to the changes it makes.
 
-use super::super::store::{Batch, Read, StoreError};
 use super::command::{Action, Command, Outcome};
 use super::content::{self, Step};
 use super::fail::{Fail, answered};
@@ -9,6 +8,7 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, Monitor, SlotReply, Volume};
 use super::txn::{Txn, exists, get};
 use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
+use crate::monitor::store::{Batch, Read, StoreError};
 use crate::types::{
     DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, SlotSeq, VolumeId, limits,
 };

@@ -10,12 +10,12 @@
 //!
 //! [`Outcome::Held`]: super::command::Outcome::Held
 
-use super::super::store::{Read, StoreError};
 use super::inodes;
 use super::keys;
 use super::query;
 use super::records::Grant;
 use super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{FileKind, Ino, SessionId};
 use crate::wire::metadata::{Op, Query};
 

@@ -35,11 +35,11 @@ use std::marker::PhantomData;
 
 use md5::{Digest, Md5};
 
-use super::super::store::prefix_end;
 use super::records::{
     Cluster, Counter, DeadShard, Entry, Grant, Inode, LinkName, Monitor, Orphan, Piece, Range,
     Record, Reference, Server, Session, Shard, SlotReply, Stripe, Usage, Volume, Xattr,
 };
+use crate::monitor::store::prefix_end;
 use crate::types::{
     Ino, MonitorId, ServerId, SessionId, ShardIndex, Slot, StripeId, VolumeId, limits,
 };

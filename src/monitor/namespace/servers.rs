@@ -1,12 +1,12 @@
 //! Storage servers, as they are registered. How one is doing at the moment is the leader's own knowledge and
 //! not part of the replicated state.
 
-use super::super::store::StoreError;
 use super::command::Outcome;
 use super::inodes::At;
 use super::keys;
 use super::records::Server;
 use super::txn::{Txn, scan};
+use crate::monitor::store::StoreError;
 use crate::types::{Epoch, ServerId};
 use crate::wire::metadata::Register;
 

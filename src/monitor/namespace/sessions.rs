@@ -8,7 +8,6 @@
 //! DESIGN §4.2 wants a closed session's replies kept for ten minutes, for a successor that names it; that
 //! comes together with successors, and until then they go at once.
 
-use super::super::store::StoreError;
 use super::command::Outcome;
 use super::fail::Fail;
 use super::inodes::At;
@@ -17,6 +16,7 @@ use super::orphans;
 use super::records::{Counter, Grant, Range, Session};
 use super::stripes;
 use super::txn::{Txn, get, scan, take};
+use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
 

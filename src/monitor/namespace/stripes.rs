@@ -10,12 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::store::{Read, StoreError};
 use super::inodes::At;
 use super::keys::{self, IdKind, WINDOW_BYTES};
 use super::records::{DeadShard, Range, Reference, Shard, Stripe, StripeState};
 use super::txn::{Txn, exists, get, scan};
 use super::usage;
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     Extent, Ino, ServerId, SessionId, ShardIndex, StripeId, StripeRecord, VolumeId, limits,
 };

@@ -7,9 +7,9 @@
 
 use std::collections::btree_map;
 
-use super::super::store::{Batch, Pair, Read, StoreError};
 use super::keys::{Fields, Key, Keyed, Span};
 use super::records::Record;
+use crate::monitor::store::{Batch, Pair, Read, StoreError};
 
 /// A state and changes to it.
 pub(super) struct Txn<'a> {
@@ -234,8 +234,8 @@ impl<I: DoubleEndedIterator> BothEnds<I> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::store::{Store, memory::MemoryStore};
     use super::*;
+    use crate::monitor::store::{Store, memory::MemoryStore};
 
     fn numbers(pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Vec<u8> {
         pairs.map(|pair| pair.unwrap().0[0]).collect()

@@ -1,10 +1,10 @@
 //! The usage counters of a volume. They are exact: every action that makes or frees something changes them in
 //! the same command, and the check recounts them.
 
-use super::super::store::StoreError;
 use super::keys;
 use super::records::Usage;
 use super::txn::{Txn, get};
+use crate::monitor::store::StoreError;
 use crate::types::VolumeId;
 
 /// Changes what a volume uses.

@@ -1,6 +1,5 @@
 //! What must agree with each record.
 
-use super::super::super::store::{Pair, Read, StoreError};
 use super::super::extents::{clip, overlapping};
 use super::super::keys::{self, Fields, IdKind, Keyed, WINDOW_BYTES};
 use super::super::orphans::NOBODY;
@@ -11,6 +10,7 @@ use super::super::records::{
 use super::super::stripes::{shards, windows};
 use super::super::txn::{exists, get, parse, scan};
 use super::sums::Sums;
+use crate::monitor::store::{Pair, Read, StoreError};
 use crate::types::{Extent, FileKind, Ino, SessionId, limits};
 
 type Checked = Result<(), StoreError>;
@@ -287,7 +287,7 @@ impl Look<'_> {
         let end = u64::from(extent.stripe_offset) + u64::from(extent.length);
         let stripe = get(self.read, &keys::stripe(id))?;
         let is_inside =
-            stripe.is_some_and(|stripe| stripe.is_live() && end <= stripe.record.length.into());
+            stripe.is_some_and(|stripe| stripe.is_live() && end <= u64::from(stripe.record.length));
         self.demand(is_inside, || {
             format!(
                 "inode {ino}: the extent at {} is not in stripe {id}",

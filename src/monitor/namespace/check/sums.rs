@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys;
 use super::super::records::{Entry, Usage};
 use super::super::txn::get;
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Extent, FileKind, Ino, VolumeId};
 
 /// All that is being summed up.

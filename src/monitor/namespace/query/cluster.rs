@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys::{self, Keyed};
 use super::super::orphans::NOBODY;
 use super::super::records::{Cluster, Monitor, Server, Session, Stripe, Usage, Volume};
 use super::super::txn::{get, scan, take};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, VolumeId, Width};
 use crate::wire::admin::StripesStatus;
 use crate::wire::metadata::{self, Space};

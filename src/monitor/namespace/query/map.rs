@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::super::store::Read;
 use super::super::extents::overlapping;
 use super::super::fail::Fail;
 use super::super::inodes::live;
 use super::super::keys;
 use super::super::txn::get;
+use crate::monitor::store::Read;
 use crate::types::{DataVersion, Errno, Extent, FileKind, Ino, StripeId, StripeRecord};
 use crate::wire::metadata::{Extents, MapSlice};
 

@@ -1,23 +1,28 @@
 //! Questions: what clients, the service and administrators ask of a state. All are pure reads.
 //!
 //! [`answer`] is for clients; it asks nobody to let go of anything: that whoever holds a file exclusively has
-//! committed it was seen to before (see [`caps`](super::caps)). [`cluster`] tells the tables of members and
-//! counters, [`shards`] compares what a server has with what it should have.
+//! committed it was seen to before (see [`caps`](super::caps)). The rest is for the service: `cluster` tells the tables of members and
+//! counters, `shards` compares what a server has with what it should have.
 
-pub mod cluster;
+mod cluster;
 mod listing;
 mod map;
-pub mod shards;
+mod shards;
 
-use super::super::store::{Read, StoreError};
 use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
 use super::keys;
 use super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
 use crate::wire::metadata::{Answer, MapSlice, Query};
 
+pub use cluster::{
+    cluster, doomed, monitors, op_seq, orphans, servers, session, sessions, space, space_of,
+    stripes_status, usage, volume,
+};
 pub(super) use listing::files_listed;
+pub use shards::{garbage, missing, range_closed, reap_list};
 
 /// Most bytes that the parts of an answer that can be continued (maps and listings) take, unless the caller
 /// says otherwise.

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys::{self, IdKind};
 use super::super::records::StripeState;
 use super::super::stripes::open_range;
 use super::super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{ServerId, ShardHash, StripeId};
 use crate::wire::shards::ShardId;
 

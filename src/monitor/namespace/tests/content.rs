@@ -147,14 +147,14 @@ fn a_big_file_is_freed_in_steps_that_nobody_sees() {
     assert_eq!(world.ask(&Query::Attr { ino: file }), Err(Errno::Stale));
     let outcomes = world.write(0, &[piece(file, 0, BLOCK, 0)]).1;
     assert_eq!(outcomes, [PieceOutcome::FileGone]);
-    assert_eq!(query::cluster::doomed(&world.store, 9).unwrap(), [file]);
+    assert_eq!(query::doomed(&world.store, 9).unwrap(), [file]);
     let mut steps = 1;
     while world.act(Action::Free { ino: file }) == Outcome::Partly {
         world.verify();
         steps += 1;
     }
     assert_eq!(steps, 3);
-    let usage = query::cluster::usage(&world.store).unwrap();
+    let usage = query::usage(&world.store).unwrap();
     assert_eq!((usage.inodes, usage.bytes, usage.stripes), (1, 0, 0));
     world.verify();
 }

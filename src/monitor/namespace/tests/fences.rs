@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::monitor::namespace::caps;
-use crate::monitor::namespace::query::shards::{garbage, missing, range_closed};
+use crate::monitor::namespace::query::{garbage, missing, range_closed};
 
 #[test]
 fn an_operation_sent_again_is_answered_again_and_done_once() {
@@ -97,7 +97,7 @@ fn a_commit_that_makes_no_sense_is_refused() {
     refuse(&mut world, Errno::Invalid, &|c| c.stripe.width.data = 0);
     refuse(&mut world, Errno::Invalid, &|c| c.stripe.length = 4095);
     refuse(&mut world, Errno::Invalid, &|c| {
-        c.pieces[0].piece.length = 0
+        c.pieces[0].piece.length = 0;
     });
     refuse(&mut world, Errno::Invalid, &|c| {
         c.pieces[0].piece.file_offset = 1;
@@ -106,10 +106,10 @@ fn a_commit_that_makes_no_sense_is_refused() {
         c.pieces[0].piece.file_offset = limits::FILE_BYTES_MAX;
     });
     refuse(&mut world, Errno::FileTooBig, &|c| {
-        c.pieces[0].piece.file_offset = u64::MAX & !4095;
+        c.pieces[0].piece.file_offset = !4095;
     });
     refuse(&mut world, Errno::Invalid, &|c| {
-        c.pieces[0].piece.stripe_offset = u32::MAX & !4095;
+        c.pieces[0].piece.stripe_offset = !4095;
     });
     world.verify();
 }
@@ -359,10 +359,10 @@ fn a_server_keeps_its_id_and_rises_in_epoch() {
     let mut world = World::new(0);
     let again = world.register("two", "elsewhere");
     assert_eq!(again, world.servers[1]);
-    let servers = query::cluster::servers(&world.store).unwrap();
+    let servers = query::servers(&world.store).unwrap();
     assert_eq!(servers.len(), 3);
     assert_eq!(servers[1].1.epoch, Epoch(2));
-    let space = query::cluster::space(&world.store).unwrap();
+    let space = query::space(&world.store).unwrap();
     assert_eq!(
         (space.total_bytes, space.free_bytes, space.inodes),
         (6_000, 5_400, 1)

@@ -6,11 +6,11 @@ mod model;
 mod shadow;
 mod tree;
 
-use super::super::store::{Read, Store, memory::MemoryStore};
 use super::check::{Checked, check, state_hash};
 use super::command::{Action, Command, Outcome};
 use super::query;
 use super::{Applied, apply};
+use crate::monitor::store::{Read, Store, memory::MemoryStore};
 use crate::types::*;
 use crate::wire::metadata::*;
 use crate::wire::shards::ShardId;
@@ -182,7 +182,7 @@ impl World {
             hash: ShardHash([id.0 as u8; 16]),
         };
         let end = |piece: &CommitPiece| piece.piece.stripe_offset + piece.piece.length;
-        let known = query::cluster::servers(&self.store).unwrap();
+        let known = query::servers(&self.store).unwrap();
         Commit {
             stripe: StripeRecord {
                 id,
@@ -243,7 +243,7 @@ impl World {
     }
 
     fn reap_list(&self, server: ServerId) -> Vec<ShardId> {
-        query::shards::reap_list(&self.store, server, None, 10_000).unwrap()
+        query::reap_list(&self.store, server, None, 10_000).unwrap()
     }
 
     /// Every invariant holds.
@@ -409,7 +409,7 @@ fn a_batch_is_its_actions_one_by_one() {
         apart.write(&applied.batch).unwrap();
     }
     assert_eq!(state_hash(&together).unwrap(), state_hash(&apart).unwrap());
-    let op_seq = query::cluster::op_seq(&apart).unwrap();
+    let op_seq = query::op_seq(&apart).unwrap();
     assert_eq!(op_seq, OpSeq((1 << 44) + 6));
 }
 

@@ -130,7 +130,7 @@ impl Run {
         let expected = expected(&mut self.shadow, session);
         assert_eq!(
             reply.as_ref().map(|_| ()),
-            expected.as_ref().map(|()| ()),
+            expected.as_ref().copied(),
             "{told}"
         );
     }
@@ -203,7 +203,10 @@ impl Run {
             parent,
             name: bytes,
         };
-        self.expect(client, op, &[], |shadow, _| shadow.rmdir(parent, &name));
+        let pins = self.sessions();
+        self.expect(client, op, &pins, |shadow, _| {
+            shadow.rmdir(parent, &name, &pins)
+        });
     }
 
     fn rename(&mut self, client: usize) {
@@ -327,7 +330,11 @@ impl Run {
 
     fn unpin(&mut self, client: usize) {
         let session = self.world.session(client);
-        let ino = self.file();
+        let removed: Vec<Ino> = self.shadow.removed.keys().copied().collect();
+        let ino = match self.random.one_in(2) || removed.is_empty() {
+            true => self.file(),
+            false => self.random.pick(&removed),
+        };
         self.world.act(Action::Unpin { session, ino });
         self.shadow.unpin(session, ino);
     }
@@ -395,8 +402,13 @@ impl Run {
             assert_eq!(self.blocks(ino), file.blocks, "inode {ino}");
         }
         assert_eq!(self.world.live_stripes(), self.shadow.live_stripes());
-        let usage = query::cluster::usage(&self.world.store).unwrap();
-        let inodes = self.shadow.directories.len() + self.shadow.files.len();
+        let usage = query::usage(&self.world.store).unwrap();
+        let Shadow {
+            directories,
+            files,
+            removed,
+        } = &self.shadow;
+        let inodes = directories.len() + files.len() + removed.len();
         assert_eq!(usage.inodes, inodes as u64);
     }
 
