@@ -70,7 +70,20 @@ fn first_id(incarnation: Incarnation) -> u64 {
 /// One action, on top of what those before it in the batch did.
 fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreError> {
     match action {
-        Action::Bootstrap { .. } => bootstrap(txn, at, action)?,
+        Action::Bootstrap {
+            cluster,
+            incarnation,
+            width,
+            min_copies,
+        } => {
+            let (id, incarnation) = (*cluster, *incarnation);
+            let volume = Volume {
+                width: *width,
+                min_copies: *min_copies,
+                birth: at.op,
+            };
+            bootstrap(txn, at, &Cluster { id, incarnation }, &volume)?;
+        }
         Action::SetMonitor { id, address } => {
             let monitor = Monitor {
                 address: address.clone(),
@@ -100,31 +113,21 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
 }
 
 /// Makes the root directory, its volume and the counters; the second time it does nothing.
-fn bootstrap(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<(), StoreError> {
-    let Action::Bootstrap {
-        cluster,
-        incarnation,
-        width,
-        min_copies,
-    } = action
-    else {
-        return Ok(());
-    };
+fn bootstrap(
+    txn: &mut Txn<'_>,
+    at: At,
+    cluster: &Cluster,
+    volume: &Volume,
+) -> Result<(), StoreError> {
     if exists(txn, &keys::cluster())? {
         return Ok(());
     }
-    let (id, incarnation) = (*cluster, *incarnation);
-    txn.put(&keys::cluster(), &Cluster { id, incarnation });
+    txn.put(&keys::cluster(), cluster);
     for kind in [IdKind::Inodes, IdKind::Stripes] {
-        let value = first_id(incarnation).max(kind.range());
+        let value = first_id(cluster.incarnation).max(kind.range());
         txn.put(&keys::next_id(kind), &Counter { value });
     }
-    let volume = Volume {
-        width: *width,
-        min_copies: *min_copies,
-        birth: at.op,
-    };
-    txn.put(&keys::volume(VolumeId::ROOT), &volume);
+    txn.put(&keys::volume(VolumeId::ROOT), volume);
     txn.put(&keys::inode(Ino::ROOT), &root(at));
     usage::change(txn, VolumeId::ROOT, |usage| usage.inodes += 1)
 }

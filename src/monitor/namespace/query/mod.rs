@@ -1,8 +1,8 @@
 //! Questions: what clients, the service and administrators ask of a state. All are pure reads.
 //!
 //! [`answer`] is for clients; it asks nobody to let go of anything: that whoever holds a file exclusively has
-//! committed it was seen to before (see [`caps`](super::caps)). The rest is for the service: `cluster` tells the tables of members and
-//! counters, `shards` compares what a server has with what it should have.
+//! committed was seen to before (see [`caps`](super::caps)). The rest is for the service: `cluster` tells the
+//! tables of members and the counters, `shards` compares what a server has with what it should have.
 
 mod cluster;
 mod listing;
@@ -37,8 +37,8 @@ pub fn answer(read: &dyn Read, query: &Query) -> Result<Result<Answer, Errno>, S
     answer_within(read, query, ANSWER_BYTES)
 }
 
-/// [`answer`], with maps and listings cut off at about `budget` bytes: for many questions in one request. Values
-/// of extended attributes and targets of links are answered whole.
+/// [`answer`], with maps and listings cut off at about `budget` bytes: for many questions in one request.
+/// Values of extended attributes and targets of links are answered whole.
 ///
 /// # Errors
 ///
@@ -117,8 +117,8 @@ pub fn map_of(read: &dyn Read, ino: Ino, offset: u64) -> Result<Option<MapSlice>
     Ok(answered(slice)?.ok())
 }
 
-/// Live stripes above `after` in ascending order, at most `limit`, each with the inodes of files that have bytes
-/// in it (at most 16); and whether there are no more after them.
+/// Live stripes above `after` in ascending order, at most `limit`, each with the inodes of files that have
+/// bytes in it (at most 16); and whether there are no more after them.
 ///
 /// # Errors
 ///
