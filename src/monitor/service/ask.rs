@@ -4,7 +4,6 @@
 //! applied here. That is the newest there is, because the monitor has just proved that it leads.
 
 use super::{Monitor, unreadable};
-use crate::monitor::namespace::query::cluster;
 use crate::monitor::namespace::{caps, query};
 use crate::types::{Errno, SessionId};
 use crate::wire::metadata::{Answer, Query, Refusal, Space};
@@ -39,8 +38,10 @@ impl Monitor {
             Query::Space => self.space().map(|space| Ok(Answer::Space(space))),
             Query::Open { ino, generation } => {
                 // Pinned first and looked at after, so that it cannot go in between.
-                self.wait_until(|| Ok(self.state.lock().pins.pin(session, *ino, *generation).ok())).await?;
-                let answer = query::answer_within(&*self.store, query, budget).map_err(unreadable)?;
+                self.wait_until(|| Ok(self.state.lock().pins.pin(session, *ino, *generation).ok()))
+                    .await?;
+                let answer =
+                    query::answer_within(&*self.store, query, budget).map_err(unreadable)?;
                 if answer.is_err() {
                     self.state.lock().pins.unpin(session, *ino, *generation);
                 }
@@ -53,6 +54,6 @@ impl Monitor {
     /// Raw bytes of the servers, counted as user data at the volume's width.
     fn space(&self) -> Result<Space, Refusal> {
         let state = self.state.lock();
-        cluster::space_of(&*self.store, state.servers.usages()).map_err(unreadable)
+        query::space_of(&*self.store, state.servers.usages()).map_err(unreadable)
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Monitor, unreadable};
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query::cluster;
+use crate::monitor::namespace::query;
 use crate::wire::metadata::Refusal;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -37,7 +37,9 @@ async fn keep_time(monitor: &Monitor) {
             state.sessions.expired(now, state.servers.wanting())
         };
         for session in expired {
-            log::warn!("session {session} is silent or does not release what others wait for: evicted");
+            log::warn!(
+                "session {session} is silent or does not release what others wait for: evicted"
+            );
             if let Err(error) = monitor.close_session(session, true).await {
                 log::warn!("session {session} could not be evicted yet: {error}");
             }
@@ -59,7 +61,7 @@ async fn free_orphans(monitor: &Monitor) {
 async fn free_all(monitor: &Monitor) -> Result<(), Refusal> {
     const PORTION: usize = 256;
     loop {
-        let orphans = cluster::doomed(&*monitor.store, PORTION).map_err(unreadable)?;
+        let orphans = query::doomed(&*monitor.store, PORTION).map_err(unreadable)?;
         if orphans.is_empty() {
             return Ok(());
         }

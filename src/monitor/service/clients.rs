@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query::cluster;
+use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::LEASE;
 use crate::types::{Ino, SessionId};
-use crate::wire::metadata::{Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened};
+use crate::wire::metadata::{
+    Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
+};
 
 /// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.
 const RESERVE_PART: u64 = 32;
@@ -23,13 +25,19 @@ impl Monitor {
         log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
         match self.submit(Action::OpenSession(client)).await? {
             Outcome::Session(session) => self.attached(caller, session),
-            other => Err(Refusal::Malformed(format!("a session was asked for and answered with {other:?}"))),
+            other => Err(Refusal::Malformed(format!(
+                "a session was asked for and answered with {other:?}"
+            ))),
         }
     }
 
-    pub(super) async fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
+    pub(super) async fn attach(
+        &self,
+        caller: &Arc<Caller>,
+        attach: Attach,
+    ) -> Result<Response, Refusal> {
         let Attach { session, pins } = attach;
-        cluster::session(&*self.store, session)
+        query::session(&*self.store, session)
             .map_err(unreadable)?
             .filter(|record| !record.closing)
             .ok_or(Refusal::SessionClosed)?;
@@ -43,7 +51,7 @@ impl Monitor {
     }
 
     fn attached(&self, caller: &Arc<Caller>, session: SessionId) -> Result<Response, Refusal> {
-        let monitors = cluster::monitors(&*self.store).map_err(unreadable)?;
+        let monitors = query::monitors(&*self.store).map_err(unreadable)?;
         let opened = {
             let mut state = self.state.lock();
             state.sessions.attached(session, self.clock.monotonic());
@@ -87,7 +95,11 @@ impl Monitor {
     }
 
     /// Ends a session: whatever it held is free afterwards.
-    pub(super) async fn close_session(&self, session: SessionId, evicted: bool) -> Result<(), Refusal> {
+    pub(super) async fn close_session(
+        &self,
+        session: SessionId,
+        evicted: bool,
+    ) -> Result<(), Refusal> {
         while self.submit(Action::CloseSession { session, evicted }).await? == Outcome::Partly {}
         {
             let mut state = self.state.lock();
@@ -101,7 +113,7 @@ impl Monitor {
     }
 
     pub(super) fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
-        let sessions = cluster::sessions(&*self.store).map_err(unreadable)?;
+        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
         let entry = |(session, record): (SessionId, records::Session)| SessionEntry {
             session,
             client: record.client,
@@ -111,8 +123,12 @@ impl Monitor {
         Ok(Response::Sessions(entries))
     }
 
-    pub(super) async fn evict_dead(&self, session: SessionId, node: &str) -> Result<Response, Refusal> {
-        let Some(record) = cluster::session(&*self.store, session).map_err(unreadable)? else {
+    pub(super) async fn evict_dead(
+        &self,
+        session: SessionId,
+        node: &str,
+    ) -> Result<Response, Refusal> {
+        let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
             return Ok(Response::Done);
         };
         let client = record.client;
@@ -136,7 +152,7 @@ impl Monitor {
     ) -> Result<Response, Refusal> {
         for (ino, generation) in pins {
             let gone = self.state.lock().pins.unpin(session, ino, generation);
-            if gone && cluster::is_orphan(&*self.store, session, ino).map_err(unreadable)? {
+            if gone && query::is_orphan(&*self.store, session, ino).map_err(unreadable)? {
                 self.submit(Action::Unpin { session, ino }).await?;
                 self.orphaned.notify_one();
             }

@@ -48,9 +48,9 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Caller, Listener};
-use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query::cluster;
 use crate::monitor::namespace;
+use crate::monitor::namespace::command::{Action, Outcome};
+use crate::monitor::namespace::query;
 use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
@@ -175,7 +175,7 @@ pub async fn run(
     let log = Batcher::start(raft.clone(), move || stamp.now());
     introduce(&log, &config, address).await?;
 
-    let identity = cluster::cluster(&*store)?.expect("the first command made it");
+    let identity = query::cluster(&*store)?.expect("the first command made it");
     let expected = config.credentials.identity().cluster;
     if identity.id != expected {
         return Err(RunError::OtherCluster { found: identity.id, expected });
@@ -232,13 +232,13 @@ async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Resul
 impl State {
     /// What a new leader knows from the replicated state.
     fn recover(store: &dyn Store, now: Duration) -> Result<Self, StoreError> {
-        let volume = cluster::volume(store)?.expect("the first command made it");
+        let volume = query::volume(store)?.expect("the first command made it");
         let mut servers = Servers::new(volume.width, volume.min_copies);
-        for (id, server) in cluster::servers(store)? {
+        for (id, server) in query::servers(store)? {
             let Register { address, domain, usage, .. } = server.info;
             servers.known(id, server.epoch, address, domain, usage, now);
         }
-        let sessions = cluster::sessions(store)?.into_iter().map(|(id, _)| id);
+        let sessions = query::sessions(store)?.into_iter().map(|(id, _)| id);
         Ok(Self {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),

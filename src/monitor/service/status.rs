@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Monitor, unreadable};
-use crate::monitor::namespace::query::cluster;
+use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
 use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
 use crate::wire::admin::{
@@ -33,7 +33,7 @@ impl Monitor {
     }
 
     fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
-        let monitors = cluster::monitors(&*self.store).map_err(unreadable)?;
+        let monitors = query::monitors(&*self.store).map_err(unreadable)?;
         let status = |(id, record): (MonitorId, records::Monitor)| MonitorStatus {
             id,
             address: record.address,
@@ -45,7 +45,7 @@ impl Monitor {
     }
 
     fn server_status(&self, node: &str) -> Result<Vec<ServerStatus>, Refusal> {
-        let servers = cluster::servers(&*self.store).map_err(unreadable)?;
+        let servers = query::servers(&*self.store).map_err(unreadable)?;
         let state = self.state.lock();
         let status = |(id, record): (ServerId, records::Server)| {
             let Usage { used_bytes, capacity_bytes } = state.servers.usage(id);
@@ -66,7 +66,7 @@ impl Monitor {
     }
 
     fn client_status(&self, node: &str) -> Result<Vec<ClientStatus>, Refusal> {
-        let sessions = cluster::sessions(&*self.store).map_err(unreadable)?;
+        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
         Ok(sessions
             .into_iter()
             .map(|(id, record)| ClientStatus {
@@ -84,7 +84,8 @@ impl Monitor {
             let state = self.state.lock();
             (state.servers.not_up(), state.servers.lost())
         };
-        self.in_background(move |store| cluster::stripes_status(&*store.snapshot(), &not_up, &lost)).await
+        self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost))
+            .await
     }
 }
 
@@ -106,7 +107,10 @@ fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (He
         }
         let free = server.capacity_bytes.saturating_sub(server.used_bytes);
         if up && free < server.capacity_bytes / NEARLY_FULL_PART {
-            reasons.push((Health::Warn, format!("server {} is nearly full: add a server", server.name)));
+            reasons.push((
+                Health::Warn,
+                format!("server {} is nearly full: add a server", server.name),
+            ));
         }
     }
     let up = domains.values().filter(|up| **up).count();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query::{cluster, shards};
+use crate::monitor::namespace::query;
 use crate::wire::metadata::{Beat, Beaten, Inventory, Refusal, Register, Registered, Response};
 
 /// Most shards a server is told to delete in one beat.
@@ -30,7 +30,7 @@ impl Monitor {
             state.servers.known(server, epoch, address, domain, usage, now);
             state.registered.insert(caller.id, (server, epoch));
         }
-        let state = cluster::op_seq(&*self.store).map_err(unreadable)?;
+        let state = query::op_seq(&*self.store).map_err(unreadable)?;
         Ok(Response::Registered(Registered { server, epoch, state }))
     }
 
@@ -47,20 +47,25 @@ impl Monitor {
             known
         };
         if !lost.is_empty() {
-            log::error!("server {server} lost {} shards: they are read from the others", lost.len());
+            log::error!(
+                "server {server} lost {} shards: they are read from the others",
+                lost.len()
+            );
         }
         if known.is_some() && !reaped.is_empty() {
             self.submit(Action::Reaped { server, shards: reaped }).await?;
         }
         let reap = match known {
-            Some(_) => shards::reap_list(&*self.store, server, None, REAP_MAX).map_err(unreadable)?,
+            Some(_) => {
+                query::reap_list(&*self.store, server, None, REAP_MAX).map_err(unreadable)?
+            }
             None => Vec::new(),
         };
         Ok(Response::Beaten(Beaten {
             reap,
             list: known == Some(true),
             register: known.is_none(),
-            state: cluster::op_seq(&*self.store).map_err(unreadable)?,
+            state: query::op_seq(&*self.store).map_err(unreadable)?,
         }))
     }
 
@@ -68,11 +73,12 @@ impl Monitor {
     pub(super) fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
         let Inventory { server, from, to, shards, as_of, .. } = inventory;
         // What was committed after the server began to list may be there and not on the list.
-        let missing = shards::missing(&*self.store, server, from, to, as_of, &shards).map_err(unreadable)?;
+        let missing =
+            query::missing(&*self.store, server, from, to, as_of, &shards).map_err(unreadable)?;
         if !missing.is_empty() {
             log::error!("server {server} misses {} shards that it should have", missing.len());
         }
-        let garbage = shards::garbage(&*self.store, server, &shards).map_err(unreadable)?;
+        let garbage = query::garbage(&*self.store, server, &shards).map_err(unreadable)?;
         self.state.lock().servers.listed(server, from, to, missing);
         Ok(Response::Garbage(garbage))
     }

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys::{self, IdKind};
 use super::super::records::StripeState;
 use super::super::stripes::open_range;
 use super::super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{OpSeq, ServerId, ShardHash, StripeId};
 use crate::wire::shards::ShardId;
 
@@ -99,7 +99,10 @@ pub fn missing(
         if to.is_some_and(|to| shard >= to) {
             break;
         }
-        if shard >= from && record.birth <= as_of && !is_as_committed(read, shard, present.get(&shard))? {
+        if shard >= from
+            && record.birth <= as_of
+            && !is_as_committed(read, shard, present.get(&shard))?
+        {
             missing.push(shard);
         }
     }
