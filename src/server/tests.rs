@@ -125,8 +125,7 @@ async fn start(cluster: &Cluster, monitor: SocketAddr, dir: &Path) -> Result<Ser
     let ready = move |address, id| ready.send((address, id)).expect("waited for");
     let mut task = tokio::spawn(run(config, ready, requested));
     tokio::select! {
-        ready = is_ready => {
-            let (address, id) = ready.unwrap();
+        Ok((address, id)) = is_ready => {
             assert_eq!(id, ServerId(7));
             Ok(Server { address, shutdown, task })
         }

@@ -201,7 +201,7 @@ fn operate(
         Op::Create(create) => tree::create(txn, at, session, create)?,
         Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
         Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, pinned_by)?,
-        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name)?,
+        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, pinned_by)?,
         Op::Rename(rename) => rename::rename(txn, at, rename, pinned_by)?,
         Op::SetAttr { ino, changes } => attrs::set(txn, at, *ino, changes)?,
         Op::Truncate { ino, size, mtime } => {

@@ -115,27 +115,28 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
     }
 }
 
-/// Whether an operation may take a name away from a file.
+/// Whether an operation may take a name away from an inode.
 pub fn may_remove_name(op: &Op) -> bool {
-    matches!(op, Op::Unlink { .. } | Op::Rename(Rename { mode: RenameMode::Replace, .. }))
+    matches!(
+        op,
+        Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename(Rename { mode: RenameMode::Replace, .. })
+    )
 }
 
-/// The inode (not a directory: nobody keeps a removed one of those) that loses a name by an operation, if it is
-/// done.
+/// The inode that loses a name by an operation, if it is done.
 ///
 /// # Errors
 ///
 /// When the store fails.
 pub fn removed_by_op(read: &dyn Read, op: &Op) -> Result<Option<Ino>, StoreError> {
     let (parent, name) = match op {
-        Op::Unlink { parent, name } => (*parent, name),
+        Op::Unlink { parent, name } | Op::Rmdir { parent, name } => (*parent, name),
         Op::Rename(rename) if rename.mode == RenameMode::Replace => {
             (rename.new_parent, &rename.new_name)
         }
         _ => return Ok(None),
     };
-    let entry = inodes::entry(read, parent, name)?;
-    Ok(entry.filter(|entry| entry.kind != FileKind::Directory).map(|entry| entry.ino))
+    Ok(inodes::entry(read, parent, name)?.map(|entry| entry.ino))
 }
 
 /// What others hold of what an operation touches.

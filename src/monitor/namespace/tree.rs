@@ -139,14 +139,20 @@ pub(super) fn unlink(
 }
 
 /// Removes an empty directory.
-pub(super) fn rmdir(txn: &mut Txn<'_>, at: At, parent: Ino, name: &[u8]) -> Result<Reply, Fail> {
+pub(super) fn rmdir(
+    txn: &mut Txn<'_>,
+    at: At,
+    parent: Ino,
+    name: &[u8],
+    pinned_by: &[SessionId],
+) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
     if entry.kind != FileKind::Directory {
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    remove(txn, at, (parent, name), &entry, &[])
+    remove(txn, at, (parent, name), &entry, pinned_by)
 }
 
 /// Refuses when a directory has entries.

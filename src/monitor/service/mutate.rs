@@ -79,7 +79,7 @@ impl Monitor {
             Op::Commit(commit) if commit.pieces.iter().any(|piece| piece.release) => {
                 self.changed.notify_waiters();
             }
-            Op::Unlink { .. } | Op::Rename(_) => self.orphaned.notify_one(),
+            Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename(_) => self.orphaned.notify_one(),
             _ => {}
         }
     }
