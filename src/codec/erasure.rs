@@ -62,13 +62,9 @@ pub fn check_cpu() -> Result<(), NoAvx2> {
 pub fn encode(width: Width, payload: &[u8]) -> Vec<Bytes> {
     let shard_bytes = payload.len().div_ceil(usize::from(width.data));
     let shard_bytes = shard_bytes.next_multiple_of(crate::types::limits::BLOCK as usize);
-    let mut parity: Vec<Buffer> = (0..width.parity)
-        .map(|_| Buffer::take(shard_bytes))
-        .collect();
-    let mut strips: Vec<_> = parity
-        .iter_mut()
-        .map(|shard| shard.bytes_mut().chunks_mut(STRIP))
-        .collect();
+    let mut parity: Vec<Buffer> = (0..width.parity).map(|_| Buffer::take(shard_bytes)).collect();
+    let mut strips: Vec<_> =
+        parity.iter_mut().map(|shard| shard.bytes_mut().chunks_mut(STRIP)).collect();
     for at in (0..shard_bytes).step_by(STRIP) {
         let mut strip: Vec<&mut [u8]> = strips
             .iter_mut()
@@ -102,10 +98,7 @@ pub fn reconstruct(width: Width, shards: &mut [Option<Vec<u8>>]) -> Result<(), T
         return Err(TooFew { present, needed });
     }
     let length = shards.iter().flatten().next().map_or(0, Vec::len);
-    assert!(
-        shards.iter().flatten().all(|shard| shard.len() == length),
-        "ranges of equal length"
-    );
+    assert!(shards.iter().flatten().all(|shard| shard.len() == length), "ranges of equal length");
     if present == width.total() {
         return Ok(());
     }
@@ -114,18 +107,13 @@ pub fn reconstruct(width: Width, shards: &mut [Option<Vec<u8>>]) -> Result<(), T
         shards.iter_mut().for_each(|shard| *shard = copy.clone());
     } else if width.parity == 1 {
         let lost = xor_all(shards.iter().flatten(), length);
-        *shards
-            .iter_mut()
-            .find(|shard| shard.is_none())
-            .expect("not all are present") = Some(lost);
+        *shards.iter_mut().find(|shard| shard.is_none()).expect("not all are present") = Some(lost);
     } else if length > 0 {
         reed_solomon(width)
             .reconstruct(shards)
             .expect("shards are counted, enough and equally long");
     } else {
-        shards
-            .iter_mut()
-            .for_each(|shard| *shard = Some(Vec::new()));
+        shards.iter_mut().for_each(|shard| *shard = Some(Vec::new()));
     }
     Ok(())
 }
@@ -159,10 +147,8 @@ fn encode_strip<'a>(
         if data.is_empty() {
             continue;
         }
-        let mut parity: Vec<&mut [u8]> = parity
-            .iter_mut()
-            .map(|strip| &mut strip[..data.len()])
-            .collect();
+        let mut parity: Vec<&mut [u8]> =
+            parity.iter_mut().map(|strip| &mut strip[..data.len()]).collect();
         code.encode_single_sep(index, data, &mut parity)
             .expect("the slices are equally long and not empty");
     }
@@ -206,23 +192,13 @@ mod tests {
         padded.resize(shard_bytes * usize::from(width.data), 0);
         let data = padded.chunks(shard_bytes).map(<[u8]>::to_vec);
         let parity = encode(width, payload);
-        data.chain(parity.iter().map(|shard| shard.to_vec()))
-            .collect()
+        data.chain(parity.iter().map(|shard| shard.to_vec())).collect()
     }
 
     #[test]
     fn any_loss_of_up_to_m_shards_is_brought_back() {
         let mut random = Random(0x5eed_0001);
-        for (data, parity) in [
-            (1, 1),
-            (1, 3),
-            (2, 1),
-            (5, 1),
-            (2, 2),
-            (4, 2),
-            (3, 3),
-            (3, 0),
-        ] {
+        for (data, parity) in [(1, 1), (1, 3), (2, 1), (5, 1), (2, 2), (4, 2), (3, 3), (3, 0)] {
             let width = Width { data, parity };
             for length in [1, 4096, 5000, 50_000, 100_001] {
                 let whole = shards(width, &random.bytes(length));
@@ -252,10 +228,8 @@ mod tests {
         let width = Width { data: 4, parity: 2 };
         let whole = shards(width, &Random(7).bytes(200_000));
         let range = 8192..12288;
-        let mut some: Vec<_> = whole
-            .iter()
-            .map(|shard| Some(shard[range.clone()].to_vec()))
-            .collect();
+        let mut some: Vec<_> =
+            whole.iter().map(|shard| Some(shard[range.clone()].to_vec())).collect();
         some[1] = None;
         some[4] = None;
         reconstruct(width, &mut some).unwrap();
@@ -268,9 +242,8 @@ mod tests {
         let mut random = Random(3);
         let payload = random.bytes(3 * 4096);
         let xor = encode(Width { data: 3, parity: 1 }, &payload);
-        let expected: Vec<u8> = (0..4096)
-            .map(|i| payload[i] ^ payload[4096 + i] ^ payload[8192 + i])
-            .collect();
+        let expected: Vec<u8> =
+            (0..4096).map(|i| payload[i] ^ payload[4096 + i] ^ payload[8192 + i]).collect();
         assert_eq!(xor, [Bytes::from(expected)]);
         let copies = encode(Width { data: 1, parity: 2 }, &payload);
         assert_eq!(copies, [&payload[..], &payload[..]]);

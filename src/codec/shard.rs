@@ -163,10 +163,7 @@ pub fn build(ident: StripeIdent, payload: &Bytes, pieces: &[StripePiece]) -> Vec
         .map(|(index, data)| {
             // Copies have the same blocks: their CRCs are computed once and bound to each place.
             if index == 0 || ident.width.data > 1 {
-                sums = data
-                    .iter()
-                    .flat_map(|part| checksum::unbound(part))
-                    .collect();
+                sums = data.iter().flat_map(|part| checksum::unbound(part)).collect();
             }
             let index = ShardIndex(u8::try_from(index).expect("at most 40 shards"));
             let (head, hash) = draw_head(ident, index, length, pieces, &sums);
@@ -225,14 +222,7 @@ fn draw_head(
     let mut head = Vec::with_capacity(used.next_multiple_of(BLOCK as usize));
     head.extend(MAGIC);
     head.extend(VERSION.to_le_bytes());
-    head.extend([
-        index.0,
-        ident.width.data,
-        ident.width.parity,
-        REED_SOLOMON,
-        0,
-        0,
-    ]);
+    head.extend([index.0, ident.width.data, ident.width.parity, REED_SOLOMON, 0, 0]);
     head.extend(ident.cluster.0.to_le_bytes());
     head.extend(ident.stripe.0.to_le_bytes());
     head.extend(ident.incarnation.0.to_le_bytes());
@@ -262,11 +252,7 @@ fn hash(fixed: &[u8], tables: &[u8]) -> ShardHash {
     context.update(fixed);
     context.update(tables);
     let digest = context.finish();
-    ShardHash(
-        digest.as_ref()[..16]
-            .try_into()
-            .expect("SHA-256 has 32 bytes"),
-    )
+    ShardHash(digest.as_ref()[..16].try_into().expect("SHA-256 has 32 bytes"))
 }
 
 impl Header {
@@ -301,10 +287,7 @@ impl Header {
                 )),
                 incarnation: Incarnation(u32_at(bytes, 40)),
                 stripe: StripeId(u64_at(bytes, 32)),
-                width: Width {
-                    data: bytes[11],
-                    parity: bytes[12],
-                },
+                width: Width { data: bytes[11], parity: bytes[12] },
             },
             index: ShardIndex(bytes[10]),
             codec: Codec::ReedSolomon,
@@ -323,22 +306,13 @@ impl Header {
         let width = self.ident.width;
         let is_bounded = width.is_valid() && (1..=STRIPE_BYTES_MAX).contains(&self.stripe_length);
         let claims = [
-            (
-                is_bounded,
-                "its width or its stripe's length is beyond the limits",
-            ),
-            (
-                usize::from(self.index.0) < width.total(),
-                "its index is beyond its width",
-            ),
+            (is_bounded, "its width or its stripe's length is beyond the limits"),
+            (usize::from(self.index.0) < width.total(), "its index is beyond its width"),
             (
                 is_bounded && self.shard_bytes == width.shard_bytes(self.stripe_length),
                 "its length does not fit its stripe's",
             ),
-            (
-                self.pieces as usize <= STRIPE_PIECES_MAX,
-                "it has too many pieces",
-            ),
+            (self.pieces as usize <= STRIPE_PIECES_MAX, "it has too many pieces"),
         ];
         let broken = claims.iter().find(|(holds, _)| !holds);
         broken.map_or(Ok(()), |(_, claim)| Err(claim))
@@ -383,10 +357,7 @@ impl Head {
             return Err(BadShard::Table);
         }
         let pieces: Vec<StripePiece> = pieces.chunks_exact(PIECE_BYTES).map(piece).collect();
-        if !pieces
-            .iter()
-            .all(|piece| is_inside(piece, header.stripe_length))
-        {
+        if !pieces.iter().all(|piece| is_inside(piece, header.stripe_length)) {
             return Err(BadShard::Nonsense("a piece lies outside its stripe"));
         }
         Ok(Self {
@@ -399,13 +370,7 @@ impl Head {
     /// Which blocks of the shard's data are damaged. `data` begins with block `first`.
     pub fn damaged_blocks(&self, first: u32, data: &[u8]) -> Vec<u32> {
         let expected = self.checksums.get(first as usize..).unwrap_or_default();
-        checksum::damaged_blocks(
-            self.header.ident.stripe,
-            self.header.index,
-            first,
-            data,
-            expected,
-        )
+        checksum::damaged_blocks(self.header.ident.stripe, self.header.index, first, data, expected)
     }
 }
 

@@ -71,11 +71,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params, now);
         let certificate = params.self_signed(&key).map_err(failed)?;
-        Ok(Self {
-            cluster,
-            cert_pem: certificate.pem(),
-            issuer: Issuer::new(params, key),
-        })
+        Ok(Self { cluster, cert_pem: certificate.pem(), issuer: Issuer::new(params, key) })
     }
 
     /// Reads back [`Self::cert_pem`] and [`Self::key_pem`].
@@ -94,11 +90,7 @@ impl Authority {
             return Err(AuthorityError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| unreadable())?;
-        Ok(Self {
-            cluster,
-            cert_pem: cert_pem.to_owned(),
-            issuer,
-        })
+        Ok(Self { cluster, cert_pem: cert_pem.to_owned(), issuer })
     }
 
     /// Makes a member: a new key and a certificate valid for ten years from `now`.
@@ -107,11 +99,7 @@ impl Authority {
     ///
     /// [`AuthorityError::Name`] when `name` cannot stand in a certificate.
     pub fn issue(&self, role: Role, name: &str, now: Timestamp) -> Result<Issued, AuthorityError> {
-        let identity = Identity {
-            cluster: self.cluster,
-            role,
-            name: name.to_owned(),
-        };
+        let identity = Identity { cluster: self.cluster, role, name: name.to_owned() };
         let names = identity.dns_names().map_err(AuthorityError::Name)?;
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(names).map_err(failed)?;
@@ -121,10 +109,7 @@ impl Authority {
         params.extended_key_usages = key_usages(role);
         set_validity(&mut params, now);
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Issued {
-            cert_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(Issued { cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
     /// The cluster whose authority this is.
@@ -146,10 +131,9 @@ impl Authority {
 /// Monitors and servers accept connections and make them; clients only make them.
 fn key_usages(role: Role) -> Vec<ExtendedKeyUsagePurpose> {
     match role {
-        Role::Monitor | Role::Server => vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ],
+        Role::Monitor | Role::Server => {
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+        }
         Role::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
     }
 }

@@ -85,9 +85,7 @@ impl Credentials {
         }
 
         let mut roots = RootCertStore::empty();
-        roots
-            .add(ca)
-            .map_err(|_| CredentialsError::Authority(IdentityError::Unreadable))?;
+        roots.add(ca).map_err(|_| CredentialsError::Authority(IdentityError::Unreadable))?;
         let roots = Arc::new(roots);
         Ok(Self {
             server: Arc::new(server_config(&roots, certificate.clone(), key.clone_key())?),

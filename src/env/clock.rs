@@ -23,9 +23,7 @@ pub struct SystemClock {
 impl SystemClock {
     /// A clock whose [`Clock::monotonic`] starts at zero.
     pub fn new() -> Self {
-        Self {
-            started: Instant::now(),
-        }
+        Self { started: Instant::now() }
     }
 }
 

@@ -54,10 +54,7 @@ impl Adapter {
             directories: Directories::default(),
             invalidations,
         };
-        Self {
-            mine: Arc::new(mine),
-            runtime,
-        }
+        Self { mine: Arc::new(mine), runtime }
     }
 
     fn ino(&self, node: INodeNo) -> Ino {
@@ -78,11 +75,8 @@ impl Adapter {
     ) {
         let (caller, parent, name) = (caller(request), self.ino(parent), bytes(name));
         self.begin(|my| async move {
-            answer!(
-                reply,
-                my.fs.make(caller, parent, &name, new).await,
-                |attr| my.send_entry(reply, &attr)
-            );
+            answer!(reply, my.fs.make(caller, parent, &name, new).await, |attr| my
+                .send_entry(reply, &attr));
         });
     }
 }
@@ -95,8 +89,7 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (self.ino(parent), bytes(name));
         self.begin(|my| async move {
-            answer!(reply, my.fs.lookup(parent, &name).await, |attr| my
-                .send_entry(reply, &attr));
+            answer!(reply, my.fs.lookup(parent, &name).await, |attr| my.send_entry(reply, &attr));
         });
     }
 
@@ -106,8 +99,7 @@ impl fuser::Filesystem for Adapter {
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let ino = self.ino(node);
         self.begin(|my| async move {
-            answer!(reply, my.fs.getattr(ino).await, |attr| my
-                .send_attr(reply, &attr));
+            answer!(reply, my.fs.getattr(ino).await, |attr| my.send_attr(reply, &attr));
         });
     }
 
@@ -140,8 +132,7 @@ impl fuser::Filesystem for Adapter {
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
         let ino = self.ino(node);
         self.begin(|my| async move {
-            answer!(reply, my.fs.readlink(ino).await, |target| reply
-                .data(&target));
+            answer!(reply, my.fs.readlink(ino).await, |target| reply.data(&target));
         });
     }
 
@@ -157,12 +148,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         match translate::node_kind(mode) {
             Ok(kind) => {
-                let new = NewInode {
-                    kind,
-                    mode: permissions(mode),
-                    rdev,
-                    target: Vec::new(),
-                };
+                let new = NewInode { kind, mode: permissions(mode), rdev, target: Vec::new() };
                 self.make(request, parent, name, new, reply);
             }
             Err(errno) => reply.error(number(errno)),
@@ -179,12 +165,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (kind, mode) = (FileKind::Directory, permissions(mode));
-        let new = NewInode {
-            kind,
-            mode,
-            rdev: 0,
-            target: Vec::new(),
-        };
+        let new = NewInode { kind, mode, rdev: 0, target: Vec::new() };
         self.make(request, parent, name, new, reply);
     }
 
@@ -197,12 +178,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = bytes(target.as_os_str());
-        let new = NewInode {
-            kind: FileKind::Symlink,
-            mode: 0o777,
-            rdev: 0,
-            target,
-        };
+        let new = NewInode { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
         self.make(request, parent, name, new, reply);
     }
 
@@ -237,10 +213,7 @@ impl fuser::Filesystem for Adapter {
         let (parent, name) = (self.ino(parent), bytes(name));
         let (new_parent, new_name) = (self.ino(new_parent), bytes(new_name));
         self.begin(|my| async move {
-            let renamed = my
-                .fs
-                .rename(parent, &name, new_parent, &new_name, mode)
-                .await;
+            let renamed = my.fs.rename(parent, &name, new_parent, &new_name, mode).await;
             answer!(reply, renamed, |()| reply.ok());
         });
     }
@@ -264,10 +237,7 @@ impl fuser::Filesystem for Adapter {
         let (ino, by_root) = (self.ino(node), request.uid() == 0);
         let mode = translate::open_mode(flags);
         self.begin(|my| async move {
-            answer!(reply, my.open(ino, mode, by_root).await, |(
-                handle,
-                flags,
-            )| {
+            answer!(reply, my.open(ino, mode, by_root).await, |(handle, flags)| {
                 reply.opened(FileHandle(handle.0), flags);
             });
         });
@@ -464,9 +434,7 @@ impl fuser::Filesystem for Adapter {
         self.begin(|my| async move {
             let set = async {
                 translate::check_xattr(&name)?;
-                my.fs
-                    .setxattr(ino, &name, &value, translate::xattr_mode(flags)?)
-                    .await
+                my.fs.setxattr(ino, &name, &value, translate::xattr_mode(flags)?).await
             };
             let set = set.await;
             if name == privileges::CAPABILITY {
@@ -545,11 +513,8 @@ impl fuser::Filesystem for Adapter {
             Err(errno) => return reply.error(number(errno)),
         };
         self.begin(|my| async move {
-            answer!(
-                reply,
-                my.fs.lseek(Handle(fh.0), offset, whence).await,
-                |found| reply.offset(i64::try_from(found).unwrap_or(i64::MAX))
-            );
+            answer!(reply, my.fs.lseek(Handle(fh.0), offset, whence).await, |found| reply
+                .offset(i64::try_from(found).unwrap_or(i64::MAX)));
         });
     }
 
@@ -573,9 +538,7 @@ impl fuser::Filesystem for Adapter {
         self.begin(|my| async move {
             let copied = async {
                 my.take_privileges(ino, !by_root).await?;
-                my.fs
-                    .copy_range(from, from_offset, to, to_offset, length)
-                    .await
+                my.fs.copy_range(from, from_offset, to, to_offset, length).await
             };
             answer!(reply, copied.await, |bytes| reply
                 .written(u32::try_from(bytes).unwrap_or(u32::MAX)));

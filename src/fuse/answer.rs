@@ -80,10 +80,8 @@ mod tests {
 
     #[test]
     fn what_is_ready_ends_on_this_thread_and_the_rest_ends_on_the_runtime() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .build()
-            .unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let (ended, ends) = mpsc::channel();
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
 
@@ -104,10 +102,8 @@ mod tests {
 
     #[test]
     fn a_panic_stays_in_its_request() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .build()
-            .unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         begin(runtime.handle(), async { panic!("expected by this test") });
         let answer = at_once::<()>(|| panic!("expected by this test"));
         assert_eq!(answer, Some(Err(Errno::Io)));

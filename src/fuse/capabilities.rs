@@ -34,8 +34,6 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<()> {
     }
     let refused = |nearest| io::Error::other(format!("a limit is {nearest}"));
     config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
-    config
-        .set_max_background(BACKGROUND_MAX)
-        .map_err(|nearest| refused(nearest.into()))?;
+    config.set_max_background(BACKGROUND_MAX).map_err(|nearest| refused(nearest.into()))?;
     Ok(())
 }

@@ -35,10 +35,7 @@ impl Directories {
     /// Opens one.
     pub(super) fn open(&self, ino: Ino) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.lock().insert(
-            number,
-            Arc::new(tokio::sync::Mutex::new(Directory::new(ino))),
-        );
+        self.open.lock().insert(number, Arc::new(tokio::sync::Mutex::new(Directory::new(ino))));
         number
     }
 
@@ -60,11 +57,7 @@ impl Directories {
     }
 
     fn get(&self, number: u64) -> Result<Arc<tokio::sync::Mutex<Directory>>, Errno> {
-        self.open
-            .lock()
-            .get(&number)
-            .cloned()
-            .ok_or(Errno::BadHandle)
+        self.open.lock().get(&number).cloned().ok_or(Errno::BadHandle)
     }
 
     /// Closes one.
@@ -111,11 +104,7 @@ impl Directory {
         let after = portion_offset(offset);
         if offset == BEGINNING || !self.has(after, with_attrs) {
             let listing = fs.readdir(self.ino, after, PORTION, with_attrs).await?;
-            self.portion = Some(Portion {
-                after,
-                with_attrs,
-                listing,
-            });
+            self.portion = Some(Portion { after, with_attrs, listing });
         }
         Ok(())
     }
@@ -132,23 +121,12 @@ impl Directory {
 
     fn serve(&self, root: Ino, offset: u64, mut add: impl FnMut(&Row<'_>) -> bool) {
         let Some(portion) = &self.portion else { return };
-        let entries = portion
-            .entries_after(portion_offset(offset))
-            .unwrap_or_default();
-        let parent = if self.ino == root {
-            root
-        } else {
-            portion.listing.parent
-        };
-        let dots = [
-            Row::directory(self.ino, b".", AFTER_DOT),
-            Row::directory(parent, b"..", AFTER_DOTS),
-        ];
+        let entries = portion.entries_after(portion_offset(offset)).unwrap_or_default();
+        let parent = if self.ino == root { root } else { portion.listing.parent };
+        let dots =
+            [Row::directory(self.ino, b".", AFTER_DOT), Row::directory(parent, b"..", AFTER_DOTS)];
         let dots_passed = usize::try_from(offset).map_or(dots.len(), |dot| dot.min(dots.len()));
-        let mut rows = dots
-            .into_iter()
-            .skip(dots_passed)
-            .chain(entries.iter().map(Row::entry));
+        let mut rows = dots.into_iter().skip(dots_passed).chain(entries.iter().map(Row::entry));
         let _full = rows.any(|row| add(&row));
     }
 }
@@ -167,13 +145,7 @@ impl Portion {
 
 impl<'a> Row<'a> {
     fn directory(ino: Ino, name: &'a [u8], next: u64) -> Self {
-        Self {
-            ino,
-            kind: FileKind::Directory,
-            name,
-            next,
-            attr: None,
-        }
+        Self { ino, kind: FileKind::Directory, name, next, attr: None }
     }
 
     /// Whether it is "." or "..".
@@ -194,11 +166,7 @@ impl<'a> Row<'a> {
 
 /// The filesystem's position for one of the kernel's: it knows nothing of "." and "..".
 fn portion_offset(offset: u64) -> u64 {
-    if offset <= AFTER_DOTS {
-        BEGINNING
-    } else {
-        offset
-    }
+    if offset <= AFTER_DOTS { BEGINNING } else { offset }
 }
 
 #[cfg(test)]
@@ -220,24 +188,13 @@ mod tests {
 
     /// A directory that has fetched entries `range` of `count`.
     fn fetched(range: std::ops::Range<u64>, count: u64) -> Directory {
-        let after = if range.start == 0 {
-            0
-        } else {
-            1000 + range.start - 1
-        };
+        let after = if range.start == 0 { 0 } else { 1000 + range.start - 1 };
         let listing = Listing {
             parent: PARENT,
             end: range.end == count,
             entries: range.map(entry).collect(),
         };
-        Directory {
-            ino: Ino(5),
-            portion: Some(Portion {
-                after,
-                with_attrs: false,
-                listing,
-            }),
-        }
+        Directory { ino: Ino(5), portion: Some(Portion { after, with_attrs: false, listing }) }
     }
 
     /// What a reply with room for `room` entries gets.
@@ -293,10 +250,7 @@ mod tests {
     #[test]
     fn an_empty_directory_has_two_entries() {
         let directory = fetched(0..0, 0);
-        assert_eq!(
-            served(&directory, 0, 9),
-            [(".".to_owned(), 1), ("..".to_owned(), 2)]
-        );
+        assert_eq!(served(&directory, 0, 9), [(".".to_owned(), 1), ("..".to_owned(), 2)]);
         assert!(directory.has(portion_offset(2), false));
         assert_eq!(served(&directory, 2, 9), []);
     }

@@ -69,11 +69,7 @@ impl OpenFiles {
     pub(super) fn open(&mut self, ino: Ino, handle: Handle, mode: OpenMode) -> Caching {
         let file = self.files.entry(ino).or_default();
         let caching = file.caching_of(mode);
-        file.handles.push(OpenHandle {
-            handle,
-            mode,
-            caching,
-        });
+        file.handles.push(OpenHandle { handle, mode, caching });
         caching
     }
 
@@ -150,10 +146,7 @@ impl OpenHandle {
     /// An appender's offset is only what the kernel assumed.
     fn range(&self, offset: u64, length: u64) -> StaleRange {
         if self.mode.append {
-            StaleRange {
-                offset: 0,
-                length: 0,
-            }
+            StaleRange { offset: 0, length: 0 }
         } else {
             StaleRange { offset, length }
         }
@@ -235,10 +228,7 @@ mod tests {
 
     #[test]
     fn only_direct_writes_beside_possible_mappings_leave_pages_stale() {
-        let range = Some(StaleRange {
-            offset: 10,
-            length: 5,
-        });
+        let range = Some(StaleRange { offset: 10, length: 5 });
         let (files, _) = open_all(&["w"]);
         assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), None);
         let (files, _) = open_all(&["w", "r"]);
@@ -248,10 +238,7 @@ mod tests {
         let (files, _) = open_all(&["rw", "r"]);
         assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), None);
         let (files, _) = open_all(&["a", "r"]);
-        let whole = Some(StaleRange {
-            offset: 0,
-            length: 0,
-        });
+        let whole = Some(StaleRange { offset: 0, length: 0 });
         assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), whole);
     }
 
@@ -266,9 +253,6 @@ mod tests {
         files.set_unknown(FILE);
         assert!(!files.is_clean(FILE, now));
         files.set_clean(Ino(8), now);
-        assert!(
-            !files.is_clean(Ino(8), now),
-            "nothing is kept of files that are not open"
-        );
+        assert!(!files.is_clean(Ino(8), now), "nothing is kept of files that are not open");
     }
 }

@@ -79,10 +79,7 @@ impl Mount {
         attach(&device, &mountpoint, options).map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => MountError::NotPermitted,
             Some(libc::ENODEV) => MountError::NoDevice,
-            _ => MountError::Mount {
-                path: mountpoint.clone(),
-                source,
-            },
+            _ => MountError::Mount { path: mountpoint.clone(), source },
         })?;
         Self::shake_hands(fs, runtime, device, mountpoint.clone()).map_err(|error| {
             if let Err(error) = detach(&mountpoint) {
@@ -106,11 +103,7 @@ impl Mount {
         let device = mountinfo::mounted_at(&mountpoint)?.map(|entry| entry.device);
         let device = device.ok_or_else(|| io::Error::other("it was unmounted at once"))?;
         raise_read_ahead(&device);
-        Ok(Self {
-            mountpoint,
-            device,
-            session: Mutex::new(Some(session)),
-        })
+        Ok(Self { mountpoint, device, session: Mutex::new(Some(session)) })
     }
 
     /// Answers requests until the filesystem is unmounted, by whomever. What is buffered then is still
@@ -225,10 +218,7 @@ fn open_device() -> Result<OwnedFd, MountError> {
         Err(error) => match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Err(MountError::NotPermitted),
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Err(MountError::NoDevice),
-            _ => Err(MountError::Mountpoint {
-                path: "/dev/fuse".into(),
-                source: error,
-            }),
+            _ => Err(MountError::Mountpoint { path: "/dev/fuse".into(), source: error }),
         },
     }
 }
@@ -254,11 +244,7 @@ fn attach(device: &OwnedFd, mountpoint: &Path, options: &MountOptions) -> io::Re
             data.as_ptr().cast(),
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Takes the mount out of the directory tree even if it is in use.
@@ -270,11 +256,7 @@ fn umount2(mountpoint: &Path, flags: libc::c_int) -> io::Result<()> {
     let target = c_string(mountpoint.as_os_str().as_bytes())?;
     // SAFETY: the string ends with a zero byte and outlives the call.
     let result = unsafe { libc::umount2(target.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn c_string(bytes: &[u8]) -> io::Result<std::ffi::CString> {
@@ -312,13 +294,7 @@ mod tests {
     #[test]
     fn what_is_no_flag_is_left_to_others() {
         let mut flags = MountFlags::default();
-        for option in [
-            "_netdev",
-            "nofail",
-            "config=/etc/okapifs",
-            "x-systemd.automount",
-            "",
-        ] {
+        for option in ["_netdev", "nofail", "config=/etc/okapifs", "x-systemd.automount", ""] {
             assert!(!flags.set(option), "{option}");
         }
         assert_eq!(flags, MountFlags::default());

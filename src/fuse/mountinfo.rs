@@ -22,9 +22,7 @@ pub(super) struct MountEntry {
 /// The filesystem that is seen at `mountpoint` (the last one that was mounted there), if it is one.
 pub(super) fn mounted_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(parse(&table)
-        .filter(|entry| entry.mountpoint == mountpoint)
-        .last())
+    Ok(parse(&table).filter(|entry| entry.mountpoint == mountpoint).last())
 }
 
 /// `36 35 98:0 /root /mountpoint options optional-fields - type source options`, a line each.
@@ -50,15 +48,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
         match (first, after) {
-            (
-                b'\\',
-                [
-                    a @ b'0'..=b'3',
-                    b @ b'0'..=b'7',
-                    c @ b'0'..=b'7',
-                    behind @ ..,
-                ],
-            ) => {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', behind @ ..]) => {
                 bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
                 rest = behind;
             }

@@ -87,11 +87,7 @@ pub fn clear_dead(path: &Path) -> Result<(), MountError> {
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     let resolved = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
-            let parent = if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            };
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             std::fs::canonicalize(parent).map(|parent| parent.join(name))
         }
         _ => std::fs::canonicalize(path),
@@ -126,14 +122,9 @@ fn clear_dead_mount(path: &Path) -> Result<(), MountError> {
     }
     match std::fs::metadata(path) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            log::info!(
-                "{} was left behind by a daemon that died: unmounting it",
-                path.display()
-            );
-            super::mount::detach(path).map_err(|source| MountError::Mount {
-                path: path.to_owned(),
-                source,
-            })
+            log::info!("{} was left behind by a daemon that died: unmounting it", path.display());
+            super::mount::detach(path)
+                .map_err(|source| MountError::Mount { path: path.to_owned(), source })
         }
         _ => Err(MountError::AlreadyMounted(path.to_owned())),
     }
@@ -165,22 +156,10 @@ mod tests {
 
         assert!(matches!(outcome(path, false), Err(MountError::NotEmpty(_))));
         assert!(outcome(path, true).is_ok());
-        assert!(matches!(
-            outcome(&path.join("none"), false),
-            Err(MountError::Missing(_))
-        ));
-        assert!(matches!(
-            outcome(&path.join("none/of/it"), false),
-            Err(MountError::Missing(_))
-        ));
-        assert!(matches!(
-            outcome(&path.join("file"), false),
-            Err(MountError::NotADirectory(_))
-        ));
-        assert!(matches!(
-            outcome(&path.join("file/x"), false),
-            Err(MountError::NotADirectory(_))
-        ));
+        assert!(matches!(outcome(&path.join("none"), false), Err(MountError::Missing(_))));
+        assert!(matches!(outcome(&path.join("none/of/it"), false), Err(MountError::Missing(_))));
+        assert!(matches!(outcome(&path.join("file"), false), Err(MountError::NotADirectory(_))));
+        assert!(matches!(outcome(&path.join("file/x"), false), Err(MountError::NotADirectory(_))));
     }
 
     #[test]

@@ -57,10 +57,7 @@ pub(super) async fn take(
     }
     let left = stripped(attr.mode);
     if set_ids && left.is_some() {
-        let changes = SetAttr {
-            mode: left,
-            ..SetAttr::default()
-        };
+        let changes = SetAttr { mode: left, ..SetAttr::default() };
         fs.setattr(ino, changes).await?;
     }
     take_capabilities(fs, ino).await?;

@@ -153,10 +153,7 @@ impl Shared {
 
     /// Pages of a mapping belong where they are, though the kernel came with a handle that appends.
     async fn write_in_place(&self, write: Write, data: Bytes) -> Result<(), Errno> {
-        let mode = OpenMode {
-            write: true,
-            ..OpenMode::default()
-        };
+        let mode = OpenMode { write: true, ..OpenMode::default() };
         let handle = self.fs.open(write.ino, mode).await?;
         let written = self.fs.write(handle, write.offset, data).await;
         self.fs.release(handle).await;
@@ -168,27 +165,12 @@ impl Shared {
         if let Err(errno) = result {
             return reply.error(number(errno));
         }
-        let Write {
-            node,
-            ino,
-            handle,
-            offset,
-            length: written,
-            from_mapping,
-            ..
-        } = write;
+        let Write { node, ino, handle, offset, length: written, from_mapping, .. } = write;
         let stale =
-            self.open_files
-                .lock()
-                .stale_after_write(ino, handle, offset, u64::from(written));
+            self.open_files.lock().stale_after_write(ino, handle, offset, u64::from(written));
         match stale {
             Some(range) if !from_mapping => {
-                let invalidation = Invalidation {
-                    node,
-                    range,
-                    written,
-                    reply,
-                };
+                let invalidation = Invalidation { node, range, written, reply };
                 if let Err(SendError(unsent)) = self.invalidations.send(invalidation) {
                     unsent.reply.written(written);
                 }

@@ -29,20 +29,12 @@ pub(super) struct Nodes {
 impl Nodes {
     /// Ours for the kernel's.
     pub(super) fn ino(self, node: INodeNo) -> Ino {
-        if node == INodeNo::ROOT {
-            self.root
-        } else {
-            Ino(node.0)
-        }
+        if node == INodeNo::ROOT { self.root } else { Ino(node.0) }
     }
 
     /// The kernel's for ours.
     pub(super) fn node(self, ino: Ino) -> INodeNo {
-        if ino == self.root {
-            INodeNo::ROOT
-        } else {
-            INodeNo(ino.0)
-        }
+        if ino == self.root { INodeNo::ROOT } else { INodeNo(ino.0) }
     }
 
     /// Attributes as the kernel takes them.
@@ -120,10 +112,7 @@ pub(super) fn permissions(mode: u32) -> u16 {
 
 /// Who asks.
 pub(super) fn caller(request: &fuser::Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-    }
+    Caller { uid: request.uid(), gid: request.gid() }
 }
 
 /// How `open` and `create` open. `O_SYNC` contains the bit of `O_DSYNC`.
@@ -160,14 +149,7 @@ pub(super) fn changes(
 pub(super) fn is_nothing(changes: &SetAttr) -> bool {
     matches!(
         changes,
-        SetAttr {
-            mode: None,
-            uid: None,
-            gid: None,
-            size: None,
-            atime: None,
-            mtime: None
-        }
+        SetAttr { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None }
     )
 }
 
@@ -179,9 +161,7 @@ fn time_or_now(time: TimeOrNow) -> Timestamp {
 }
 
 fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     after_epoch(since)
 }
 
@@ -193,20 +173,14 @@ fn timestamp(time: SystemTime) -> Timestamp {
         Err(before) => {
             let before = before.duration();
             let seconds = i64::try_from(before.as_secs()).map_or(i64::MIN, |seconds| -seconds);
-            Timestamp {
-                seconds,
-                nanos: before.subsec_nanos(),
-            }
+            Timestamp { seconds, nanos: before.subsec_nanos() }
         }
     }
 }
 
 fn after_epoch(since: Duration) -> Timestamp {
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    Timestamp {
-        seconds,
-        nanos: since.subsec_nanos(),
-    }
+    Timestamp { seconds, nanos: since.subsec_nanos() }
 }
 
 /// The way back, which `fuser` gets right.
@@ -218,9 +192,7 @@ fn system_time(time: Timestamp) -> SystemTime {
         SystemTime::UNIX_EPOCH.checked_add(whole)
     };
     let nanos = Duration::from_nanos(u64::from(time.nanos));
-    seconds
-        .and_then(|seconds| seconds.checked_add(nanos))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+    seconds.and_then(|seconds| seconds.checked_add(nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// What a rename does with what has the new name.
@@ -245,19 +217,12 @@ pub(super) fn xattr_mode(flags: i32) -> Result<XattrMode, Errno> {
 
 /// POSIX ACLs would be kept without being enforced, so they are refused. `ls -l` asks for them with every file.
 pub(super) fn check_xattr(name: &[u8]) -> Result<(), Errno> {
-    if name.starts_with(b"system.") {
-        Err(Errno::NotSupported)
-    } else {
-        Ok(())
-    }
+    if name.starts_with(b"system.") { Err(Errno::NotSupported) } else { Ok(()) }
 }
 
 /// The names of extended attributes as `listxattr` returns them: each ended by a zero byte.
 pub(super) fn xattr_names(names: &[Vec<u8>]) -> Vec<u8> {
-    names
-        .iter()
-        .flat_map(|name| name.iter().copied().chain([0]))
-        .collect()
+    names.iter().flat_map(|name| name.iter().copied().chain([0])).collect()
 }
 
 /// What `fallocate` does.
@@ -293,13 +258,7 @@ mod tests {
 
     #[test]
     fn times_survive_the_kernel_on_both_sides_of_1970() {
-        for (seconds, nanos) in [
-            (0, 0),
-            (1, 999_999_999),
-            (-1, 0),
-            (-1, 1),
-            (-2, 800_000_000),
-        ] {
+        for (seconds, nanos) in [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 800_000_000)] {
             let kept = Timestamp { seconds, nanos };
             // As `fuser` makes it of the kernel's two numbers.
             let from_kernel = if seconds >= 0 {
@@ -317,10 +276,7 @@ mod tests {
                 Err(before) => assert_eq!((before.duration(), seconds < 0), (expected, true)),
             }
         }
-        let absurd = Timestamp {
-            seconds: i64::MIN,
-            nanos: 0,
-        };
+        let absurd = Timestamp { seconds: i64::MIN, nanos: 0 };
         let _shown_without_a_panic = system_time(absurd);
     }
 
@@ -355,18 +311,9 @@ mod tests {
         assert_eq!(allocate(punch), Err(Errno::NotSupported));
         let zero = libc::FALLOC_FL_ZERO_RANGE;
         assert_eq!(allocate(zero), Ok(Allocate::Zero { keep_size: false }));
-        assert_eq!(
-            allocate(zero | keep),
-            Ok(Allocate::Zero { keep_size: true })
-        );
-        assert_eq!(
-            allocate(libc::FALLOC_FL_COLLAPSE_RANGE),
-            Err(Errno::NotSupported)
-        );
-        assert_eq!(
-            allocate(libc::FALLOC_FL_INSERT_RANGE),
-            Err(Errno::NotSupported)
-        );
+        assert_eq!(allocate(zero | keep), Ok(Allocate::Zero { keep_size: true }));
+        assert_eq!(allocate(libc::FALLOC_FL_COLLAPSE_RANGE), Err(Errno::NotSupported));
+        assert_eq!(allocate(libc::FALLOC_FL_INSERT_RANGE), Err(Errno::NotSupported));
     }
 
     #[test]
@@ -375,10 +322,7 @@ mod tests {
         assert_eq!(rename(0), Ok(RenameMode::Replace));
         assert_eq!(rename(libc::RENAME_NOREPLACE), Ok(RenameMode::NoReplace));
         assert_eq!(rename(libc::RENAME_EXCHANGE), Ok(RenameMode::Exchange));
-        assert_eq!(
-            rename(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE),
-            Err(Errno::Invalid)
-        );
+        assert_eq!(rename(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE), Err(Errno::Invalid));
         assert_eq!(rename(libc::RENAME_WHITEOUT), Err(Errno::Invalid));
     }
 
@@ -392,16 +336,10 @@ mod tests {
 
     #[test]
     fn xattrs() {
-        assert_eq!(
-            xattr_names(&[b"user.a".to_vec(), b"user.bc".to_vec()]),
-            b"user.a\0user.bc\0"
-        );
+        assert_eq!(xattr_names(&[b"user.a".to_vec(), b"user.bc".to_vec()]), b"user.a\0user.bc\0");
         assert_eq!(xattr_names(&[]), b"");
         assert_eq!(xattr_mode(3), Err(Errno::Invalid));
-        assert_eq!(
-            check_xattr(b"system.posix_acl_access"),
-            Err(Errno::NotSupported)
-        );
+        assert_eq!(check_xattr(b"system.posix_acl_access"), Err(Errno::NotSupported));
         assert_eq!(check_xattr(b"user.okapifs.md5"), Ok(()));
     }
 
@@ -440,9 +378,6 @@ mod tests {
             md5: None,
         };
         let shown = nodes.attr(&attr);
-        assert_eq!(
-            (shown.ino, shown.blocks, shown.perm),
-            (INodeNo::ROOT, 2, 0o1755)
-        );
+        assert_eq!((shown.ino, shown.blocks, shown.perm), (INodeNo::ROOT, 2, 0o1755));
     }
 }

@@ -2,4 +2,7 @@
 
 pub mod namespace;
 pub mod raft;
+mod service;
 pub mod store;
+
+pub use service::{Bootstrap, Config, RunError, run};

@@ -81,12 +81,7 @@ fn inspect_shard(file: &dyn DiskFile, length: u64) -> Result<ShardReport, Inspec
         }
         Err(_) => Vec::new(),
     };
-    Ok(ShardReport {
-        offset: 0,
-        header,
-        head,
-        damaged_blocks,
-    })
+    Ok(ShardReport { offset: 0, header, head, damaged_blocks })
 }
 
 fn inspect_segment(file: &dyn DiskFile) -> Result<Report, InspectError> {
@@ -99,22 +94,13 @@ fn inspect_segment(file: &dyn DiskFile) -> Result<Report, InspectError> {
             ImageState::BadHead(error) => (Err(error), Vec::new()),
             ImageState::BadBlocks(head, blocks) => (Ok(*head), blocks),
         };
-        Some(ShardReport {
-            offset: image.offset,
-            header: image.header,
-            head,
-            damaged_blocks,
-        })
+        Some(ShardReport { offset: image.offset, header: image.header, head, damaged_blocks })
     });
     let shards: Vec<ShardReport> = reports.collect();
     Ok(Report::Segment {
         dead: images - shards.len(),
         shards,
-        debris_bytes: contents
-            .debris
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum(),
+        debris_bytes: contents.debris.iter().map(|range| range.end - range.start).sum(),
     })
 }
 
@@ -129,11 +115,8 @@ impl Report {
 
     /// What is damaged, a sentence each; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<String> = self
-            .shards()
-            .iter()
-            .filter_map(ShardReport::problem)
-            .collect();
+        let mut problems: Vec<String> =
+            self.shards().iter().filter_map(ShardReport::problem).collect();
         match self {
             Self::Segment { debris_bytes, .. } if *debris_bytes > 0 => problems.push(format!(
                 "{debris_bytes} bytes of this segment are no shard: left by a crash, or damaged"
@@ -178,9 +161,7 @@ impl fmt::Display for Report {
             Self::Shard(shard) => write!(f, "{shard}"),
             Self::Segment { shards, dead, .. } => {
                 writeln!(f, "pack segment: {} shards, {dead} deleted", shards.len())?;
-                shards
-                    .iter()
-                    .try_for_each(|shard| write!(f, "at byte {}: {shard}", shard.offset))
+                shards.iter().try_for_each(|shard| write!(f, "at byte {}: {shard}", shard.offset))
             }
         }
     }
@@ -188,14 +169,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for ShardReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Header {
-            ident,
-            index,
-            stripe_length,
-            shard_bytes,
-            hash,
-            ..
-        } = &self.header;
+        let Header { ident, index, stripe_length, shard_bytes, hash, .. } = &self.header;
         writeln!(
             f,
             "shard {index} ({}) of stripe {}, {} wide, {stripe_length} bytes",
@@ -203,16 +177,8 @@ impl fmt::Display for ShardReport {
             ident.stripe,
             ident.width
         )?;
-        writeln!(
-            f,
-            "  cluster      {}, incarnation {}",
-            ident.cluster, ident.incarnation
-        )?;
-        writeln!(
-            f,
-            "  data         {shard_bytes} bytes in {} blocks",
-            self.header.blocks()
-        )?;
+        writeln!(f, "  cluster      {}, incarnation {}", ident.cluster, ident.incarnation)?;
+        writeln!(f, "  data         {shard_bytes} bytes in {} blocks", self.header.blocks())?;
         writeln!(f, "  hash         {hash}")?;
         if let Ok(head) = &self.head {
             writeln!(f, "  pieces       {}", head.pieces.len())?;
@@ -253,20 +219,13 @@ mod tests {
             stripe: StripeId(stripe),
             width: Width { data: 2, parity: 1 },
         };
-        let piece = StripePiece {
-            ino: Ino(42),
-            file_offset: 8192,
-            stripe_offset: 0,
-            length,
-        };
+        let piece = StripePiece { ino: Ino(42), file_offset: 8192, stripe_offset: 0, length };
         let payload = Bytes::from(vec![1; length as usize]);
         let image = build(ident, &payload, &[piece]).remove(1);
         let parts: Vec<Bytes> = std::iter::once(image.head).chain(image.data).collect();
         let index = ShardIndex(1);
         let stripe = StripeId(stripe);
-        store
-            .put(ShardId { stripe, index }, &parts.concat().into())
-            .unwrap();
+        store.put(ShardId { stripe, index }, &parts.concat().into()).unwrap();
     }
 
     fn flip(path: &Path, at: usize) {
@@ -284,30 +243,18 @@ mod tests {
         let report = inspect(&path).unwrap();
         assert_eq!(report.problems(), [""; 0]);
         let text = report.to_string();
-        assert!(
-            text.starts_with("shard 1 (data) of stripe 5, 2+1 wide, 1048576 bytes"),
-            "{text}"
-        );
+        assert!(text.starts_with("shard 1 (data) of stripe 5, 2+1 wide, 1048576 bytes"), "{text}");
         assert!(text.contains("inode 42, 1048576 bytes at 8192"), "{text}");
 
         flip(&path, 4096 + 3 * 4096);
         let problems = inspect(&path).unwrap().problems();
-        assert_eq!(
-            problems,
-            ["shard 1 of stripe 5: damaged in block 3 of its data"]
-        );
+        assert_eq!(problems, ["shard 1 of stripe 5: damaged in block 3 of its data"]);
         flip(&path, 90);
         let problems = inspect(&path).unwrap().problems();
-        assert!(
-            problems[0].contains("table of checksums is damaged"),
-            "{problems:?}"
-        );
+        assert!(problems[0].contains("table of checksums is damaged"), "{problems:?}");
         std::fs::write(&path, &std::fs::read(&path).unwrap()[..9000]).unwrap();
         let error = inspect(&path).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the shard is cut off: 9000 bytes of 528384 are there"
-        );
+        assert_eq!(error, "the shard is cut off: 9000 bytes of 528384 are there");
         flip(&path, 30);
         let error = inspect(&path).unwrap_err().to_string();
         assert!(error.contains("header is damaged"), "{error}");
@@ -336,10 +283,6 @@ mod tests {
         assert_eq!(report.shards().len(), 2);
         assert_eq!(report.shards()[1].damaged_blocks, [0]);
         assert_eq!(report.problems().len(), 2);
-        assert!(
-            report
-                .to_string()
-                .starts_with("pack segment: 2 shards, 0 deleted")
-        );
+        assert!(report.to_string().starts_with("pack segment: 2 shards, 0 deleted"));
     }
 }

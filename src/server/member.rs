@@ -87,11 +87,7 @@ impl MemberTask {
         let identity = self.shared.store.identity();
         let mut membership = Membership::new(identity.state, identity.deleting_held);
         complain_about(Deleting::Allowed, membership.deleting());
-        let mut link = Link {
-            connection: None,
-            next: 0,
-            is_complaining: false,
-        };
+        let mut link = Link { connection: None, next: 0, is_complaining: false };
         let mut ready = Some(ready);
         let mut noted_at = Duration::ZERO;
         loop {
@@ -116,17 +112,13 @@ impl MemberTask {
                 }
                 let now = self.shared.clock.monotonic();
                 let is_time = noted_at.is_zero() || now - noted_at >= NOTE_STATE;
-                if self
-                    .note(&membership, standing.member.server, &link, is_time)
-                    .await
-                {
+                if self.note(&membership, standing.member.server, &link, is_time).await {
                     noted_at = now;
                 }
             }
         }
         if let Some(standing) = membership.standing() {
-            self.note(&membership, standing.member.server, &link, true)
-                .await;
+            self.note(&membership, standing.member.server, &link, true).await;
         }
         Ok(())
     }
@@ -143,11 +135,9 @@ impl MemberTask {
                 Ok(())
             }
             Step::Register => self.register(membership, link).await,
-            Step::Beat {
-                member,
-                reaped,
-                lost,
-            } => self.beat(member, reaped, lost, membership, link).await,
+            Step::Beat { member, reaped, lost } => {
+                self.beat(member, reaped, lost, membership, link).await
+            }
             Step::List { member, from } => self.list(member, from, membership, link).await,
         }
     }
@@ -221,10 +211,12 @@ impl MemberTask {
         membership: &mut Membership,
         link: &mut Link,
     ) -> Result<(), CallFailure> {
+        let as_of = membership.seen();
         let (shards, to) = self.shared.store.list(from, PORTION);
         let request = Request::Inventory(Inventory {
             server: member.server,
             epoch: member.epoch,
+            as_of,
             from,
             to,
             shards,
@@ -240,12 +232,9 @@ impl MemberTask {
     async fn usage(&self) -> Result<Usage, CallFailure> {
         let shared = Arc::clone(&self.shared);
         let asked = tokio::task::spawn_blocking(move || shared.store.usage()).await;
-        asked
-            .map_err(std::io::Error::other)
-            .flatten()
-            .map_err(|error| {
-                CallFailure::Later(format!("the disk does not say how full it is: {error}"))
-            })
+        asked.map_err(std::io::Error::other).flatten().map_err(|error| {
+            CallFailure::Later(format!("the disk does not say how full it is: {error}"))
+        })
     }
 
     /// Calls a monitor, connecting to one first if need be.
@@ -308,17 +297,12 @@ impl MemberTask {
         let incarnation = link.connection.as_ref().map(Connection::incarnation);
         let now = Identity {
             server: Some(server),
-            incarnation: incarnation
-                .unwrap_or(identity.incarnation)
-                .max(identity.incarnation),
+            incarnation: incarnation.unwrap_or(identity.incarnation).max(identity.incarnation),
             deleting_held: membership.deleting() == Deleting::Held,
             state: membership.seen(),
             ..identity
         };
-        let of_state = Identity {
-            state: now.state,
-            ..identity
-        };
+        let of_state = Identity { state: now.state, ..identity };
         if now == identity || (now == of_state && !is_time) {
             return false;
         }

@@ -155,11 +155,7 @@ impl Membership {
         };
         if now >= self.next_call {
             let (reaped, lost) = (self.reaped.send(), self.lost.send());
-            return Step::Beat {
-                member,
-                reaped,
-                lost,
-            };
+            return Step::Beat { member, reaped, lost };
         }
         match self.listing {
             Some(from) => Step::List { member, from },
@@ -179,10 +175,7 @@ impl Membership {
 
     /// [`Step::Register`], sent at `sent`, was answered at `now`.
     pub fn registered(&mut self, sent: Duration, now: Duration, answer: &Registered) {
-        self.member = Some(Member {
-            server: answer.server,
-            epoch: answer.epoch,
-        });
+        self.member = Some(Member { server: answer.server, epoch: answer.epoch });
         self.hear(sent, now, answer.state);
         self.next_call = now;
     }
@@ -234,11 +227,7 @@ impl Membership {
 
     /// Who this server is and what it may do; `None` before it is registered.
     pub fn standing(&self) -> Option<Standing> {
-        self.member.map(|member| Standing {
-            member,
-            heard: self.heard,
-            deleting: self.deleting(),
-        })
+        self.member.map(|member| Standing { member, heard: self.heard, deleting: self.deleting() })
     }
 
     /// The monitors have answered, and are at that state.
@@ -277,49 +266,30 @@ mod tests {
     use super::*;
     use crate::types::{ShardIndex, StripeId};
 
-    const MEMBER: Member = Member {
-        server: ServerId(9),
-        epoch: Epoch(1),
-    };
+    const MEMBER: Member = Member { server: ServerId(9), epoch: Epoch(1) };
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
     fn shard(stripe: u64) -> ShardId {
-        ShardId {
-            stripe: StripeId(stripe),
-            index: ShardIndex(0),
-        }
+        ShardId { stripe: StripeId(stripe), index: ShardIndex(0) }
     }
 
     fn beaten(state: u64) -> Beaten {
-        Beaten {
-            reap: Vec::new(),
-            list: false,
-            register: false,
-            state: OpSeq(state),
-        }
+        Beaten { reap: Vec::new(), list: false, register: false, state: OpSeq(state) }
     }
 
     fn registered(seen: u64, state: u64) -> Membership {
         let mut membership = Membership::new(OpSeq(seen), false);
         assert_eq!(membership.next(at(0)), Step::Register);
-        let answer = Registered {
-            server: MEMBER.server,
-            epoch: MEMBER.epoch,
-            state: OpSeq(state),
-        };
+        let answer = Registered { server: MEMBER.server, epoch: MEMBER.epoch, state: OpSeq(state) };
         membership.registered(at(0), at(10), &answer);
         membership
     }
 
     fn beat(reaped: &[ShardId], lost: &[ShardId]) -> Step {
-        Step::Beat {
-            member: MEMBER,
-            reaped: reaped.to_vec(),
-            lost: lost.to_vec(),
-        }
+        Step::Beat { member: MEMBER, reaped: reaped.to_vec(), lost: lost.to_vec() }
     }
 
     #[test]
@@ -357,20 +327,11 @@ mod tests {
     fn it_lists_in_portions_between_beats() {
         let mut membership = registered(0, 5);
         membership.next(at(10));
-        let answer = Beaten {
-            list: true,
-            ..beaten(5)
-        };
+        let answer = Beaten { list: true, ..beaten(5) };
         membership.beaten(at(10), at(20), answer.clone());
-        let list = |from| Step::List {
-            member: MEMBER,
-            from,
-        };
+        let list = |from| Step::List { member: MEMBER, from };
         assert_eq!(membership.next(at(20)), list(ShardId::default()));
-        assert_eq!(
-            membership.listed(Some(shard(7)), vec![shard(3)]),
-            [shard(3)]
-        );
+        assert_eq!(membership.listed(Some(shard(7)), vec![shard(3)]), [shard(3)]);
         assert_eq!(membership.next(at(1010)), beat(&[], &[]));
         // Asked again while it lists: it goes on.
         membership.beaten(at(1010), at(1020), answer);
@@ -385,11 +346,7 @@ mod tests {
     fn it_registers_again_when_it_is_told_to() {
         let mut membership = registered(0, 5);
         membership.next(at(10));
-        let answer = Beaten {
-            register: true,
-            reap: vec![shard(1)],
-            ..beaten(0)
-        };
+        let answer = Beaten { register: true, reap: vec![shard(1)], ..beaten(0) };
         assert_eq!(membership.beaten(at(10), at(20), answer), []);
         assert_eq!(membership.standing(), None);
         assert_eq!(membership.next(at(20)), Step::Register);
@@ -410,10 +367,7 @@ mod tests {
         let mut membership = registered(100, 99);
         assert_eq!(membership.deleting(), Deleting::Waiting);
         assert!(!membership.standing().unwrap().may_delete(at(20)));
-        let reap = |state| Beaten {
-            reap: vec![shard(1)],
-            ..beaten(state)
-        };
+        let reap = |state| Beaten { reap: vec![shard(1)], ..beaten(state) };
         membership.next(at(10));
         assert_eq!(membership.beaten(at(10), at(20), reap(99)), []);
         assert_eq!(membership.listed(None, vec![shard(1)]), []);

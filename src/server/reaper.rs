@@ -38,10 +38,7 @@ struct State {
 impl Reaper {
     /// Starts the thread.
     pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
-        let inner = Arc::new(Inner {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let inner = Arc::new(Inner { state: Mutex::default(), changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("reaper".into());
         let background = Arc::clone(&inner);
         thread.spawn(move || background.run(&shared))?;
@@ -84,11 +81,7 @@ impl Inner {
             }
             state.gone.extend(gone);
             drop(state);
-            self.rest(if is_complete {
-                started.elapsed().min(PAUSE)
-            } else {
-                PAUSE
-            });
+            self.rest(if is_complete { started.elapsed().min(PAUSE) } else { PAUSE });
         }
     }
 

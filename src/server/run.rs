@@ -121,10 +121,7 @@ async fn open_store(config: &Config) -> Result<Store, RunError> {
     let (cluster, capacity) = (config.credentials.identity().cluster, config.capacity);
     let opening = tokio::task::spawn_blocking(move || Store::open(disk, cluster, capacity));
     let opened = opening.await.map_err(io::Error::other)?;
-    opened.map_err(|error| RunError::Store {
-        dir: config.dir.clone(),
-        error,
-    })
+    opened.map_err(|error| RunError::Store { dir: config.dir.clone(), error })
 }
 
 /// Where others find this server: by the host's name when it listens everywhere.

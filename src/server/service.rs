@@ -35,17 +35,13 @@ impl Shared {
     /// Whether shards may be deleted now.
     pub(super) fn may_delete(&self) -> bool {
         let now = self.clock.monotonic();
-        self.standing
-            .read()
-            .is_some_and(|standing| standing.may_delete(now))
+        self.standing.read().is_some_and(|standing| standing.may_delete(now))
     }
 
     /// As whom shards may be put now; `None` when they may not.
     fn may_put(&self) -> Option<Standing> {
         let now = self.clock.monotonic();
-        self.standing
-            .read()
-            .filter(|standing| standing.may_put(now))
+        self.standing.read().filter(|standing| standing.may_put(now))
     }
 }
 
@@ -77,19 +73,12 @@ impl Service {
     ) -> Result<(Response, Bytes), Refusal> {
         let response = match request {
             Request::Put(id) => self.put(role, id, payload).await?,
-            Request::Get {
-                shard,
-                first,
-                count,
-            } => return self.get(shard, first, count).await,
+            Request::Get { shard, first, count } => return self.get(shard, first, count).await,
             Request::Verify { shards, deep } => self.verify(shards, deep).await?,
             Request::Ping => {
                 let standing = *self.shared.standing.read();
                 let member = standing.ok_or(Refusal::NoLeader)?.member;
-                Response::Alive {
-                    server: member.server,
-                    epoch: member.epoch,
-                }
+                Response::Alive { server: member.server, epoch: member.epoch }
             }
         };
         Ok((response, Bytes::new()))
@@ -104,10 +93,7 @@ impl Service {
         let shared = Arc::clone(&self.shared);
         let put = self.writers.run(move || shared.store.put(id, &image));
         let hash = put.await.map_err(|Panicked| Refusal::Disk)??;
-        Ok(Response::Stored {
-            hash,
-            epoch: standing.member.epoch,
-        })
+        Ok(Response::Stored { hash, epoch: standing.member.epoch })
     }
 
     async fn get(&self, id: ShardId, first: u32, count: u32) -> Result<(Response, Bytes), Refusal> {
@@ -145,19 +131,13 @@ impl rpc::Service for Service {
         let answered = match decode(&header) {
             Ok(request) => self.answer(caller.identity.role, request, payload).await,
             Err(error) => {
-                log::warn!(
-                    "{} sent a call that cannot be understood: {error}",
-                    caller.identity
-                );
+                log::warn!("{} sent a call that cannot be understood: {error}", caller.identity);
                 Err(Refusal::Malformed)
             }
         };
         let (response, payload) =
             answered.unwrap_or_else(|refusal| (Response::Refused(refusal), Bytes::new()));
-        rpc::Answer {
-            header: encode(&response),
-            payload: vec![payload],
-        }
+        rpc::Answer { header: encode(&response), payload: vec![payload] }
     }
 }
 
@@ -188,10 +168,7 @@ mod tests {
 
     fn standing() -> Standing {
         Standing {
-            member: Member {
-                server: ServerId(7),
-                epoch: Epoch(3),
-            },
+            member: Member { server: ServerId(7), epoch: Epoch(3) },
             heard: Duration::ZERO,
             deleting: Deleting::Allowed,
         }
@@ -205,10 +182,7 @@ mod tests {
             width: Width { data: 1, parity: 0 },
         };
         let image = build(ident, &Bytes::from(vec![9; 8192]), &[]).remove(0);
-        let id = ShardId {
-            stripe: StripeId(5),
-            index: ShardIndex(0),
-        };
+        let id = ShardId { stripe: StripeId(5), index: ShardIndex(0) };
         let parts: Vec<Bytes> = std::iter::once(image.head).chain(image.data).collect();
         (id, Bytes::from(parts.concat()))
     }
@@ -218,24 +192,12 @@ mod tests {
         let service = service(Some(standing()));
         let (id, image) = image();
         let put = service.answer(Role::Client, Request::Put(id), image).await;
-        let (Response::Stored { hash, epoch }, _) = put.unwrap() else {
-            panic!("not stored")
-        };
+        let (Response::Stored { hash, epoch }, _) = put.unwrap() else { panic!("not stored") };
         assert_eq!(epoch, Epoch(3));
-        let get = Request::Get {
-            shard: id,
-            first: 1,
-            count: 1,
-        };
-        let (_, data) = service
-            .answer(Role::Monitor, get, Bytes::new())
-            .await
-            .unwrap();
+        let get = Request::Get { shard: id, first: 1, count: 1 };
+        let (_, data) = service.answer(Role::Monitor, get, Bytes::new()).await.unwrap();
         assert_eq!(data, vec![9; 4096]);
-        let verify = Request::Verify {
-            shards: vec![id],
-            deep: true,
-        };
+        let verify = Request::Verify { shards: vec![id], deep: true };
         let verified = service.answer(Role::Client, verify, Bytes::new()).await;
         let present = Response::Verdicts(vec![Verdict::Present { hash }]);
         assert_eq!(verified, Ok((present, Bytes::new())));
@@ -250,10 +212,7 @@ mod tests {
         let without = service(None);
         let put = without.answer(Role::Client, Request::Put(id), image.clone());
         assert_eq!(put.await, Err(Refusal::NoLeader));
-        let verify = Request::Verify {
-            shards: vec![id; 65],
-            deep: true,
-        };
+        let verify = Request::Verify { shards: vec![id; 65], deep: true };
         let verify = without.answer(Role::Client, verify, Bytes::new());
         assert_eq!(verify.await, Err(Refusal::Malformed));
         let torn = with_leader.answer(Role::Client, Request::Put(id), image.slice(..8192));

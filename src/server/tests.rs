@@ -23,10 +23,7 @@ use crate::wire::{decode, encode};
 
 const LONG: Duration = Duration::from_secs(30);
 const CLUSTER: ClusterId = ClusterId(0xabc);
-const ID: ShardId = ShardId {
-    stripe: StripeId(77),
-    index: ShardIndex(0),
-};
+const ID: ShardId = ShardId { stripe: StripeId(77), index: ShardIndex(0) };
 
 struct Cluster {
     authority: Authority,
@@ -47,10 +44,7 @@ impl Cluster {
 
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Timestamp {
-        seconds: since.as_secs() as i64,
-        nanos: 0,
-    }
+    Timestamp { seconds: since.as_secs() as i64, nanos: 0 }
 }
 
 /// A monitor that answers what it is told to, and hands on what it is asked.
@@ -71,10 +65,7 @@ impl Service for FakeMonitor {
         };
         // The test may have heard enough.
         drop(self.asked.send(request));
-        Answer {
-            header: encode(&response),
-            payload: Vec::new(),
-        }
+        Answer { header: encode(&response), payload: Vec::new() }
     }
 }
 
@@ -110,12 +101,7 @@ fn monitor(cluster: &Cluster) -> Monitor {
     let (shutdown, requested) = watch::channel(false);
     let credentials = cluster.credentials(Role::Monitor, "m");
     tokio::spawn(listener.serve(credentials, Incarnation(1), Arc::clone(&fake), requested));
-    Monitor {
-        address,
-        fake,
-        asked,
-        _shutdown: shutdown,
-    }
+    Monitor { address, fake, asked, _shutdown: shutdown }
 }
 
 struct Server {
@@ -148,10 +134,7 @@ async fn start(cluster: &Cluster, monitor: SocketAddr, dir: &Path) -> Result<Ser
 }
 
 async fn call(connection: &Connection, request: Request, payload: Vec<Bytes>) -> (Response, Bytes) {
-    let (header, payload) = connection
-        .call(encode(&request), payload, LONG)
-        .await
-        .unwrap();
+    let (header, payload) = connection.call(encode(&request), payload, LONG).await.unwrap();
     (decode(&header).unwrap(), payload)
 }
 
@@ -187,16 +170,9 @@ async fn a_server_joins_stores_lists_and_reaps() {
     let image = build(ident, &Bytes::from(vec![3; 2 << 20]), &[]).remove(0);
     let mut payload = vec![image.head.clone()];
     payload.extend(image.data.clone());
-    let stored = Response::Stored {
-        hash: image.hash,
-        epoch: Epoch(2),
-    };
+    let stored = Response::Stored { hash: image.hash, epoch: Epoch(2) };
     assert_eq!(call(&connection, Request::Put(ID), payload).await.0, stored);
-    let get = Request::Get {
-        shard: ID,
-        first: 0,
-        count: 256,
-    };
+    let get = Request::Get { shard: ID, first: 0, count: 256 };
     let (_, data) = call(&connection, get.clone(), Vec::new()).await;
     assert!(data == image.data.concat());
 
@@ -206,12 +182,8 @@ async fn a_server_joins_stores_lists_and_reaps() {
         _ => None,
     });
     assert_eq!(listed.await, (vec![(ID, image.hash)], None));
-    *monitor.fake.beaten.lock() = Beaten {
-        reap: vec![ID],
-        list: false,
-        register: false,
-        state: OpSeq(101),
-    };
+    *monitor.fake.beaten.lock() =
+        Beaten { reap: vec![ID], list: false, register: false, state: OpSeq(101) };
     let reaped = monitor.hears(|request| match request {
         metadata::Request::Beat(beat) if !beat.reaped.is_empty() => Some(beat.reaped),
         _ => None,
@@ -226,14 +198,8 @@ async fn a_server_joins_stores_lists_and_reaps() {
     assert!(identity.contains("server 7\nstate 101\n"), "{identity}");
 
     *monitor.fake.register.lock() = registered(8);
-    let error = start(&cluster, monitor.address, dir.path())
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        error.to_string().contains("directory is that of server 7"),
-        "{error}"
-    );
+    let error = start(&cluster, monitor.address, dir.path()).await.err().unwrap();
+    assert!(error.to_string().contains("directory is that of server 7"), "{error}");
 }
 
 #[tokio::test]
@@ -241,29 +207,12 @@ async fn a_server_that_does_not_belong_here_says_so() {
     let (cluster, other) = (Cluster::new(CLUSTER), Cluster::new(ClusterId(1)));
     let monitor = monitor(&cluster);
     let dir = tempfile::tempdir().unwrap();
-    let error = start(&other, monitor.address, dir.path())
-        .await
-        .err()
-        .unwrap();
+    let error = start(&other, monitor.address, dir.path()).await.err().unwrap();
     assert!(error.to_string().contains("of another cluster"), "{error}");
-    let error = start(&cluster, monitor.address, dir.path())
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        error
-            .to_string()
-            .contains("this directory belongs to cluster"),
-        "{error}"
-    );
+    let error = start(&cluster, monitor.address, dir.path()).await.err().unwrap();
+    assert!(error.to_string().contains("this directory belongs to cluster"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     *monitor.fake.register.lock() = metadata::Response::Refused(metadata::Refusal::Forbidden);
-    let error = start(&cluster, monitor.address, dir.path())
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        error.to_string().contains("do not take this server"),
-        "{error}"
-    );
+    let error = start(&cluster, monitor.address, dir.path()).await.err().unwrap();
+    assert!(error.to_string().contains("do not take this server"), "{error}");
 }

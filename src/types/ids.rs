@@ -92,10 +92,7 @@ pub struct ClusterId(pub u128);
 impl ClusterId {
     /// Reads the 32 hex digits that `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() == 32)
-            .then(|| u128::from_str_radix(text, 16).ok())
-            .flatten()
-            .map(Self)
+        (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
     }
 }
 

@@ -101,9 +101,7 @@ impl Width {
     /// Bytes of each shard of a stripe with `length` bytes of payload: equal for all its shards, a multiple
     /// of [`limits::BLOCK`]. Data shard i holds the payload's bytes [i·s, (i+1)·s), zeros after its end.
     pub fn shard_bytes(self, length: u32) -> u32 {
-        length
-            .div_ceil(u32::from(self.data))
-            .next_multiple_of(limits::BLOCK)
+        length.div_ceil(u32::from(self.data)).next_multiple_of(limits::BLOCK)
     }
 }
 

@@ -171,10 +171,7 @@ pub struct StripesStatus {
 
 impl From<Width> for StatusWidth {
     fn from(width: Width) -> Self {
-        Self {
-            data: width.data,
-            parity: width.parity,
-        }
+        Self { data: width.data, parity: width.parity }
     }
 }
 

@@ -40,10 +40,7 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
     if used == bytes.len() {
         Ok(value)
     } else {
-        Err(DecodeError(format!(
-            "{} bytes too many",
-            bytes.len() - used
-        )))
+        Err(DecodeError(format!("{} bytes too many", bytes.len() - used)))
     }
 }
 
@@ -55,10 +52,7 @@ mod tests {
     fn what_is_encoded_is_decoded_and_nothing_else_is() {
         let value = (7u64, b"name".to_vec(), Some(3u8));
         let bytes = encode(&value);
-        assert_eq!(
-            decode::<(u64, Vec<u8>, Option<u8>)>(&bytes).expect("round trip"),
-            value
-        );
+        assert_eq!(decode::<(u64, Vec<u8>, Option<u8>)>(&bytes).expect("round trip"), value);
         decode::<(u64, Vec<u8>, Option<u8>)>(&bytes[..bytes.len() - 1]).expect_err("cut off");
         let longer = [bytes.as_slice(), &[0]].concat();
         decode::<(u64, Vec<u8>, Option<u8>)>(&longer).expect_err("trailing byte");

@@ -96,12 +96,7 @@ impl Prefix {
         if payload_len > FRAME_PAYLOAD_MAX {
             return Err(FrameError::TooLong(payload_len));
         }
-        Ok(Self {
-            kind,
-            id,
-            header_len,
-            payload_len,
-        })
+        Ok(Self { kind, id, header_len, payload_len })
     }
 }
 
@@ -112,41 +107,18 @@ mod tests {
     #[test]
     fn a_prefix_reads_back() {
         for kind in [Kind::Request, Kind::Response, Kind::Notice] {
-            let prefix = Prefix {
-                kind,
-                id: 1 << 40,
-                header_len: 17,
-                payload_len: FRAME_PAYLOAD_MAX,
-            };
+            let prefix =
+                Prefix { kind, id: 1 << 40, header_len: 17, payload_len: FRAME_PAYLOAD_MAX };
             assert_eq!(Prefix::from_bytes(&prefix.to_bytes()), Ok(prefix));
         }
     }
 
     #[test]
     fn garbage_and_too_long_frames_are_refused() {
-        assert_eq!(
-            Prefix::from_bytes(b"GET / HTTP/1.1\r\nHost: me"),
-            Err(FrameError::Garbage)
-        );
-        let long = Prefix {
-            kind: Kind::Request,
-            id: 0,
-            header_len: u32::MAX,
-            payload_len: 0,
-        };
-        assert_eq!(
-            Prefix::from_bytes(&long.to_bytes()),
-            Err(FrameError::TooLong(u32::MAX))
-        );
-        let long = Prefix {
-            kind: Kind::Request,
-            id: 0,
-            header_len: 0,
-            payload_len: u32::MAX,
-        };
-        assert_eq!(
-            Prefix::from_bytes(&long.to_bytes()),
-            Err(FrameError::TooLong(u32::MAX))
-        );
+        assert_eq!(Prefix::from_bytes(b"GET / HTTP/1.1\r\nHost: me"), Err(FrameError::Garbage));
+        let long = Prefix { kind: Kind::Request, id: 0, header_len: u32::MAX, payload_len: 0 };
+        assert_eq!(Prefix::from_bytes(&long.to_bytes()), Err(FrameError::TooLong(u32::MAX)));
+        let long = Prefix { kind: Kind::Request, id: 0, header_len: 0, payload_len: u32::MAX };
+        assert_eq!(Prefix::from_bytes(&long.to_bytes()), Err(FrameError::TooLong(u32::MAX)));
     }
 }

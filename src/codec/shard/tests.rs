@@ -48,12 +48,7 @@ fn what_is_built_reads_back() {
                 let bytes = bytes_of(image);
                 assert_eq!(bytes.len(), head.header.image_bytes() as usize);
                 assert_eq!(image.head.len(), head.header.head_bytes() as usize);
-                assert!(
-                    image
-                        .data
-                        .iter()
-                        .all(|part| part.len() % BLOCK as usize == 0)
-                );
+                assert!(image.data.iter().all(|part| part.len() % BLOCK as usize == 0));
                 let content = &bytes[image.head.len()..];
                 assert!(head.damaged_blocks(0, content).is_empty());
                 if index < usize::from(data) {

@@ -23,10 +23,7 @@ struct State {
 impl ManualClock {
     /// A clock that shows `now`; its monotonic time is zero.
     pub fn new(now: Timestamp) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            now,
-            monotonic: Duration::ZERO,
-        })))
+        Self(Arc::new(Mutex::new(State { now, monotonic: Duration::ZERO })))
     }
 
     /// Lets time pass.

@@ -265,11 +265,7 @@ impl Disk for SimDisk {
         if state.names.get(dir) != Some(&None) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let prefix = if dir.is_empty() {
-            String::new()
-        } else {
-            format!("{dir}/")
-        };
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
         let inside = state
             .names
             .range(prefix.clone()..)
@@ -382,10 +378,7 @@ impl Handle {
             state.step()?;
         }
         let free = state.capacity.saturating_sub(state.used());
-        act(
-            state.files.get_mut(&self.file).expect("kept until a crash"),
-            free,
-        )
+        act(state.files.get_mut(&self.file).expect("kept until a crash"), free)
     }
 }
 

@@ -57,10 +57,8 @@ pub fn load(dir: &Path) -> Result<Credentials, LoadError> {
     let authority = read(dir.join(AUTHORITY))?;
     let certificate = read(dir.join(CERTIFICATE))?;
     let key = read(dir.join(KEY))?;
-    Credentials::from_pem(&authority, &certificate, &key).map_err(|error| LoadError::Unusable {
-        dir: dir.to_owned(),
-        error,
-    })
+    Credentials::from_pem(&authority, &certificate, &key)
+        .map_err(|error| LoadError::Unusable { dir: dir.to_owned(), error })
 }
 
 /// Writes credentials where [`load`] finds them, the key readable by its owner only. Makes `dir`, not its
@@ -98,10 +96,7 @@ mod tests {
 
     #[test]
     fn what_is_saved_is_loaded_and_what_is_missing_is_named() {
-        let now = Timestamp {
-            seconds: 1_790_000_000,
-            nanos: 0,
-        };
+        let now = Timestamp { seconds: 1_790_000_000, nanos: 0 };
         let authority = Authority::create(ClusterId(3), now).expect("an authority");
         let issued = authority.issue(Role::Server, "a", now).expect("issued");
         let dir = tempfile::tempdir().expect("temporary directory");
@@ -111,14 +106,10 @@ mod tests {
         assert_eq!(loaded.identity().name, "a");
 
         fs::remove_file(dir.path().join("tls/node.key")).expect("removed");
-        let error = load_credentials(dir.path())
-            .expect_err("no key")
-            .to_string();
+        let error = load_credentials(dir.path()).expect_err("no key").to_string();
         assert!(error.contains("tls/node.key is missing"), "{error}");
         fs::write(dir.path().join("tls/node.key"), "garbage").expect("written");
-        let error = load_credentials(dir.path())
-            .expect_err("bad key")
-            .to_string();
+        let error = load_credentials(dir.path()).expect_err("bad key").to_string();
         assert!(error.contains("private key cannot be read"), "{error}");
     }
 }

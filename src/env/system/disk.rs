@@ -33,9 +33,7 @@ pub struct SystemDisk {
 impl SystemDisk {
     /// The disk whose root is that directory, which must exist.
     pub fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 
     /// Opens a file that is only looked at: it may be read-only, and lie anywhere.

@@ -37,12 +37,8 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 
 fn try_write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary_path(path)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&temporary)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     // One left over by a crash has its old mode, and the umask may have taken bits away.
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
@@ -52,10 +48,7 @@ fn try_write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn temporary_path(path: &Path) -> io::Result<PathBuf> {
-    let mut name = path
-        .file_name()
-        .ok_or(io::ErrorKind::InvalidInput)?
-        .to_owned();
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(".tmp");
     Ok(path.with_file_name(name))
 }
@@ -80,10 +73,7 @@ mod tests {
             write_atomic(&path, content.as_bytes(), SECRET).expect("written");
             assert_eq!(std::fs::read_to_string(&path).expect("read"), content);
         }
-        let mode = std::fs::metadata(&path)
-            .expect("there")
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o7777, SECRET);
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
     }

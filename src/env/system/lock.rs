@@ -73,10 +73,7 @@ impl RunLock {
     /// [`LockError::Held`] when another process holds it.
     pub fn create(path: &Path) -> Result<Self, LockError> {
         let file = take(path, path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            _file: file,
-        })
+        Ok(Self { path: path.to_owned(), _file: file })
     }
 
     /// Whether nobody holds the lock at `path`, so that the process that made it is dead. What cannot be
@@ -100,17 +97,11 @@ impl Drop for RunLock {
 
 /// Opens and locks the file at `path`; errors name `subject`.
 fn take(path: &Path, subject: &Path) -> Result<File, LockError> {
-    let failed = |error| LockError::Failed {
-        path: subject.to_owned(),
-        error,
-    };
+    let failed = |error| LockError::Failed { path: subject.to_owned(), error };
     loop {
         let mut file = open(path).map_err(failed)?;
         if !try_lock(&file).map_err(failed)? {
-            return Err(LockError::Held {
-                path: subject.to_owned(),
-                pid: read_pid(&mut file),
-            });
+            return Err(LockError::Held { path: subject.to_owned(), pid: read_pid(&mut file) });
         }
         // Its last holder may have removed it between our opening and locking it.
         if is_at(&file, path).map_err(failed)? {
@@ -121,12 +112,7 @@ fn take(path: &Path, subject: &Path) -> Result<File, LockError> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
@@ -181,11 +167,7 @@ fn lock_call(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::R
     // SAFETY: the descriptor is open as long as `file` is borrowed, and `lock` is a valid structure that the
     // kernel reads and writes before it returns.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut *lock) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -199,10 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let lock = DirLock::take(dir.path()).expect("free");
         let error = DirLock::take(dir.path()).expect_err("held").to_string();
-        assert!(
-            error.contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         assert!(error.contains(&dir.path().display().to_string()), "{error}");
         drop(lock);
         drop(DirLock::take(dir.path()).expect("free again"));
@@ -222,20 +201,11 @@ mod tests {
         assert!(RunLock::is_free(&path), "not there");
         let lock = RunLock::create(&path).expect("free");
         assert!(!RunLock::is_free(&path), "held");
-        assert!(
-            !RunLock::is_free(&path),
-            "looking does not take or break it"
-        );
-        assert!(matches!(
-            RunLock::create(&path),
-            Err(LockError::Held { .. })
-        ));
+        assert!(!RunLock::is_free(&path), "looking does not take or break it");
+        assert!(matches!(RunLock::create(&path), Err(LockError::Held { .. })));
         drop(lock);
         assert!(RunLock::is_free(&path) && !path.exists());
         fs::write(&path, "12345\n").expect("written");
-        assert!(
-            RunLock::is_free(&path),
-            "left over by a process that was killed"
-        );
+        assert!(RunLock::is_free(&path), "left over by a process that was killed");
     }
 }

@@ -25,11 +25,7 @@ pub fn node() -> io::Result<Node> {
     let boot = line("/proc/sys/kernel/random/boot_id")?;
     // A container image may come without a machine id, or with an empty one.
     let id = line("/etc/machine-id").ok().filter(|id| !id.is_empty());
-    Ok(Node {
-        id: id.unwrap_or_else(|| host.clone()),
-        boot,
-        host,
-    })
+    Ok(Node { id: id.unwrap_or_else(|| host.clone()), boot, host })
 }
 
 fn line(path: &str) -> io::Result<String> {

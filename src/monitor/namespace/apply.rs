@@ -1,6 +1,5 @@
 //! From a command to the changes it makes.
 
-use super::super::store::{Read, StoreError};
 use super::command::{Action, Applied, Command, Outcome, Removal};
 use super::content::{self, Step};
 use super::fail::{Fail, answered};
@@ -9,6 +8,7 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, Monitor, SlotReply, Volume};
 use super::txn::{Txn, exists, get};
 use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, SlotSeq, VolumeId, limits,
 };
@@ -32,17 +32,11 @@ pub fn apply(read: &dyn Read, command: &Command) -> Result<Applied, StoreError> 
     let mut outcomes = Vec::with_capacity(command.actions.len());
     for action in &command.actions {
         op = next_op(&batch, op, action)?;
-        let at = At {
-            op,
-            time: command.time,
-        };
+        let at = At { op, time: command.time };
         outcomes.push(perform(&mut batch, at, action)?);
     }
     batch.put(&keys::op_seq(), &Counter { value: op.0 });
-    Ok(Applied {
-        outcomes,
-        batch: batch.into_changes(),
-    })
+    Ok(Applied { outcomes, batch: batch.into_changes() })
 }
 
 fn next_op(read: &dyn Read, op: OpSeq, action: &Action) -> Result<OpSeq, StoreError> {
@@ -61,19 +55,18 @@ fn first_id(incarnation: Incarnation) -> u64 {
 /// One action, on top of what those before it in the batch did.
 fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreError> {
     match action {
-        Action::Bootstrap { .. } => bootstrap(txn, at, action)?,
+        Action::Bootstrap { cluster, incarnation, width, min_copies } => {
+            let (id, incarnation) = (*cluster, *incarnation);
+            let volume = Volume { width: *width, min_copies: *min_copies, birth: at.op };
+            bootstrap(txn, at, &Cluster { id, incarnation }, &volume)?;
+        }
         Action::SetMonitor { id, address } => {
-            let monitor = Monitor {
-                address: address.clone(),
-                birth: at.op,
-            };
+            let monitor = Monitor { address: address.clone(), birth: at.op };
             txn.put(&keys::monitor(*id), &monitor);
         }
-        Action::Mutate {
-            session,
-            mutation,
-            removes,
-        } => return mutate(txn, at, *session, mutation, removes.as_ref()),
+        Action::Mutate { session, mutation, removes } => {
+            return mutate(txn, at, *session, mutation, removes.as_ref());
+        }
         Action::OpenSession(client) => return Ok(sessions::open(txn, at, client)),
         Action::CloseSession { session, .. } => return sessions::close(txn, at, *session),
         Action::Unpin { session, ino } => orphans::unpin(txn, at, *session, *ino)?,
@@ -91,31 +84,21 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
 }
 
 /// Makes the root directory, its volume and the counters; the second time it does nothing.
-fn bootstrap(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<(), StoreError> {
-    let Action::Bootstrap {
-        cluster,
-        incarnation,
-        width,
-        min_copies,
-    } = action
-    else {
-        return Ok(());
-    };
+fn bootstrap(
+    txn: &mut Txn<'_>,
+    at: At,
+    cluster: &Cluster,
+    volume: &Volume,
+) -> Result<(), StoreError> {
     if exists(txn, &keys::cluster())? {
         return Ok(());
     }
-    let (id, incarnation) = (*cluster, *incarnation);
-    txn.put(&keys::cluster(), &Cluster { id, incarnation });
+    txn.put(&keys::cluster(), cluster);
     for kind in [IdKind::Inodes, IdKind::Stripes] {
-        let value = first_id(incarnation).max(kind.range());
+        let value = first_id(cluster.incarnation).max(kind.range());
         txn.put(&keys::next_id(kind), &Counter { value });
     }
-    let volume = Volume {
-        width: *width,
-        min_copies: *min_copies,
-        birth: at.op,
-    };
-    txn.put(&keys::volume(VolumeId::ROOT), &volume);
+    txn.put(&keys::volume(VolumeId::ROOT), volume);
     txn.put(&keys::inode(Ino::ROOT), &root(at));
     usage::change(txn, VolumeId::ROOT, |usage| usage.inodes += 1)
 }
@@ -180,11 +163,7 @@ fn mutate(
         }
         Err(errno) => Err(errno),
     };
-    let record = SlotReply {
-        seq: mutation.seq,
-        reply: reply.clone(),
-        birth: at.op,
-    };
+    let record = SlotReply { seq: mutation.seq, reply: reply.clone(), birth: at.op };
     batch.put(&keys::slot(session, mutation.slot), &record);
     Ok(Outcome::Mutated(reply))
 }
@@ -222,25 +201,19 @@ fn operate(
         Op::Create(create) => tree::create(txn, at, session, create)?,
         Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
         Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, pinned_by)?,
-        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name)?,
+        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, pinned_by)?,
         Op::Rename(rename) => rename::rename(txn, at, rename, pinned_by)?,
         Op::SetAttr { ino, changes } => attrs::set(txn, at, *ino, changes)?,
         Op::Truncate { ino, size, mtime } => {
             return content::truncate(txn, at, session, *ino, (*size, *mtime));
         }
-        Op::Punch {
-            ino,
-            offset,
-            length,
-            mtime,
-        } => return content::punch(txn, at, session, *ino, (*offset, *length, *mtime)),
+        Op::Punch { ino, offset, length, mtime } => {
+            return content::punch(txn, at, session, *ino, (*offset, *length, *mtime));
+        }
         Op::Clone(range) => content::clone(txn, at, session, range)?,
-        Op::SetXattr {
-            ino,
-            name,
-            value,
-            mode,
-        } => attrs::set_xattr(txn, at, *ino, (name, value), *mode)?,
+        Op::SetXattr { ino, name, value, mode } => {
+            attrs::set_xattr(txn, at, *ino, (name, value), *mode)?
+        }
         Op::RemoveXattr { ino, name } => attrs::remove_xattr(txn, at, *ino, name)?,
         Op::Commit(commit) => commit::commit(txn, at, session, commit)?,
         Op::Acquire { ino } => content::acquire(txn, at, session, *ino)?,

@@ -54,10 +54,7 @@ pub(super) fn set_xattr(
             return Err(Errno::NoSpace.into());
         }
     }
-    let xattr = Xattr {
-        value: value.to_vec(),
-        birth: at.op,
-    };
+    let xattr = Xattr { value: value.to_vec(), birth: at.op };
     txn.put(&key, &xattr);
     Ok(write(txn, at, ino, inode))
 }

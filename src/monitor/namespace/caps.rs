@@ -10,12 +10,12 @@
 //!
 //! [`Outcome::Held`]: super::command::Outcome::Held
 
-use super::super::store::{Read, StoreError};
 use super::inodes;
 use super::keys;
 use super::query;
 use super::records::Grant;
 use super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{FileKind, Ino, SessionId};
 use crate::wire::metadata::{Op, Query, Rename, RenameMode};
 
@@ -79,13 +79,9 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
         | Op::RemoveXattr { ino, .. }
         | Op::Acquire { ino } => Ok(vec![*ino]),
         Op::Unlink { parent, name } => named(read, &[(*parent, name)]),
-        Op::Rename(rename) => named(
-            read,
-            &[
-                (rename.parent, &rename.name),
-                (rename.new_parent, &rename.new_name),
-            ],
-        ),
+        Op::Rename(rename) => {
+            named(read, &[(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)])
+        }
         Op::Create(_)
         | Op::Rmdir { .. }
         | Op::Truncate { .. }
@@ -108,12 +104,9 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
     match query {
         Query::Lookup { parent, name } => named(read, &[(*parent, name)]),
         Query::Attr { ino } | Query::Open { ino, .. } | Query::Map { ino, .. } => Ok(vec![*ino]),
-        Query::ReadDir {
-            dir,
-            after,
-            limit,
-            attrs: true,
-        } => query::files_listed(read, *dir, *after, *limit),
+        Query::ReadDir { dir, after, limit, attrs: true } => {
+            query::files_listed(read, *dir, *after, *limit)
+        }
         Query::ReadDir { attrs: false, .. }
         | Query::ReadLink { .. }
         | Query::GetXattr { .. }
@@ -122,25 +115,28 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
     }
 }
 
-/// Whether an operation may take a name away from a file.
+/// Whether an operation may take a name away from an inode.
 pub fn may_remove_name(op: &Op) -> bool {
-    matches!(op, Op::Unlink { .. } | Op::Rename(Rename { mode: RenameMode::Replace, .. }))
+    matches!(
+        op,
+        Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename(Rename { mode: RenameMode::Replace, .. })
+    )
 }
 
-/// The inode (not a directory: nobody keeps a removed one of those) that loses a name by an operation, if it is
-/// done.
+/// The inode that loses a name by an operation, if it is done.
 ///
 /// # Errors
 ///
 /// When the store fails.
 pub fn removed_by_op(read: &dyn Read, op: &Op) -> Result<Option<Ino>, StoreError> {
     let (parent, name) = match op {
-        Op::Unlink { parent, name } => (*parent, name),
-        Op::Rename(rename) if rename.mode == RenameMode::Replace => (rename.new_parent, &rename.new_name),
+        Op::Unlink { parent, name } | Op::Rmdir { parent, name } => (*parent, name),
+        Op::Rename(rename) if rename.mode == RenameMode::Replace => {
+            (rename.new_parent, &rename.new_name)
+        }
         _ => return Ok(None),
     };
-    let entry = inodes::entry(read, parent, name)?;
-    Ok(entry.filter(|entry| entry.kind != FileKind::Directory).map(|entry| entry.ino))
+    Ok(inodes::entry(read, parent, name)?.map(|entry| entry.ino))
 }
 
 /// What others hold of what an operation touches.
@@ -159,11 +155,7 @@ fn named(read: &dyn Read, names: &[(Ino, &Vec<u8>)]) -> Result<Vec<Ino>, StoreEr
     let mut found = Vec::new();
     for (parent, name) in names {
         let entry = inodes::entry(read, *parent, name)?;
-        found.extend(
-            entry
-                .filter(|entry| entry.kind == FileKind::Regular)
-                .map(|entry| entry.ino),
-        );
+        found.extend(entry.filter(|entry| entry.kind == FileKind::Regular).map(|entry| entry.ino));
     }
     Ok(found)
 }

@@ -48,8 +48,8 @@ pub enum Action {
         session: SessionId,
         /// What.
         mutation: Mutation,
-        /// For a change that takes a name away from a file: which file, and who has it open, as the leader
-        /// found it when it proposed the change. If the name leads to another file by now, the change is not
+        /// For a change that takes a name away: from which inode, and who has that open, as the leader
+        /// found it when it proposed the change. If the name leads to another inode by now, the change is not
         /// done ([`Outcome::Held`]).
         removes: Option<Removal>,
     },
@@ -99,12 +99,12 @@ pub struct Applied {
     pub batch: Batch,
 }
 
-/// A file loses a name.
+/// An inode loses a name.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Removal {
-    /// The file.
+    /// The inode.
     pub ino: Ino,
-    /// Sessions that have it open: if it was its last name, the file stays until they have closed it.
+    /// Sessions that have it open: if it was its last name, it stays until they have closed it.
     pub pinned_by: Vec<SessionId>,
 }
 

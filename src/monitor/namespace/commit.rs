@@ -7,7 +7,6 @@
 //! piece is judged by itself, because a stripe carries pieces of many files: whether the file is still there
 //! and the session still holds its exclusive grant. A stripe of which no piece is accepted dies at once.
 
-use super::super::store::Read;
 use super::content::changed;
 use super::extents::Surgery;
 use super::fail::Fail;
@@ -16,6 +15,7 @@ use super::keys;
 use super::records::{Inode, Server};
 use super::stripes;
 use super::txn::{Txn, exists, get};
+use crate::monitor::store::Read;
 use crate::types::{Errno, Extent, FileKind, SessionId, StripeId, VolumeId, limits};
 use crate::wire::metadata::{Commit, CommitPiece, PieceOutcome, Reply};
 
@@ -131,10 +131,7 @@ fn commit_piece(
     if commit.release {
         surgery.txn.delete(&keys::grant(ino));
     }
-    Ok(PieceOutcome::Accepted {
-        dv: inode.dv,
-        birth: surgery.at.op,
-    })
+    Ok(PieceOutcome::Accepted { dv: inode.dv, birth: surgery.at.op })
 }
 
 fn open_file(read: &dyn Read, commit: &CommitPiece) -> Result<Option<Inode>, Fail> {
@@ -160,7 +157,7 @@ fn switch(
         birth: surgery.at.op,
     };
     let end = extent.end().next_multiple_of(u64::from(BLOCK));
-    surgery.cut(piece.ino, inode, extent.offset, end, usize::MAX - 1)?;
+    surgery.cut(piece.ino, inode, extent.offset, end, usize::MAX)?;
     surgery.insert(piece.ino, inode, extent)?;
     inode.size = inode.size.max(extent.end());
     changed(inode, surgery.at, commit.mtime);

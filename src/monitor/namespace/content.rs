@@ -3,13 +3,13 @@
 //! A file may have more extents than one command may touch. Then the operation goes on in steps, from the end
 //! of its range downwards, and each step leaves a consistent file: a truncate sets the size to what is left.
 
-use super::super::store::Read;
 use super::extents::{EXTENTS_PER_STEP, Surgery, clip, overlapping};
 use super::fail::Fail;
 use super::inodes::{At, live, regular, touch};
 use super::keys;
 use super::records::{Grant, Inode};
 use super::txn::{Txn, get};
+use crate::monitor::store::Read;
 use crate::types::{DataVersion, Errno, Extent, Ino, SessionId, Timestamp, limits};
 use crate::wire::metadata::{CloneRange, Reply};
 
@@ -82,7 +82,7 @@ pub(super) fn punch(
     let mut inode = regular(txn, ino)?;
     check_grant(txn, session, ino)?;
     let end = offset.checked_add(length).ok_or(Errno::FileTooBig)?;
-    if offset % BLOCK != 0 || length % BLOCK != 0 || length == 0 {
+    if !offset.is_multiple_of(BLOCK) || !length.is_multiple_of(BLOCK) || length == 0 {
         return Err(Errno::Invalid.into());
     }
     let mut surgery = Surgery::new(txn, at);
@@ -119,13 +119,7 @@ pub(super) fn clone(
 
     let mut surgery = Surgery::new(txn, at);
     let cut_to = end.next_multiple_of(BLOCK);
-    let left = surgery.cut(
-        range.to,
-        &mut to,
-        range.to_offset,
-        cut_to,
-        CLONE_EXTENTS_MAX,
-    )?;
+    let left = surgery.cut(range.to, &mut to, range.to_offset, cut_to, CLONE_EXTENTS_MAX)?;
     if left.is_some() {
         return Err(Errno::TooBig.into());
     }
@@ -146,9 +140,9 @@ fn check_clone(range: &CloneRange, from: &Inode, to: &Inode) -> Result<(), Errno
     if to_end > limits::FILE_BYTES_MAX {
         return Err(Errno::FileTooBig);
     }
-    let aligned = range.from_offset % BLOCK == 0 && range.to_offset % BLOCK == 0;
+    let aligned = range.from_offset.is_multiple_of(BLOCK) && range.to_offset.is_multiple_of(BLOCK);
     // A ragged end is one of both files: in the middle of `to` it would take the rest of its block along.
-    let whole = range.length % BLOCK == 0 || from_end == from.size && to_end >= to.size;
+    let whole = range.length.is_multiple_of(BLOCK) || from_end == from.size && to_end >= to.size;
     let apart = range.from != range.to
         || from_end.next_multiple_of(BLOCK) <= range.to_offset
         || to_end.next_multiple_of(BLOCK) <= range.from_offset;
@@ -167,14 +161,9 @@ fn copies(read: &dyn Read, range: &CloneRange) -> Result<Vec<Extent>, Fail> {
     if found.len() > CLONE_EXTENTS_MAX {
         return Err(Errno::TooBig.into());
     }
-    let parts = found
-        .iter()
-        .filter_map(|extent| clip(extent, range.from_offset, end));
+    let parts = found.iter().filter_map(|extent| clip(extent, range.from_offset, end));
     Ok(parts
-        .map(|part| Extent {
-            offset: part.offset - range.from_offset + range.to_offset,
-            ..part
-        })
+        .map(|part| Extent { offset: part.offset - range.from_offset + range.to_offset, ..part })
         .collect())
 }
 

@@ -6,13 +6,13 @@
 //! a cut keeps it so: it ends on a block, and it begins on one except where a truncate cuts the end of the
 //! file itself.
 
-use super::super::store::{Read, StoreError};
 use super::inodes::At;
 use super::keys;
 use super::records::{Inode, Piece};
 use super::stripes::References;
 use super::txn::{Txn, scan};
 use super::usage;
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Extent, Ino, limits};
 
 /// Most extents that one step of a long operation cuts. Each takes its own record and the `F` record of its
@@ -58,11 +58,7 @@ pub(super) struct Surgery<'t, 'a> {
 impl<'t, 'a> Surgery<'t, 'a> {
     /// Begins an operation.
     pub(super) fn new(txn: &'t mut Txn<'a>, at: At) -> Self {
-        Self {
-            txn,
-            at,
-            references: References::default(),
-        }
+        Self { txn, at, references: References::default() }
     }
 
     /// What happens to stripes.
@@ -88,7 +84,7 @@ impl<'t, 'a> Surgery<'t, 'a> {
     ) -> Result<Option<u64>, StoreError> {
         let mut found: Vec<Extent> = overlapping(self.txn, ino, from, to)?
             .rev()
-            .take(limit + 1)
+            .take(limit.saturating_add(1))
             .collect::<Result<_, _>>()?;
         let is_more = found.len() > limit;
         found.truncate(limit);

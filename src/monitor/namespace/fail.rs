@@ -1,7 +1,7 @@
 //! Why an operation did not happen: either it was refused, which is an answer like any other and is the same
 //! on every monitor, or the store under this one monitor failed, which stops it.
 
-use super::super::store::StoreError;
+use crate::monitor::store::StoreError;
 use crate::types::Errno;
 
 /// What ends an operation early. Nothing that it has written by then is kept.

@@ -1,10 +1,10 @@
 //! Finding inodes and names: what operations and questions both begin with.
 
-use super::super::store::{Read, StoreError};
 use super::fail::Fail;
 use super::keys;
 use super::records::{Entry, Inode};
 use super::txn::{Txn, get};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino, OpSeq, Timestamp, limits};
 
 /// When an action happens.

@@ -35,11 +35,11 @@ use std::marker::PhantomData;
 
 use md5::{Digest, Md5};
 
-use super::super::store::prefix_end;
 use super::records::{
     Cluster, Counter, DeadShard, Entry, Grant, Inode, LinkName, Monitor, Orphan, Piece, Range,
     Record, Reference, Server, Session, Shard, SlotReply, Stripe, Usage, Volume, Xattr,
 };
+use crate::monitor::store::prefix_end;
 use crate::types::{
     Ino, MonitorId, ServerId, SessionId, ShardIndex, Slot, StripeId, VolumeId, limits,
 };
@@ -89,10 +89,7 @@ pub(super) enum IdKind {
 
 impl<R> Key<R> {
     fn new(bytes: Vec<u8>) -> Self {
-        Self {
-            bytes,
-            record: PhantomData,
-        }
+        Self { bytes, record: PhantomData }
     }
 
     /// The key itself.
@@ -103,27 +100,17 @@ impl<R> Key<R> {
 
 impl<R> Span<R> {
     fn of_prefix(prefix: Key<R>) -> Self {
-        Self {
-            to: prefix_end(&prefix.bytes),
-            from: prefix.bytes,
-            record: PhantomData,
-        }
+        Self { to: prefix_end(&prefix.bytes), from: prefix.bytes, record: PhantomData }
     }
 
     /// Without what comes before `key`.
     fn starting_at(self, key: Key<R>) -> Self {
-        Self {
-            from: key.bytes,
-            ..self
-        }
+        Self { from: key.bytes, ..self }
     }
 
     /// Without `key` and what comes after it.
     fn until(self, key: Key<R>) -> Self {
-        Self {
-            to: key.bytes,
-            ..self
-        }
+        Self { to: key.bytes, ..self }
     }
 }
 
@@ -233,9 +220,7 @@ keyed! {
 }
 
 fn kind_of(letter: u8) -> Option<IdKind> {
-    [IdKind::Inodes, IdKind::Stripes]
-        .into_iter()
-        .find(|kind| kind.letter() == letter)
+    [IdKind::Inodes, IdKind::Stripes].into_iter().find(|kind| kind.letter() == letter)
 }
 
 fn key<R: Keyed>(fields: &[&[u8]]) -> Key<R> {
@@ -335,9 +320,7 @@ pub(super) fn piece(ino: Ino, offset: u64) -> Key<Piece> {
 
 /// Extents of a file that begin at `from <= offset < to`.
 pub(super) fn pieces(ino: Ino, from: u64, to: u64) -> Span<Piece> {
-    Span::of_prefix(key(&[&be(ino.0)]))
-        .starting_at(piece(ino, from))
-        .until(piece(ino, to))
+    Span::of_prefix(key(&[&be(ino.0)])).starting_at(piece(ino, from)).until(piece(ino, to))
 }
 
 pub(super) fn slot(session: SessionId, slot: Slot) -> Key<SlotReply> {
@@ -411,12 +394,7 @@ pub(super) fn end() -> Vec<u8> {
 
 /// The bookkeeping that is part of the replicated state (Raft keeps keys of its own beside it).
 pub(super) fn bookkeeping() -> [Vec<u8>; 4] {
-    [
-        cluster().bytes,
-        next_id(IdKind::Inodes).bytes,
-        next_id(IdKind::Stripes).bytes,
-        op_seq().bytes,
-    ]
+    [cluster().bytes, next_id(IdKind::Inodes).bytes, next_id(IdKind::Stripes).bytes, op_seq().bytes]
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The namespace: names, inodes, extents, stripes, sessions and servers, as a pure function.
 //!
 //! Every monitor has the same log of [commands](command) and must come to the same state. So the heart of a
-//! monitor is a function: [`apply`] takes a state and a command and gives back what came of it and which
+//! monitor is a function: [`apply()`] takes a state and a command and gives back what came of it and which
 //! pairs of the store change. It asks no clock, no network and no randomness; time and ids come with the
 //! command. Everything else a monitor does (agreeing on the log, keeping pairs on disk, talking to clients)
 //! is built around it, and any of its failures can be replayed from the log alone.

@@ -5,13 +5,13 @@
 //! that took its last hold. A big one would stall everybody behind it: it moves under session 0 instead, where
 //! nobody can reach it, and whoever leads frees it in steps ([`free`]) until it is gone.
 
-use super::super::store::{Read, StoreError};
 use super::extents::{EXTENTS_PER_STEP, Surgery, more_than};
 use super::inodes::At;
 use super::keys;
 use super::records::{Inode, Orphan};
 use super::txn::{Txn, exists, get, take};
 use super::usage;
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Ino, SessionId};
 
 /// Most extents, and most extended attributes, of an inode that is freed at once.

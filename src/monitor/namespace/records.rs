@@ -6,7 +6,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::super::store::StoreError;
+use crate::monitor::store::StoreError;
 use crate::types::{
     Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino, OpSeq,
     SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, Timestamp, VolumeId, Width,

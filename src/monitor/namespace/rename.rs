@@ -4,13 +4,13 @@
 //! after a walk from its new parent up to the root did not meet it. Commands are applied one after another:
 //! what the walk saw is still so when the move is made.
 
-use super::super::store::Read;
 use super::fail::Fail;
 use super::inodes::{At, change_directory, check_name, directory, entry, named};
 use super::keys;
 use super::records::Entry;
 use super::tree::{check_empty, enter, leave, remove, rename_link};
 use super::txn::Txn;
+use crate::monitor::store::Read;
 use crate::types::{Errno, FileKind, Ino, SessionId, limits};
 use crate::wire::metadata::{Rename, RenameMode, Reply};
 
@@ -123,10 +123,7 @@ fn put_in_place(
     goes: &Entry,
     comes: &Entry,
 ) -> Result<(), Fail> {
-    let entry = Entry {
-        birth: at.op,
-        ..comes.clone()
-    };
+    let entry = Entry { birth: at.op, ..comes.clone() };
     txn.put(&keys::entry(parent, name), &entry);
     let subdirectory = |entry: &Entry| u32::from(entry.kind == FileKind::Directory);
     change_directory(txn, at, parent, |directory| {

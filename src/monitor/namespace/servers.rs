@@ -1,12 +1,12 @@
 //! Storage servers, as they are registered. How one is doing at the moment is the leader's own knowledge and
 //! not part of the replicated state.
 
-use super::super::store::StoreError;
 use super::command::Outcome;
 use super::inodes::At;
 use super::keys;
 use super::records::Server;
 use super::txn::{Txn, scan};
+use crate::monitor::store::StoreError;
 use crate::types::{Epoch, ServerId};
 use crate::wire::metadata::Register;
 
@@ -25,12 +25,7 @@ pub(super) fn register(
         Some((id, server)) => (id, Epoch(server.epoch.0 + 1)),
         None => (ServerId(at.op.0), Epoch(1)),
     };
-    let server = Server {
-        name: name.to_owned(),
-        epoch,
-        info: info.clone(),
-        birth: at.op,
-    };
+    let server = Server { name: name.to_owned(), epoch, info: info.clone(), birth: at.op };
     txn.put(&keys::server(id), &server);
     Ok(Outcome::Server { server: id, epoch })
 }

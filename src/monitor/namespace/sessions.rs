@@ -8,7 +8,6 @@
 //! DESIGN §4.2 wants a closed session's replies kept for ten minutes, for a successor that names it; that
 //! comes together with successors, and until then they go at once.
 
-use super::super::store::StoreError;
 use super::command::Outcome;
 use super::fail::Fail;
 use super::inodes::At;
@@ -17,6 +16,7 @@ use super::orphans;
 use super::records::{Counter, Grant, Range, Session};
 use super::stripes;
 use super::txn::{Txn, get, scan, take};
+use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
 
@@ -30,11 +30,7 @@ const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 /// A client begins.
 pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
     let id = SessionId(at.op.0);
-    let session = Session {
-        client: client.clone(),
-        opened: at.time,
-        closing: false,
-    };
+    let session = Session { client: client.clone(), opened: at.time, closing: false };
     txn.put(&keys::session(id), &session);
     Outcome::Session(id)
 }
@@ -113,12 +109,7 @@ fn lease(txn: &mut Txn<'_>, at: At, session: SessionId, kind: IdKind) -> Result<
     let count = kind.range();
     let value = first + count;
     txn.put(&counter, &Counter { value });
-    let range = Range {
-        session,
-        open_from: first,
-        used: 0,
-        birth: at.op,
-    };
+    let range = Range { session, open_from: first, used: 0, birth: at.op };
     txn.put(&keys::range(kind, first), &range);
     Ok(Reply::Range { first, count })
 }

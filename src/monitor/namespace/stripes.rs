@@ -10,12 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::store::{Read, StoreError};
 use super::inodes::At;
 use super::keys::{self, IdKind, WINDOW_BYTES};
 use super::records::{DeadShard, Range, Reference, Shard, Stripe, StripeState};
 use super::txn::{Txn, exists, get, scan};
 use super::usage;
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     Extent, Ino, ServerId, SessionId, ShardIndex, StripeId, StripeRecord, VolumeId, limits,
 };
@@ -49,9 +49,7 @@ impl References {
     }
 
     fn window(&mut self, ino: Ino, extent: &Extent, window: u64) -> &mut i64 {
-        self.windows
-            .entry((extent.stripe, ino, window))
-            .or_default()
+        self.windows.entry((extent.stripe, ino, window)).or_default()
     }
 
     /// Writes the balance; what has no reference left dies.
@@ -157,12 +155,10 @@ fn bury(txn: &mut Txn<'_>, at: At, mut stripe: Stripe) -> Result<(), StoreError>
 /// The shards of a stripe and where they lie.
 pub(super) fn shards(record: &StripeRecord) -> impl Iterator<Item = (ShardId, ServerId)> {
     let stripe = record.id;
-    (0..=u8::MAX)
-        .zip(&record.shards)
-        .map(move |(index, place)| {
-            let index = ShardIndex(index);
-            (ShardId { stripe, index }, place.server)
-        })
+    (0..=u8::MAX).zip(&record.shards).map(move |(index, place)| {
+        let index = ShardIndex(index);
+        (ShardId { stripe, index }, place.server)
+    })
 }
 
 /// A server says that these dead shards are gone for good. What is beyond the bound of a command is left for
@@ -228,12 +224,7 @@ pub(super) fn ranges_of(
 ) -> Result<Vec<(u64, Range)>, StoreError> {
     let all = scan(read, &keys::ranges(kind))
         .map(|found| found.map(|((_, start), range)| (start, range)));
-    all.filter(|found| {
-        found
-            .as_ref()
-            .map_or(true, |(_, range)| range.session == session)
-    })
-    .collect()
+    all.filter(|found| found.as_ref().map_or(true, |(_, range)| range.session == session)).collect()
 }
 
 /// Closes a range up to `done_below`: tombstones there whose shards are gone have done their duty.

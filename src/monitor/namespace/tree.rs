@@ -34,14 +34,7 @@ pub(super) fn create(
 
     let inode = new_inode(at, &parent, create);
     txn.put(&keys::inode(create.ino), &inode);
-    enter(
-        txn,
-        at,
-        create.parent,
-        &create.name,
-        create.ino,
-        create.kind,
-    )?;
+    enter(txn, at, create.parent, &create.name, create.ino, create.kind)?;
     if create.open {
         let birth = at.op;
         txn.put(&keys::grant(create.ino), &Grant { session, birth });
@@ -151,6 +144,7 @@ pub(super) fn rmdir(
     at: At,
     parent: Ino,
     name: &[u8],
+    pinned_by: &[SessionId],
 ) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
@@ -158,7 +152,7 @@ pub(super) fn rmdir(
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    remove(txn, at, (parent, name), &entry, &[])
+    remove(txn, at, (parent, name), &entry, pinned_by)
 }
 
 /// Refuses when a directory has entries.
@@ -180,11 +174,7 @@ pub(super) fn remove(
     leave(txn, at, parent, name, entry.kind)?;
     let mut inode = named(txn, entry.ino)?;
     touch(&mut inode, at);
-    inode.nlink = if inode.is_directory() {
-        0
-    } else {
-        inode.nlink.saturating_sub(1)
-    };
+    inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
     let nlink = inode.nlink;
     if nlink == 0 {
         orphans::orphan(txn, at, entry.ino, inode, pinned_by)?;

@@ -7,9 +7,9 @@
 
 use std::collections::btree_map;
 
-use super::super::store::{Batch, Pair, Read, StoreError};
 use super::keys::{Fields, Key, Keyed, Span};
 use super::records::Record;
+use crate::monitor::store::{Batch, Pair, Read, StoreError};
 
 /// A state and changes to it.
 pub(super) struct Txn<'a> {
@@ -20,16 +20,12 @@ pub(super) struct Txn<'a> {
 impl<'a> Txn<'a> {
     /// No changes yet.
     pub(super) fn new(base: &'a dyn Read) -> Self {
-        Self {
-            base,
-            changes: Batch::new(),
-        }
+        Self { base, changes: Batch::new() }
     }
 
     /// Writes a record.
     pub(super) fn put<R: Record>(&mut self, key: &Key<R>, record: &R) {
-        self.changes
-            .insert(key.bytes().to_vec(), Some(record.to_bytes()));
+        self.changes.insert(key.bytes().to_vec(), Some(record.to_bytes()));
     }
 
     /// Removes a record, if there is one.
@@ -55,9 +51,7 @@ impl<'a> Txn<'a> {
 
 /// The record under `key`.
 pub(super) fn get<R: Record>(read: &dyn Read, key: &Key<R>) -> Result<Option<R>, StoreError> {
-    read.get(key.bytes())?
-        .map(|bytes| R::from_bytes(&bytes))
-        .transpose()
+    read.get(key.bytes())?.map(|bytes| R::from_bytes(&bytes)).transpose()
 }
 
 /// Whether there is a record under `key`.
@@ -70,8 +64,7 @@ pub(super) fn scan<'a, R: Keyed + 'a>(
     read: &'a dyn Read,
     span: &Span<R>,
 ) -> impl DoubleEndedIterator<Item = Result<(R::Id, R), StoreError>> + use<'a, R> {
-    read.scan(&span.from, &span.to)
-        .map(|pair| pair.and_then(|pair| parse(&pair)))
+    read.scan(&span.from, &span.to).map(|pair| pair.and_then(|pair| parse(&pair)))
 }
 
 /// The first `limit` records of a span.
@@ -112,10 +105,7 @@ impl Read for Txn<'_> {
         }
         let changes = self.changes.range(from.to_vec()..to.to_vec());
         let base = self.base.scan(from, to);
-        Box::new(Merged {
-            base: BothEnds::new(base),
-            changes: BothEnds::new(changes),
-        })
+        Box::new(Merged { base: BothEnds::new(base), changes: BothEnds::new(changes) })
     }
 }
 
@@ -199,11 +189,7 @@ struct BothEnds<I: DoubleEndedIterator> {
 
 impl<I: DoubleEndedIterator> BothEnds<I> {
     fn new(inner: I) -> Self {
-        Self {
-            inner,
-            front: None,
-            back: None,
-        }
+        Self { inner, front: None, back: None }
     }
 
     fn peek(&mut self, end: End) -> Option<&I::Item> {
@@ -234,8 +220,8 @@ impl<I: DoubleEndedIterator> BothEnds<I> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::store::{Store, memory::MemoryStore};
     use super::*;
+    use crate::monitor::store::{Store, memory::MemoryStore};
 
     fn numbers(pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Vec<u8> {
         pairs.map(|pair| pair.unwrap().0[0]).collect()
@@ -247,11 +233,7 @@ mod tests {
         let base = [1, 2, 3, 6, 7].map(|n| (vec![n], Some(vec![n])));
         store.write(&base.into_iter().collect()).unwrap();
         let mut batch = Txn::new(&store);
-        batch.absorb(Batch::from([
-            (vec![2], None),
-            (vec![4], Some(vec![4])),
-            (vec![7], None),
-        ]));
+        batch.absorb(Batch::from([(vec![2], None), (vec![4], Some(vec![4])), (vec![7], None)]));
         let mut action = Txn::new(&batch);
         action.absorb(Batch::from([(vec![4], None), (vec![5], Some(vec![5]))]));
         assert_eq!(numbers(action.scan(&[0], &[9])), [1, 3, 5, 6]);

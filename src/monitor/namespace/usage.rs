@@ -1,10 +1,10 @@
 //! The usage counters of a volume. They are exact: every action that makes or frees something changes them in
 //! the same command, and the check recounts them.
 
-use super::super::store::StoreError;
 use super::keys;
 use super::records::Usage;
 use super::txn::{Txn, get};
+use crate::monitor::store::StoreError;
 use crate::types::VolumeId;
 
 /// Changes what a volume uses.
@@ -14,11 +14,7 @@ pub(super) fn change(
     change: impl FnOnce(&mut Usage),
 ) -> Result<(), StoreError> {
     let key = keys::usage(volume);
-    let mut usage = get(txn, &key)?.unwrap_or(Usage {
-        inodes: 0,
-        bytes: 0,
-        stripes: 0,
-    });
+    let mut usage = get(txn, &key)?.unwrap_or(Usage { inodes: 0, bytes: 0, stripes: 0 });
     change(&mut usage);
     txn.put(&key, &usage);
     Ok(())

@@ -47,12 +47,7 @@ impl Batcher {
     /// Starts packing for `raft`; `now` is the clock that stamps the commands. Needs a tokio runtime.
     pub fn start(raft: Raft, now: impl Fn() -> Timestamp + Send + 'static) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
-        let packer = Packer {
-            raft,
-            now,
-            waiting,
-            in_flight: Arc::new(watch::Sender::new(0)),
-        };
+        let packer = Packer { raft, now, waiting, in_flight: Arc::new(watch::Sender::new(0)) };
         drop(tokio::spawn(packer.run()));
         Self { queue }
     }
@@ -65,17 +60,11 @@ impl Batcher {
     pub fn submit(&self, action: Action) -> impl Future<Output = Answer> + Send + use<> {
         let (answer, waiting) = oneshot::channel();
         let bytes = wire::encode(&action).len();
-        let submitted = Submitted {
-            action,
-            bytes,
-            answer,
-        };
+        let submitted = Submitted { action, bytes, answer };
         // When the packer is gone the answer's sender is dropped with the action.
         drop(self.queue.send(submitted));
         async {
-            waiting
-                .await
-                .unwrap_or_else(|_| Err(ProposeError::Stopped("it was shut down".into())))
+            waiting.await.unwrap_or_else(|_| Err(ProposeError::Stopped("it was shut down".into())))
         }
     }
 }
@@ -153,10 +142,7 @@ impl<N: Fn() -> Timestamp + Send> Packer<N> {
 
     /// Proposes the pack behind those before it, and lets a task wait for the outcomes.
     async fn send(&mut self, pack: Pack) {
-        let command = Command {
-            time: (self.now)(),
-            actions: pack.actions,
-        };
+        let command = Command { time: (self.now)(), actions: pack.actions };
         let in_flight = self.in_flight.clone();
         in_flight.send_modify(|count| *count += 1);
         let proposed = self.raft.enqueue(&command).await;

@@ -252,9 +252,7 @@ impl Raft {
             apply: Mutex::new(Some((apply_ended, thread))),
             core,
         };
-        let raft = Self {
-            inner: Arc::new(inner),
-        };
+        let raft = Self { inner: Arc::new(inner) };
         raft.lead_alone().await?;
         Ok((raft, watch_persisted))
     }
@@ -278,9 +276,7 @@ impl Raft {
     ///
     /// When Raft has stopped.
     pub async fn bootstrap(&self) -> Result<(), RaftError> {
-        let peer = Peer {
-            address: self.inner.address.clone(),
-        };
+        let peer = Peer { address: self.inner.address.clone() };
         let members = BTreeMap::from([(self.inner.id.0, peer)]);
         match self.inner.core.initialize(members).await {
             Ok(()) | Err(CoreError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -382,9 +378,7 @@ impl Raft {
             log.close();
             store.persist()
         });
-        let closed = closed
-            .await
-            .map_err(|panic| RaftError::Core(panic.to_string()))?;
+        let closed = closed.await.map_err(|panic| RaftError::Core(panic.to_string()))?;
         Ok(closed?)
     }
 }
@@ -403,16 +397,13 @@ async fn open(
         let purged = log.purged().map(|at| at.index);
         match (index, purged) {
             (Some(applied), _) if log.vote().is_none() => Err(RaftError::LogMissing { applied }),
-            (applied, Some(purged)) if applied < Some(purged) => Err(RaftError::StateTooOld {
-                applied: applied.unwrap_or(0),
-                purged,
-            }),
+            (applied, Some(purged)) if applied < Some(purged) => {
+                Err(RaftError::StateTooOld { applied: applied.unwrap_or(0), purged })
+            }
             _ => Ok((Arc::new(log), applied)),
         }
     });
-    opened
-        .await
-        .map_err(|panic| RaftError::Core(panic.to_string()))?
+    opened.await.map_err(|panic| RaftError::Core(panic.to_string()))?
 }
 
 fn core_config() -> Result<openraft::Config, RaftError> {
@@ -427,9 +418,7 @@ fn core_config() -> Result<openraft::Config, RaftError> {
         max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
     };
-    config
-        .validate()
-        .map_err(|error| RaftError::Core(error.to_string()))
+    config.validate().map_err(|error| RaftError::Core(error.to_string()))
 }
 
 /// Follows who leads; the metrics change with every entry, this does not.
@@ -452,10 +441,7 @@ fn follow(mut metrics: watch::Receiver<Metrics>) -> watch::Receiver<Leadership> 
 
 fn not_leader(to: ForwardToLeader<u64, Peer>) -> ProposeError {
     ProposeError::NotLeader {
-        leader: to
-            .leader_id
-            .zip(to.leader_node)
-            .map(|(id, peer)| (MonitorId(id), peer.address)),
+        leader: to.leader_id.zip(to.leader_node).map(|(id, peer)| (MonitorId(id), peer.address)),
     }
 }
 

@@ -34,10 +34,7 @@ struct OneMonitorOnly {
 
 impl NoRoute {
     fn unreachable(&self) -> Unreachable {
-        Unreachable::new(&OneMonitorOnly {
-            target: self.target,
-            address: self.address.clone(),
-        })
+        Unreachable::new(&OneMonitorOnly { target: self.target, address: self.address.clone() })
     }
 }
 
@@ -45,10 +42,7 @@ impl RaftNetworkFactory<TypeConfig> for NoNetwork {
     type Network = NoRoute;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> NoRoute {
-        NoRoute {
-            target,
-            address: node.address.clone(),
-        }
+        NoRoute { target, address: node.address.clone() }
     }
 }
 

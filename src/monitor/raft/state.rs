@@ -58,9 +58,9 @@ fn get<T: Decode<()>>(read: &dyn Read, key: &[u8]) -> Result<Option<T>, StoreErr
     };
     match read.get(key)?.as_deref() {
         None => Ok(None),
-        Some([RECORD_VERSION, record @ ..]) => wire::decode(record)
-            .map(Some)
-            .map_err(|error| undecodable(error.to_string())),
+        Some([RECORD_VERSION, record @ ..]) => {
+            wire::decode(record).map(Some).map_err(|error| undecodable(error.to_string()))
+        }
         Some(_) => Err(undecodable("unknown version".into())),
     }
 }
@@ -73,11 +73,7 @@ fn encoded(record: &impl Encode) -> Vec<u8> {
 fn meta(read: &dyn Read) -> Result<Meta, StoreError> {
     let (last_log_id, last_membership) = applied_state(read)?;
     let snapshot_id = last_log_id.map_or_else(|| "empty".to_owned(), |id| id.to_string());
-    Ok(SnapshotMeta {
-        last_log_id,
-        last_membership,
-        snapshot_id,
-    })
+    Ok(SnapshotMeta { last_log_id, last_membership, snapshot_id })
 }
 
 /// The state in openraft's hands.
@@ -89,15 +85,8 @@ pub(super) struct StateMachine {
 
 /// What the thread that applies is asked for.
 enum Job {
-    Apply(
-        Vec<Entry>,
-        oneshot::Sender<Result<Vec<Vec<Outcome>>, StorageError>>,
-    ),
-    Install(
-        Box<Meta>,
-        Box<StateImage>,
-        oneshot::Sender<Result<(), StorageError>>,
-    ),
+    Apply(Vec<Entry>, oneshot::Sender<Result<Vec<Vec<Outcome>>, StorageError>>),
+    Install(Box<Meta>, Box<StateImage>, oneshot::Sender<Result<(), StorageError>>),
 }
 
 impl StateMachine {
@@ -110,21 +99,12 @@ impl StateMachine {
         ended: oneshot::Sender<()>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, waiting) = mpsc::channel();
-        let applier = Applier {
-            store: store.clone(),
-            machine,
-        };
-        let thread = std::thread::Builder::new()
-            .name("raft-apply".into())
-            .spawn(move || {
-                applier.run(&waiting);
-                drop(ended);
-            })?;
-        let machine = Self {
-            store,
-            persisted,
-            jobs,
-        };
+        let applier = Applier { store: store.clone(), machine };
+        let thread = std::thread::Builder::new().name("raft-apply".into()).spawn(move || {
+            applier.run(&waiting);
+            drop(ended);
+        })?;
+        let machine = Self { store, persisted, jobs };
         Ok((machine, thread))
     }
 
@@ -156,10 +136,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Persister {
-        Persister {
-            store: self.store.clone(),
-            persisted: self.persisted.clone(),
-        }
+        Persister { store: self.store.clone(), persisted: self.persisted.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<StateImage>, StorageError> {
@@ -179,10 +156,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
         let frozen = self.store.snapshot();
         let meta = meta(frozen.as_ref()).map_err(read_failed)?;
-        Ok(meta.last_log_id.is_some().then(|| Snapshot {
-            meta,
-            snapshot: Box::new(StateImage(frozen)),
-        }))
+        Ok(meta
+            .last_log_id
+            .is_some()
+            .then(|| Snapshot { meta, snapshot: Box::new(StateImage(frozen)) }))
     }
 }
 
@@ -203,17 +180,11 @@ impl RaftSnapshotBuilder<TypeConfig> for Persister {
             Ok((meta, frozen))
         });
         let panicked = |panic| StorageIOError::write_snapshot(None, AnyError::new(&panic));
-        let (meta, frozen) = persisted
-            .await
-            .map_err(panicked)?
-            .map_err(|error: StoreError| {
-                StorageIOError::write_snapshot(None, AnyError::new(&error))
-            })?;
+        let (meta, frozen) = persisted.await.map_err(panicked)?.map_err(|error: StoreError| {
+            StorageIOError::write_snapshot(None, AnyError::new(&error))
+        })?;
         self.persisted.send_replace(meta.last_log_id);
-        Ok(Snapshot {
-            meta,
-            snapshot: Box::new(StateImage(frozen)),
-        })
+        Ok(Snapshot { meta, snapshot: Box::new(StateImage(frozen)) })
     }
 }
 
@@ -246,9 +217,7 @@ impl Applier {
         let (outcomes, mut batch) = match entry.payload {
             EntryPayload::Blank => (Vec::new(), Batch::new()),
             EntryPayload::Normal(proposal) => {
-                let command = proposal
-                    .command()
-                    .map_err(|error| failed(AnyError::new(&error)))?;
+                let command = proposal.command().map_err(|error| failed(AnyError::new(&error)))?;
                 let applied = self.machine.apply(self.store.as_ref(), &command);
                 let applied = applied.map_err(|error| failed(AnyError::new(&error)))?;
                 (applied.outcomes, applied.batch)

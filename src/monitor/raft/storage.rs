@@ -122,7 +122,5 @@ async fn durable(ask: impl FnOnce(Done)) -> io::Result<()> {
         // Nobody waits any more when openraft was shut down meanwhile.
         drop(done.send(result));
     }));
-    waiting
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the Raft log is closed")))
+    waiting.await.unwrap_or_else(|_| Err(io::Error::other("the Raft log is closed")))
 }

@@ -19,27 +19,18 @@ use crate::types::{Ino, ServerId, SessionId, ShardIndex, StripeId, Timestamp};
 use crate::wire;
 use crate::wire::shards::ShardId;
 
-const SMALL: LogConfig = LogConfig {
-    segment_bytes: 4096,
-    cache_bytes: 4096,
-};
+const SMALL: LogConfig = LogConfig { segment_bytes: 4096, cache_bytes: 4096 };
 
 fn time(seconds: i64) -> Timestamp {
     Timestamp { seconds, nanos: 0 }
 }
 
 fn action(number: u64) -> Action {
-    Action::Unpin {
-        session: SessionId(number),
-        ino: Ino::ROOT,
-    }
+    Action::Unpin { session: SessionId(number), ino: Ino::ROOT }
 }
 
 fn command(numbers: std::ops::Range<u64>) -> Command {
-    Command {
-        time: time(1),
-        actions: numbers.map(action).collect(),
-    }
+    Command { time: time(1), actions: numbers.map(action).collect() }
 }
 
 /// Writes down every action under the next number, which it reads from the store; counts commands.
@@ -73,9 +64,7 @@ impl Machine for Ledger {
 /// What the ledger has written down.
 fn ledger(read: &dyn Read) -> Vec<Action> {
     let pairs = read.scan(b"a", &prefix_end(b"a"));
-    pairs
-        .map(|pair| wire::decode(&pair.unwrap().1).unwrap())
-        .collect()
+    pairs.map(|pair| wire::decode(&pair.unwrap().1).unwrap()).collect()
 }
 
 struct Node {
@@ -88,19 +77,11 @@ struct Node {
 async fn try_start(dir: &Path) -> Result<Node, RaftError> {
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&dir.join("store"))?);
     let machine = Arc::new(Ledger::default());
-    let config = RaftConfig {
-        dir: dir.join("raft"),
-        id: MonitorId(7),
-        address: "127.0.0.1:1".into(),
-    };
+    let config =
+        RaftConfig { dir: dir.join("raft"), id: MonitorId(7), address: "127.0.0.1:1".into() };
     let (raft, persisted) = Raft::start_with(config, SMALL, store.clone(), machine.clone()).await?;
     raft.bootstrap().await?;
-    let node = Node {
-        raft,
-        store,
-        machine,
-        persisted,
-    };
+    let node = Node { raft, store, machine, persisted };
     node.lead().await;
     Ok(node)
 }
@@ -126,11 +107,7 @@ impl Node {
 
     fn keeper(&self) -> Keeper {
         let inner = &self.raft.inner;
-        Keeper::new(
-            inner.core.clone(),
-            inner.log.clone(),
-            self.persisted.clone(),
-        )
+        Keeper::new(inner.core.clone(), inner.log.clone(), self.persisted.clone())
     }
 }
 
@@ -171,11 +148,7 @@ async fn what_was_answered_survives_a_kill_and_a_shutdown() {
 
     let began = Instant::now();
     let again = start(&live).await;
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(ledger(again.store.as_ref()), command(0..300).actions);
     again.propose(300..301).await;
     again.raft.shutdown().await.unwrap();
@@ -186,10 +159,7 @@ async fn a_store_that_lost_everything_unpersisted_is_brought_up_again() {
     let dir = TempDir::new().unwrap();
     let node = start(&dir.path().join("live")).await;
     node.propose(0..50).await;
-    copy_dir(
-        &dir.path().join("live/store"),
-        &dir.path().join("cut/store"),
-    );
+    copy_dir(&dir.path().join("live/store"), &dir.path().join("cut/store"));
     node.propose(50..90).await;
     node.propose(90..95).await;
     copy_dir(&dir.path().join("live/raft"), &dir.path().join("cut/raft"));
@@ -244,14 +214,9 @@ async fn the_log_is_purged_below_what_was_persisted_only() {
 async fn a_machine_that_fails_stops_the_monitor_and_says_why() {
     let dir = TempDir::new().unwrap();
     let broken = |_: &dyn Read, _: &Command| Err(StoreError("the disk is on fire".into()));
-    let config = RaftConfig {
-        dir: dir.path().to_owned(),
-        id: MonitorId(1),
-        address: String::new(),
-    };
-    let raft = Raft::start(config, Arc::new(MemoryStore::new()), Arc::new(broken))
-        .await
-        .unwrap();
+    let config =
+        RaftConfig { dir: dir.path().to_owned(), id: MonitorId(1), address: String::new() };
+    let raft = Raft::start(config, Arc::new(MemoryStore::new()), Arc::new(broken)).await.unwrap();
     let error = raft.confirm_leadership().await.unwrap_err();
     assert_eq!(error, ProposeError::NotLeader { leader: None });
     raft.bootstrap().await.unwrap();
@@ -259,14 +224,8 @@ async fn a_machine_that_fails_stops_the_monitor_and_says_why() {
     leadership.wait_for(Leadership::is_leader).await.unwrap();
     let error = raft.propose(&command(0..1)).await.unwrap_err();
     assert!(matches!(error, ProposeError::Stopped(_)), "{error}");
-    let stopped = leadership
-        .wait_for(|now| now.stopped.is_some())
-        .await
-        .unwrap();
-    assert!(
-        stopped.stopped.as_ref().unwrap().contains("on fire"),
-        "{stopped:?}"
-    );
+    let stopped = leadership.wait_for(|now| now.stopped.is_some()).await.unwrap();
+    assert!(stopped.stopped.as_ref().unwrap().contains("on fire"), "{stopped:?}");
     drop(stopped);
     raft.shutdown().await.unwrap();
 }
@@ -278,9 +237,7 @@ async fn actions_are_packed_and_keep_their_order() {
     let node = start(dir.path()).await;
     let batcher = Batcher::start(node.raft.clone(), || time(42));
     let before = node.machine.commands.load(Ordering::Relaxed);
-    let waiting: Vec<_> = (0..5000)
-        .map(|number| batcher.submit(action(number)))
-        .collect();
+    let waiting: Vec<_> = (0..5000).map(|number| batcher.submit(action(number))).collect();
     for (number, waiting) in waiting.into_iter().enumerate() {
         let outcome = waiting.await.unwrap();
         assert_eq!(outcome, Outcome::Session(SessionId(number as u64)));
@@ -290,10 +247,7 @@ async fn actions_are_packed_and_keep_their_order() {
     assert_eq!(entries, 5000u64.div_ceil(ACTIONS_MAX as u64));
 
     // Long actions fill an entry by their bytes, and one that is longer than an entry goes alone.
-    let shard = ShardId {
-        stripe: StripeId(1),
-        index: ShardIndex(0),
-    };
+    let shard = ShardId { stripe: StripeId(1), index: ShardIndex(0) };
     let long = |bytes: usize| Action::Reaped {
         server: ServerId(1),
         shards: vec![shard; bytes / wire::encode(&shard).len()],

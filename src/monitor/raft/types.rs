@@ -55,11 +55,7 @@ pub(super) struct Proposal(Bytes);
 impl Proposal {
     /// Encodes a command.
     pub(super) fn new(command: &Command) -> Self {
-        Self(
-            [&[COMMAND], wire::encode(command).as_slice()]
-                .concat()
-                .into(),
-        )
+        Self([&[COMMAND], wire::encode(command).as_slice()].concat().into())
     }
 
     /// The command.
@@ -83,25 +79,16 @@ impl Members {
         let configs = membership.get_joint_config().iter();
         Self {
             configs: configs.map(|set| set.iter().copied().collect()).collect(),
-            nodes: membership
-                .nodes()
-                .map(|(id, peer)| (*id, peer.address.clone()))
-                .collect(),
+            nodes: membership.nodes().map(|(id, peer)| (*id, peer.address.clone())).collect(),
         }
     }
 
     /// Openraft's membership.
     pub(super) fn membership(self) -> Membership<u64, Peer> {
-        let configs: Vec<BTreeSet<u64>> = self
-            .configs
-            .into_iter()
-            .map(|set| set.into_iter().collect())
-            .collect();
-        let nodes: BTreeMap<u64, Peer> = self
-            .nodes
-            .into_iter()
-            .map(|(id, address)| (id, Peer { address }))
-            .collect();
+        let configs: Vec<BTreeSet<u64>> =
+            self.configs.into_iter().map(|set| set.into_iter().collect()).collect();
+        let nodes: BTreeMap<u64, Peer> =
+            self.nodes.into_iter().map(|(id, address)| (id, Peer { address })).collect();
         Membership::new(configs, nodes)
     }
 }
@@ -117,11 +104,7 @@ pub(super) struct Point {
 impl Point {
     /// Of a position.
     pub(super) fn of(id: LogId<u64>) -> Self {
-        Self {
-            term: id.leader_id.term,
-            leader: id.leader_id.node_id,
-            index: id.index,
-        }
+        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
     }
 
     /// Openraft's log id.
@@ -140,10 +123,7 @@ pub(super) struct StoredMembers {
 impl StoredMembers {
     /// Of openraft's membership.
     pub(super) fn of(stored: &StoredMembership<u64, Peer>) -> Self {
-        Self {
-            at: stored.log_id().map(Point::of),
-            members: Members::of(stored.membership()),
-        }
+        Self { at: stored.log_id().map(Point::of), members: Members::of(stored.membership()) }
     }
 
     /// Openraft's membership.
@@ -163,10 +143,7 @@ pub(super) fn record(entry: Entry) -> Record {
             [&[MEMBERS], members.as_slice()].concat().into()
         }
     };
-    Record {
-        position: position(entry.log_id),
-        body,
-    }
+    Record { position: position(entry.log_id), body }
 }
 
 /// The entry of a record.
@@ -180,16 +157,10 @@ pub(super) fn entry(record: Record) -> Result<Entry, StorageError> {
             EntryPayload::Membership(members.membership())
         }
         _ => {
-            return Err(unreadable(
-                record.position.index,
-                "an entry of unknown kind",
-            ));
+            return Err(unreadable(record.position.index, "an entry of unknown kind"));
         }
     };
-    Ok(Entry {
-        log_id: log_id(record.position),
-        payload,
-    })
+    Ok(Entry { log_id: log_id(record.position), payload })
 }
 
 fn unreadable(index: u64, error: impl ToString) -> StorageError {
@@ -198,11 +169,7 @@ fn unreadable(index: u64, error: impl ToString) -> StorageError {
 
 /// Openraft's log id as a position.
 pub(super) fn position(id: LogId<u64>) -> Position {
-    Position {
-        term: id.leader_id.term,
-        leader: id.leader_id.node_id,
-        index: id.index,
-    }
+    Position { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
 }
 
 /// A position as openraft's log id.
@@ -212,11 +179,7 @@ pub(super) fn log_id(at: Position) -> LogId<u64> {
 
 /// Openraft's vote as bytes know it.
 pub(super) fn vote(vote: &openraft::Vote<u64>) -> Vote {
-    Vote {
-        term: vote.leader_id.term,
-        leader: vote.leader_id.node_id,
-        committed: vote.committed,
-    }
+    Vote { term: vote.leader_id.term, leader: vote.leader_id.node_id, committed: vote.committed }
 }
 
 /// A vote as openraft knows it.

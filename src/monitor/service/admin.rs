@@ -18,7 +18,9 @@ impl Monitor {
     pub(super) async fn administer(&self, request: Request) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
         match request {
-            Request::Status { node } => self.status(&node).await.map(|status| Response::Status(Box::new(status))),
+            Request::Status { node } => {
+                self.status(&node).await.map(|status| Response::Status(Box::new(status)))
+            }
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
             Request::Where { ino, offset } => {
                 self.in_background(move |store| {
@@ -44,7 +46,8 @@ impl Monitor {
             }
             Request::Paths(inos) => {
                 self.in_background(move |store| {
-                    let paths: Result<_, _> = inos.into_iter().map(|ino| query::path(store, ino)).collect();
+                    let paths: Result<_, _> =
+                        inos.into_iter().map(|ino| query::path(store, ino)).collect();
                     Ok(Response::Paths(paths?))
                 })
                 .await

@@ -38,8 +38,10 @@ impl Monitor {
             Query::Space => self.space().map(|space| Ok(Answer::Space(space))),
             Query::Open { ino, generation } => {
                 // Pinned first and looked at after, so that it cannot go in between.
-                self.wait_until(|| Ok(self.state.lock().pins.pin(session, *ino, *generation).ok())).await?;
-                let answer = query::answer_within(&*self.store, query, budget).map_err(unreadable)?;
+                self.wait_until(|| Ok(self.state.lock().pins.pin(session, *ino, *generation).ok()))
+                    .await?;
+                let answer =
+                    query::answer_within(&*self.store, query, budget).map_err(unreadable)?;
                 if answer.is_err() {
                     self.state.lock().pins.unpin(session, *ino, *generation);
                 }

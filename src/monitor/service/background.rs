@@ -37,7 +37,9 @@ async fn keep_time(monitor: &Monitor) {
             state.sessions.expired(now, state.servers.wanting())
         };
         for session in expired {
-            log::warn!("session {session} is silent or does not release what others wait for: evicted");
+            log::warn!(
+                "session {session} is silent or does not release what others wait for: evicted"
+            );
             if let Err(error) = monitor.close_session(session, true).await {
                 log::warn!("session {session} could not be evicted yet: {error}");
             }

@@ -10,7 +10,12 @@ use crate::wire::metadata::{MUTATIONS_MAX, Refusal, Request, Response};
 use crate::wire::{decode, encode};
 
 impl Service for Monitor {
-    async fn call(self: Arc<Self>, caller: Arc<Caller>, header: Vec<u8>, _payload: bytes::Bytes) -> Answer {
+    async fn call(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        header: Vec<u8>,
+        _payload: bytes::Bytes,
+    ) -> Answer {
         let response = match decode::<Request>(&header) {
             Ok(request) => self.answer(&caller, request).await.unwrap_or_else(Response::Refused),
             Err(error) => Response::Refused(Refusal::Malformed(error.to_string())),
@@ -28,7 +33,11 @@ impl Service for Monitor {
 }
 
 impl Monitor {
-    async fn answer(self: &Arc<Self>, caller: &Arc<Caller>, request: Request) -> Result<Response, Refusal> {
+    async fn answer(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        request: Request,
+    ) -> Result<Response, Refusal> {
         authorize(caller.identity.role, &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,
@@ -59,7 +68,11 @@ impl Monitor {
     }
 
     /// A session is used only over the connection that it is attached to, so that nobody speaks for another.
-    fn check_attached(&self, caller: &Caller, session: SessionId) -> Result<(), Refusal> {
+    pub(super) fn check_attached(
+        &self,
+        caller: &Caller,
+        session: SessionId,
+    ) -> Result<(), Refusal> {
         let attached = self.state.lock().callers.get(&session).is_some_and(|at| at.id == caller.id);
         attached.then_some(()).ok_or(Refusal::SessionClosed)
     }
@@ -78,6 +91,8 @@ fn check_batch(length: usize) -> Result<(), Refusal> {
     if length <= MUTATIONS_MAX {
         Ok(())
     } else {
-        Err(Refusal::Malformed(format!("{length} operations in one request, {MUTATIONS_MAX} are allowed")))
+        Err(Refusal::Malformed(format!(
+            "{length} operations in one request, {MUTATIONS_MAX} are allowed"
+        )))
     }
 }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::{query, records};
+use crate::monitor::namespace::query;
+use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::LEASE;
 use crate::types::{Ino, SessionId};
-use crate::wire::metadata::{Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened};
+use crate::wire::metadata::{
+    Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
+};
 
 /// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.
 const RESERVE_PART: u64 = 32;
@@ -22,11 +25,17 @@ impl Monitor {
         log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
         match self.submit(Action::OpenSession(client)).await? {
             Outcome::Session(session) => self.attached(caller, session),
-            other => Err(Refusal::Malformed(format!("a session was asked for and answered with {other:?}"))),
+            other => Err(Refusal::Malformed(format!(
+                "a session was asked for and answered with {other:?}"
+            ))),
         }
     }
 
-    pub(super) async fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
+    pub(super) async fn attach(
+        &self,
+        caller: &Arc<Caller>,
+        attach: Attach,
+    ) -> Result<Response, Refusal> {
         let Attach { session, pins } = attach;
         query::session(&*self.store, session)
             .map_err(unreadable)?
@@ -86,7 +95,11 @@ impl Monitor {
     }
 
     /// Ends a session: whatever it held is free afterwards.
-    pub(super) async fn close_session(&self, session: SessionId, evicted: bool) -> Result<(), Refusal> {
+    pub(super) async fn close_session(
+        &self,
+        session: SessionId,
+        evicted: bool,
+    ) -> Result<(), Refusal> {
         while self.submit(Action::CloseSession { session, evicted }).await? == Outcome::Partly {}
         {
             let mut state = self.state.lock();
@@ -110,7 +123,11 @@ impl Monitor {
         Ok(Response::Sessions(entries))
     }
 
-    pub(super) async fn evict_dead(&self, session: SessionId, node: &str) -> Result<Response, Refusal> {
+    pub(super) async fn evict_dead(
+        &self,
+        session: SessionId,
+        node: &str,
+    ) -> Result<Response, Refusal> {
         let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
             return Ok(Response::Done);
         };

@@ -48,8 +48,9 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Caller, Listener};
+use crate::monitor::namespace;
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::{self, query};
+use crate::monitor::namespace::query;
 use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
@@ -125,7 +126,6 @@ pub enum RunError {
 /// A running monitor.
 struct Monitor {
     id: MonitorId,
-    address: String,
     cluster: ClusterId,
     pid: u32,
     node: String,
@@ -183,7 +183,6 @@ pub async fn run(
     let state = Mutex::new(State::recover(&*store, clock.monotonic())?);
     let monitor = Arc::new(Monitor {
         id: config.id,
-        address: address.to_string(),
         cluster: identity.id,
         pid: std::process::id(),
         node: node()?.id,

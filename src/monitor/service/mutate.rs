@@ -15,8 +15,8 @@ use super::{Monitor, unreadable};
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::command::{Action, Outcome, Removal};
 use crate::types::{Errno, Ino, SessionId};
-use crate::wire::metadata::{Mutation, Notice, Op, Refusal, Reply};
 use crate::wire::encode;
+use crate::wire::metadata::{Mutation, Notice, Op, Refusal, Reply};
 
 impl Monitor {
     pub(super) async fn mutate(
@@ -27,7 +27,8 @@ impl Monitor {
         self.state.lock().sessions.progressed(session, self.clock.monotonic());
         let mut answers = Vec::with_capacity(mutations.len());
         for mutation in mutations {
-            self.wait_for_holders(session, || caps::touched_by_op(&*self.store, &mutation.op)).await?;
+            self.wait_for_holders(session, || caps::touched_by_op(&*self.store, &mutation.op))
+                .await?;
             // Spawned, so that it is on its way before the next one is looked at, and so that a fence falls
             // even if the client goes away.
             answers.push(tokio::spawn(Arc::clone(self).settle(session, mutation)));
@@ -61,7 +62,10 @@ impl Monitor {
                 }
                 Outcome::Partly => {}
                 Outcome::Held(_) => {
-                    self.wait_for_holders(session, || caps::touched_by_op(&*self.store, &mutation.op)).await?;
+                    self.wait_for_holders(session, || {
+                        caps::touched_by_op(&*self.store, &mutation.op)
+                    })
+                    .await?;
                 }
                 _ => return Err(Refusal::SessionClosed),
             }
@@ -75,7 +79,7 @@ impl Monitor {
             Op::Commit(commit) if commit.pieces.iter().any(|piece| piece.release) => {
                 self.changed.notify_waiters();
             }
-            Op::Unlink { .. } | Op::Rename(_) => self.orphaned.notify_one(),
+            Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename(_) => self.orphaned.notify_one(),
             _ => {}
         }
     }

@@ -22,7 +22,12 @@ pub(super) struct Fenced;
 
 impl Pins {
     /// `session` opens `ino`; `generation` rises with each of its opens.
-    pub(super) fn pin(&mut self, session: SessionId, ino: Ino, generation: u64) -> Result<(), Fenced> {
+    pub(super) fn pin(
+        &mut self,
+        session: SessionId,
+        ino: Ino,
+        generation: u64,
+    ) -> Result<(), Fenced> {
         if self.fences.contains_key(&ino) {
             return Err(Fenced);
         }

@@ -98,10 +98,16 @@ impl Sessions {
     pub(super) fn expired(&self, now: Duration, servers_wanting: bool) -> Vec<SessionId> {
         let stuck = |live: &Live| {
             !servers_wanting
-                && live.recalled.is_some_and(|at| now.saturating_sub(at.max(live.progressed)) > RECALL)
+                && live
+                    .recalled
+                    .is_some_and(|at| now.saturating_sub(at.max(live.progressed)) > RECALL)
         };
         let silent = |live: &Live| now.saturating_sub(live.renewed) > EVICTION;
-        self.live.iter().filter(|(_, live)| silent(live) || stuck(live)).map(|(id, _)| *id).collect()
+        self.live
+            .iter()
+            .filter(|(_, live)| silent(live) || stuck(live))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }
 

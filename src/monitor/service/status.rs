@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Monitor, unreadable};
-use crate::monitor::namespace::{query, records};
+use crate::monitor::namespace::query;
+use crate::monitor::namespace::records;
 use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
@@ -83,7 +84,8 @@ impl Monitor {
             let state = self.state.lock();
             (state.servers.not_up(), state.servers.lost())
         };
-        self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost)).await
+        self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost))
+            .await
     }
 }
 
@@ -105,7 +107,10 @@ fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (He
         }
         let free = server.capacity_bytes.saturating_sub(server.used_bytes);
         if up && free < server.capacity_bytes / NEARLY_FULL_PART {
-            reasons.push((Health::Warn, format!("server {} is nearly full: add a server", server.name)));
+            reasons.push((
+                Health::Warn,
+                format!("server {} is nearly full: add a server", server.name),
+            ));
         }
     }
     let up = domains.values().filter(|up| **up).count();

@@ -47,13 +47,18 @@ impl Monitor {
             known
         };
         if !lost.is_empty() {
-            log::error!("server {server} lost {} shards: they are read from the others", lost.len());
+            log::error!(
+                "server {server} lost {} shards: they are read from the others",
+                lost.len()
+            );
         }
         if known.is_some() && !reaped.is_empty() {
             self.submit(Action::Reaped { server, shards: reaped }).await?;
         }
         let reap = match known {
-            Some(_) => query::reap_list(&*self.store, server, None, REAP_MAX).map_err(unreadable)?,
+            Some(_) => {
+                query::reap_list(&*self.store, server, None, REAP_MAX).map_err(unreadable)?
+            }
             None => Vec::new(),
         };
         Ok(Response::Beaten(Beaten {
@@ -68,7 +73,8 @@ impl Monitor {
     pub(super) fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
         let Inventory { server, from, to, shards, as_of, .. } = inventory;
         // What was committed after the server began to list may be there and not on the list.
-        let missing = query::missing(&*self.store, server, from, to, as_of, &shards).map_err(unreadable)?;
+        let missing =
+            query::missing(&*self.store, server, from, to, as_of, &shards).map_err(unreadable)?;
         if !missing.is_empty() {
             log::error!("server {server} misses {} shards that it should have", missing.len());
         }

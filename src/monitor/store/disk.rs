@@ -64,10 +64,7 @@ impl DiskStore {
             switch(dir, number).map_err(failed)?;
         }
         remove_other_states(dir, number).map_err(failed)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            state: RwLock::new(Arc::new(state)),
-        })
+        Ok(Self { dir: dir.to_owned(), state: RwLock::new(Arc::new(state)) })
     }
 
     fn state(&self) -> Arc<State> {
@@ -109,10 +106,7 @@ impl Store for DiskStore {
 
     fn snapshot(&self) -> Box<dyn Read + Send> {
         let state = self.state();
-        Box::new(Frozen {
-            snapshot: state.database().snapshot(),
-            state,
-        })
+        Box::new(Frozen { snapshot: state.database().snapshot(), state })
     }
 
     fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
@@ -140,10 +134,7 @@ struct Frozen {
 
 impl Read for Frozen {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self
-            .snapshot
-            .get(self.state.keyspace(), key)
-            .map_err(failed)?;
+        let value = self.snapshot.get(self.state.keyspace(), key).map_err(failed)?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -306,9 +297,8 @@ fn states(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_prefix("state.")?.parse().ok());
+        let number =
+            path.file_name().and_then(|name| name.to_str()?.strip_prefix("state.")?.parse().ok());
         found.extend(number.map(|number| (number, path)));
     }
     Ok(found)

@@ -54,9 +54,7 @@ impl Store for MemoryStore {
     }
 
     fn snapshot(&self) -> Box<dyn Read + Send> {
-        Box::new(Self {
-            map: RwLock::new(self.map.read().clone()),
-        })
+        Box::new(Self { map: RwLock::new(self.map.read().clone()) })
     }
 
     fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
@@ -75,11 +73,7 @@ struct Scan {
 
 impl Scan {
     fn new(map: Arc<Map>, from: &[u8], to: &[u8]) -> Self {
-        Self {
-            map,
-            from: Bound::Included(from.to_vec()),
-            to: to.to_vec(),
-        }
+        Self { map, from: Bound::Included(from.to_vec()), to: to.to_vec() }
     }
 
     fn range(&self) -> impl DoubleEndedIterator<Item = (&Vec<u8>, &Vec<u8>)> {
@@ -88,11 +82,7 @@ impl Scan {
         };
         // A map refuses a range whose beginning lies behind its end.
         let to = (&self.to).max(from);
-        let from = if to == from {
-            Bound::Included(from)
-        } else {
-            self.from.as_ref()
-        };
+        let from = if to == from { Bound::Included(from) } else { self.from.as_ref() };
         self.map.range::<Vec<u8>, _>((from, Bound::Excluded(to)))
     }
 }

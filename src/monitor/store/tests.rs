@@ -64,21 +64,13 @@ fn check_scan(store: &dyn Store, model: &Map, from: &[u8], to: &[u8]) {
         .collect();
     let up: Vec<Pair> = store.scan(from, to).collect::<Result<_, _>>().unwrap();
     assert_eq!(up, expected);
-    let mut down: Vec<Pair> = store
-        .scan(from, to)
-        .rev()
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let mut down: Vec<Pair> = store.scan(from, to).rev().collect::<Result<_, _>>().unwrap();
     down.reverse();
     assert_eq!(down, expected);
 
     let mut both = store.scan(from, to);
     let mut met = 0;
-    while let Some(pair) = if met % 2 == 0 {
-        both.next()
-    } else {
-        both.next_back()
-    } {
+    while let Some(pair) = if met % 2 == 0 { both.next() } else { both.next_back() } {
         assert!(expected.contains(&pair.unwrap()));
         met += 1;
     }
@@ -194,11 +186,7 @@ fn pages_missing_in_the_unsynced_end_of_the_journal_are_a_torn_tail() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
     let store = DiskStore::open(&live).unwrap();
-    let journal_of = |dir: &Path| {
-        journal::journals(&dir.join("state.1")).unwrap()[0]
-            .1
-            .clone()
-    };
+    let journal_of = |dir: &Path| journal::journals(&dir.join("state.1")).unwrap()[0].1.clone();
     for written in 0..4 {
         store.write(&numbered(written)).unwrap();
     }
@@ -210,10 +198,7 @@ fn pages_missing_in_the_unsynced_end_of_the_journal_are_a_torn_tail() {
     for page in batch.div_ceil(4096)..end.div_ceil(4096) {
         let torn = dir.path().join(page.to_string());
         copy_dir(&live, &torn);
-        let file = OpenOptions::new()
-            .write(true)
-            .open(journal_of(&torn))
-            .unwrap();
+        let file = OpenOptions::new().write(true).open(journal_of(&torn)).unwrap();
         file.write_all_at(&[0; 4096], page as u64 * 4096).unwrap();
         let found = number(&DiskStore::open(&torn).unwrap());
         let whole = (page * 4096 / batch) as u64;
@@ -234,10 +219,7 @@ fn a_replacement_that_was_not_finished_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let store = DiskStore::open(dir.path()).unwrap();
     store.write(&numbered(5)).unwrap();
-    let broken = [
-        Ok((b"a".to_vec(), Vec::new())),
-        Err(super::StoreError("cut off".into())),
-    ];
+    let broken = [Ok((b"a".to_vec(), Vec::new())), Err(super::StoreError("cut off".into()))];
     store.replace(Box::new(broken.into_iter())).unwrap_err();
     assert_eq!(number(&store), 5);
     drop(store);

@@ -61,20 +61,14 @@ impl Files {
             if let Err(error) = self.disk.remove(&temporary) {
                 log::warn!("{temporary} stays behind until the next start: {error}");
             }
-            return Err(WriteFailed {
-                error,
-                is_undone: true,
-            });
+            return Err(WriteFailed { error, is_undone: true });
         }
         let named = self
             .disk
             .rename(&temporary, &path)
             .and_then(|()| self.sync_directory(directory_of(id)));
         self.open.remove(&id);
-        named.map_err(|error| WriteFailed {
-            error,
-            is_undone: self.remove(&[id]) == [id],
-        })
+        named.map_err(|error| WriteFailed { error, is_undone: self.remove(&[id]) == [id] })
     }
 
     /// The file of a shard.

@@ -77,11 +77,7 @@ impl Identity {
 
     fn text(&self) -> String {
         let server = self.server.map_or("none".into(), |id| id.to_string());
-        let deleting = if self.deleting_held {
-            "held"
-        } else {
-            "allowed"
-        };
+        let deleting = if self.deleting_held { "held" } else { "allowed" };
         let lines = format!(
             "{TITLE}\ncluster {}\nincarnation {}\nserver {server}\nstate {}\ndeleting {deleting}\n",
             self.cluster, self.incarnation, self.state

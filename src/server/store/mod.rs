@@ -153,9 +153,7 @@ impl Store {
         }
         let used_bytes = self.index.read().used_bytes();
         let room = self.room.take(&*self.disk, used_bytes, image.len() as u64);
-        let _room = room
-            .map_err(|e| failed("measured", &e))?
-            .ok_or(Refusal::Full)?;
+        let _room = room.map_err(|e| failed("measured", &e))?.ok_or(Refusal::Full)?;
         let place = self.write(id, image)?;
         let entry = Entry {
             hash,
@@ -240,15 +238,10 @@ impl Store {
             }
         }
         let removed = self.files.remove(&files);
-        let killed = self
-            .packs
-            .kill(packed.iter().map(|(_, record)| *record).collect());
+        let killed = self.packs.kill(packed.iter().map(|(_, record)| *record).collect());
         let is_dead = |record: &Record| killed.binary_search(record).is_ok();
         packed.retain(|(_, record)| is_dead(record));
-        for id in removed
-            .into_iter()
-            .chain(packed.into_iter().map(|(id, _)| id))
-        {
+        for id in removed.into_iter().chain(packed.into_iter().map(|(id, _)| id)) {
             self.index.write().remove(id);
             self.tables.remove(&id);
             gone.push(id);
@@ -275,10 +268,7 @@ impl Store {
     /// What the operating system says when it is asked for the room on the disk.
     pub fn usage(&self) -> io::Result<Usage> {
         let used_bytes = self.index.read().used_bytes();
-        Ok(Usage {
-            used_bytes,
-            capacity_bytes: self.room.capacity_bytes(&*self.disk, used_bytes)?,
-        })
+        Ok(Usage { used_bytes, capacity_bytes: self.room.capacity_bytes(&*self.disk, used_bytes)? })
     }
 
     /// Shards found damaged since it was last asked.
@@ -343,10 +333,7 @@ impl Store {
     fn read(&self, id: ShardId, entry: &Entry, offset: u32, length: u32) -> Result<Bytes, Refusal> {
         let length = length as usize;
         let read = match entry.place {
-            Place::File => self
-                .files
-                .open(id)
-                .and_then(|file| file.read(offset.into(), length)),
+            Place::File => self.files.open(id).and_then(|file| file.read(offset.into(), length)),
             Place::Pack(record) => self.packs.read(record, offset, length),
         };
         read.map_err(|error| match error.kind() {
@@ -401,11 +388,7 @@ fn check_image(id: ShardId, cluster: ClusterId, image: &[u8]) -> Result<Head, Re
         let data = &image[header.head_bytes() as usize..];
         head.damaged_blocks(0, data).is_empty()
     };
-    if is_it && is_whole() {
-        Ok(head)
-    } else {
-        Err(Refusal::Malformed)
-    }
+    if is_it && is_whole() { Ok(head) } else { Err(Refusal::Malformed) }
 }
 
 /// Logs what the disk said, and says what the caller is to be told.

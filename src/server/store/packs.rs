@@ -72,26 +72,15 @@ struct Tally {
 impl Packs {
     /// Knows the segments that a scan found: their numbers, and how many images are alive in each.
     pub(super) fn new(disk: Arc<dyn Disk>, cluster: ClusterId, found: &[(u32, u32)]) -> Self {
-        let next_number = found
-            .iter()
-            .map(|(number, _)| number + 1)
-            .max()
-            .unwrap_or(0);
+        let next_number = found.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
         let tallies = found.iter().map(|&(number, alive)| {
-            let tally = Tally {
-                alive,
-                ..Tally::default()
-            };
+            let tally = Tally { alive, ..Tally::default() };
             (number, tally)
         });
         Self {
             disk,
             cluster,
-            state: Mutex::new(State {
-                current: None,
-                tallies: tallies.collect(),
-                next_number,
-            }),
+            state: Mutex::new(State { current: None, tallies: tallies.collect(), next_number }),
             open: Cache::new(OPEN_MAX),
         }
     }
@@ -99,15 +88,9 @@ impl Packs {
     /// Stores an image; it is durable on return.
     pub(super) fn append(&self, image: &[u8]) -> Result<Record, WriteFailed> {
         let length = u32::try_from(image.len()).expect("small images come here");
-        let (writing, offset) = self.reserve(length).map_err(|error| WriteFailed {
-            error,
-            is_undone: true,
-        })?;
-        let record = Record {
-            segment: writing.number,
-            offset,
-            length,
-        };
+        let (writing, offset) =
+            self.reserve(length).map_err(|error| WriteFailed { error, is_undone: true })?;
+        let record = Record { segment: writing.number, offset, length };
         let written = writing
             .file
             .write(offset.into(), image)
@@ -207,10 +190,7 @@ impl Packs {
                 self.begin_segment(&mut state)?
             }
         };
-        let tally = state
-            .tallies
-            .get_mut(&current.number)
-            .expect("tallied when begun");
+        let tally = state.tallies.get_mut(&current.number).expect("tallied when begun");
         let offset = tally.end;
         tally.end += length;
         tally.appending += 1;
@@ -223,17 +203,9 @@ impl Packs {
         let file = self.disk.create(&path(number), Access::Cached)?;
         file.write(0, &segment::header(self.cluster, number))?;
         self.disk.sync_dir(PACKS)?;
-        let writing = Arc::new(Writing {
-            number,
-            file,
-            sync: GroupSync::default(),
-        });
+        let writing = Arc::new(Writing { number, file, sync: GroupSync::default() });
         state.current = Some(Arc::clone(&writing));
-        let tally = Tally {
-            end: BLOCK,
-            is_current: true,
-            ..Tally::default()
-        };
+        let tally = Tally { end: BLOCK, is_current: true, ..Tally::default() };
         state.tallies.insert(number, tally);
         Ok(writing)
     }
@@ -241,10 +213,7 @@ impl Packs {
     /// Counts an append that ended, and seals the segment if it was the last of a full one.
     fn finish(&self, writing: &Arc<Writing>, is_durable: bool) {
         let mut state = self.state.lock();
-        let tally = state
-            .tallies
-            .get_mut(&writing.number)
-            .expect("kept while appended to");
+        let tally = state.tallies.get_mut(&writing.number).expect("kept while appended to");
         tally.appending -= 1;
         tally.alive += u32::from(is_durable);
         tally.is_broken |= !is_durable;
@@ -255,10 +224,7 @@ impl Packs {
 
     /// Appends no more to a segment; seals it when the last append has ended.
     fn retire(&self, state: &mut State, writing: &Arc<Writing>) {
-        let tally = state
-            .tallies
-            .get_mut(&writing.number)
-            .expect("kept while appended to");
+        let tally = state.tallies.get_mut(&writing.number).expect("kept while appended to");
         if std::mem::take(&mut tally.is_current) {
             state.current = None;
         }

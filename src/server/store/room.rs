@@ -29,10 +29,7 @@ pub(super) struct Taken<'a> {
 impl Room {
     pub(super) fn new(capacity: Option<u64>) -> Self {
         let in_flight = AtomicU64::new(0);
-        Self {
-            capacity,
-            in_flight,
-        }
+        Self { capacity, in_flight }
     }
 
     /// Takes room for `bytes`; `None` when there is not enough. `used_bytes` are those of all shards.

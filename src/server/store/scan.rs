@@ -71,17 +71,12 @@ pub(super) fn scan(disk: &Arc<dyn Disk>, cluster: ClusterId) -> io::Result<Found
 
 fn subdirectories(disk: &dyn Disk) -> io::Result<Vec<String>> {
     let items = disk.list(SHARDS)?.into_iter().filter(|item| item.is_dir);
-    Ok(items
-        .map(|item| format!("{SHARDS}/{}", item.name))
-        .collect())
+    Ok(items.map(|item| format!("{SHARDS}/{}", item.name)).collect())
 }
 
 fn segments(disk: &dyn Disk) -> io::Result<Vec<u32>> {
     let items = disk.list(PACKS)?;
-    Ok(items
-        .iter()
-        .filter_map(|item| packs::parse_name(&item.name))
-        .collect())
+    Ok(items.iter().filter_map(|item| packs::parse_name(&item.name)).collect())
 }
 
 /// Reads all files of large shards, several directories at a time.
@@ -187,11 +182,7 @@ fn scan_segment(
     let file = disk.open(&path, Access::Cached)?;
     let contents = segment::scan(&*file, false)?;
     for range in &contents.debris {
-        log::warn!(
-            "{path}: bytes {} to {} are no shard",
-            range.start,
-            range.end
-        );
+        log::warn!("{path}: bytes {} to {} are no shard", range.start, range.end);
     }
     let (mut alive, mut torn, mut is_kept) = (0, Vec::new(), false);
     for image in &contents.images {
@@ -205,17 +196,11 @@ fn scan_segment(
             ImageState::Dead => {}
             ImageState::Whole(_) => {
                 alive += 1;
-                let before = found
-                    .index
-                    .insert(id, entry(&image.header, Place::Pack(record)));
+                let before = found.index.insert(id, entry(&image.header, Place::Pack(record)));
                 replace(disk, number, &mut alive, &mut torn, before, found)?;
             }
             ImageState::BadHead(error) => {
-                log::error!(
-                    "{path}: shard {} of stripe {}: {error}",
-                    id.index,
-                    id.stripe
-                );
+                log::error!("{path}: shard {} of stripe {}: {error}", id.index, id.stripe);
                 found.lost.push(id);
                 is_kept = true;
             }
@@ -258,10 +243,7 @@ fn replace(
         torn.push(record);
         return Ok(());
     }
-    let older = found
-        .segments
-        .iter_mut()
-        .find(|(segment, _)| *segment == record.segment);
+    let older = found.segments.iter_mut().find(|(segment, _)| *segment == record.segment);
     if let Some((_, alive)) = older {
         *alive -= 1;
     }
@@ -270,10 +252,7 @@ fn replace(
 }
 
 fn id_of(header: &Header) -> ShardId {
-    ShardId {
-        stripe: header.ident.stripe,
-        index: header.index,
-    }
+    ShardId { stripe: header.ident.stripe, index: header.index }
 }
 
 fn entry(header: &Header, place: Place) -> Entry {

@@ -128,11 +128,7 @@ pub(in crate::server) fn scan(file: &dyn DiskFile, deep: bool) -> io::Result<Con
         match Header::parse(&bytes) {
             Ok(header) if at + u64::from(header.image_bytes()) <= end => {
                 let state = examine(file, at, &header, deep)?;
-                contents.images.push(Image {
-                    offset: at,
-                    header,
-                    state,
-                });
+                contents.images.push(Image { offset: at, header, state });
                 at += u64::from(header.image_bytes());
             }
             _ => {
@@ -188,12 +184,7 @@ impl<'a> Blocks<'a> {
     fn new(file: &'a dyn DiskFile, end: u64) -> Self {
         let window = Bytes::new();
         let from = 0;
-        Self {
-            file,
-            end,
-            from,
-            window,
-        }
+        Self { file, end, from, window }
     }
 
     fn at(&mut self, at: u64) -> io::Result<Bytes> {

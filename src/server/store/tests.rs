@@ -17,10 +17,7 @@ const SMALL: usize = 30_000;
 const LARGE: usize = 300_000;
 
 fn id(stripe: u64) -> ShardId {
-    ShardId {
-        stripe: StripeId(stripe),
-        index: ShardIndex(1),
-    }
+    ShardId { stripe: StripeId(stripe), index: ShardIndex(1) }
 }
 
 /// The mirror shard of a stripe with that many random bytes, drawn from `seed`.
@@ -126,10 +123,7 @@ fn another_content_and_broken_images_are_refused() {
         assert_eq!(store.put(id(1), &other), Err(Refusal::OtherContent));
         assert_whole(&store, id(1), &first);
         assert_eq!(store.put(id(2), &first), Err(Refusal::Malformed));
-        assert_eq!(
-            store.put(id(1), &first.slice(..4096)),
-            Err(Refusal::Malformed)
-        );
+        assert_eq!(store.put(id(1), &first.slice(..4096)), Err(Refusal::Malformed));
         assert_eq!(store.put(id(1), &Bytes::new()), Err(Refusal::Malformed));
         for at in [20, 100, first.len() - 1] {
             let mut broken = image_of(3, length, 3).to_vec();
@@ -166,10 +160,7 @@ fn a_directory_of_another_cluster_is_refused_and_not_touched() {
 #[test]
 fn the_identity_survives() {
     let disk = SimDisk::new(1 << 30);
-    let identity = Identity {
-        server: Some(ServerId(4)),
-        ..Identity::new(CLUSTER)
-    };
+    let identity = Identity { server: Some(ServerId(4)), ..Identity::new(CLUSTER) };
     open(&disk).set_identity(identity).unwrap();
     disk.crash(1);
     assert_eq!(open(&disk).identity(), identity);
@@ -202,10 +193,9 @@ fn a_full_disk_refuses_puts_and_still_deletes() {
 
 #[test]
 fn rot_is_reported_once_read_around_and_put_right() {
-    for (length, path) in [
-        (SMALL, "packs/00000000.pack"),
-        (LARGE, "shards/00/0000000000000001-01.shard"),
-    ] {
+    for (length, path) in
+        [(SMALL, "packs/00000000.pack"), (LARGE, "shards/00/0000000000000001-01.shard")]
+    {
         let disk = SimDisk::new(1 << 30);
         let store = open(&disk);
         let image = image(1, length);
@@ -262,8 +252,7 @@ fn damaged_files_go_into_quarantine() {
     disk.flip(&path(0), 50, 1);
     let cut = disk.create(&path(1), Access::Cached).unwrap();
     cut.write(0, &image(1, LARGE)[..200_000]).unwrap();
-    disk.create("shards/00/0000000000000009-01.tmp", Access::Cached)
-        .unwrap();
+    disk.create("shards/00/0000000000000009-01.tmp", Access::Cached).unwrap();
     disk.rename(&path(2), &path(8)).unwrap();
     let store = open(&disk);
     assert_eq!(listed(&store), [3]);
@@ -305,9 +294,7 @@ struct Promised {
 /// The shards that the script puts: small and large, enough for several segments.
 static IMAGES: LazyLock<Vec<Bytes>> = LazyLock::new(|| {
     let length_of = |stripe| if stripe % 5 == 4 { LARGE } else { 60_000 };
-    (0..24)
-        .map(|stripe| image(stripe, length_of(stripe)))
-        .collect()
+    (0..24).map(|stripe| image(stripe, length_of(stripe))).collect()
 });
 
 /// Puts and deletes.
@@ -383,11 +370,7 @@ fn promises_hold_when_the_disk_dies_while_it_starts() {
             let reopened = Store::open(Arc::new(disk.clone()), CLUSTER, None);
             drop(reopened);
             disk.crash(seed + 1);
-            assert_kept(
-                &open(&disk),
-                &promised,
-                &format!("step {step}, seed {seed}"),
-            );
+            assert_kept(&open(&disk), &promised, &format!("step {step}, seed {seed}"));
         }
     }
 }

@@ -18,10 +18,7 @@ struct State {
 
 impl Complaints {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State {
-            last: None,
-            suppressed: 0,
-        }))
+        Self(Mutex::new(State { last: None, suppressed: 0 }))
     }
 
     /// Logs the line, or counts it for the next one.
@@ -53,10 +50,7 @@ mod tests {
     #[test]
     fn one_line_in_ten_seconds_that_counts_the_others() {
         let start = Instant::now();
-        let mut state = State {
-            last: None,
-            suppressed: 0,
-        };
+        let mut state = State { last: None, suppressed: 0 };
         assert_eq!(state.admit(start), Some(0));
         assert_eq!(state.admit(start + PAUSE / 3), None);
         assert_eq!(state.admit(start + PAUSE / 2), None);

@@ -49,18 +49,11 @@ impl Connection {
         incarnation: Incarnation,
         timeout: Duration,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<u8>>), ConnectError> {
-        let target = Target {
-            address,
-            expect,
-            cluster: credentials.identity().cluster,
-        };
+        let target = Target { address, expect, cluster: credentials.identity().cluster };
         let greeted = tokio::time::timeout(timeout, greet(target, credentials, incarnation));
         match greeted.await {
             Ok(greeted) => greeted.map(|(stream, incarnation)| Self::start(stream, incarnation)),
-            Err(_) => Err(ConnectError::TimedOut {
-                address: address.to_owned(),
-                timeout,
-            }),
+            Err(_) => Err(ConnectError::TimedOut { address: address.to_owned(), timeout }),
         }
     }
 
@@ -83,10 +76,7 @@ impl Connection {
     ) -> Result<(Vec<u8>, Bytes), CallError> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let answer = self.0.pending.insert(id).ok_or(CallError::Closed)?;
-        let _forget = ForgetOnDrop {
-            connection: &self.0,
-            id,
-        };
+        let _forget = ForgetOnDrop { connection: &self.0, id };
         self.0.link.send(Kind::Request, id, &header, payload);
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -120,12 +110,7 @@ impl Connection {
         let pending = Arc::new(Pending::new());
         let (notices, received) = mpsc::unbounded_channel();
         tokio::spawn(receive(Arc::clone(&link), Arc::clone(&pending), notices));
-        let inner = Inner {
-            link,
-            pending,
-            next_id: AtomicU64::new(1),
-            incarnation,
-        };
+        let inner = Inner { link, pending, next_id: AtomicU64::new(1), incarnation };
         (Self(Arc::new(inner)), received)
     }
 }
@@ -159,16 +144,10 @@ async fn greet(
     let tcp = connect(target).await?;
     let connector = TlsConnector::from(credentials.client_config());
     let name = target.expect.server_name(target.cluster);
-    let tls = connector
-        .connect(name, buffered(tcp))
-        .await
-        .map_err(|error| target.failed(&error))?;
+    let tls =
+        connector.connect(name, buffered(tcp)).await.map_err(|error| target.failed(&error))?;
     let mut stream = TlsStream::Client(tls);
-    let hello = Hello {
-        protocol: PROTOCOL,
-        cluster: target.cluster,
-        incarnation,
-    };
+    let hello = Hello { protocol: PROTOCOL, cluster: target.cluster, incarnation };
     // When the other end refuses our certificate it has closed already, and sending may fail: what it said
     // before closing is the better reason.
     let sent = hello::send(&mut stream, Kind::Request, &hello).await;
@@ -184,10 +163,8 @@ async fn greet(
 }
 
 async fn connect(target: Target<'_>) -> Result<TcpStream, ConnectError> {
-    let unresolvable = |reason: String| ConnectError::Unresolvable {
-        address: target.address.to_owned(),
-        reason,
-    };
+    let unresolvable =
+        |reason: String| ConnectError::Unresolvable { address: target.address.to_owned(), reason };
     let addresses = tokio::net::lookup_host(target.address)
         .await
         .map_err(|error| unresolvable(error.to_string()))?;
@@ -210,17 +187,13 @@ fn accepted(
     let address = target.address.to_owned();
     match welcome {
         Welcome::Accepted { incarnation } => Ok(incarnation),
-        Welcome::OtherProtocol { ours } => Err(ConnectError::OtherProtocol {
-            address,
-            ours: hello.protocol,
-            theirs: ours,
-        }),
+        Welcome::OtherProtocol { ours } => {
+            Err(ConnectError::OtherProtocol { address, ours: hello.protocol, theirs: ours })
+        }
         Welcome::OtherCluster { .. } => Err(ConnectError::OtherCluster { address }),
-        Welcome::OtherIncarnation { ours } => Err(ConnectError::OtherIncarnation {
-            address,
-            ours: hello.incarnation,
-            theirs: ours,
-        }),
+        Welcome::OtherIncarnation { ours } => {
+            Err(ConnectError::OtherIncarnation { address, ours: hello.incarnation, theirs: ours })
+        }
     }
 }
 

@@ -45,14 +45,10 @@ pub enum BindError {
 impl BindError {
     pub(super) fn new(address: &str, error: &io::Error) -> Self {
         match (error.kind(), address.rsplit_once(':')) {
-            (io::ErrorKind::AddrInUse, Some((host, port))) => Self::InUse {
-                host: host.to_owned(),
-                port: port.to_owned(),
-            },
-            _ => Self::NotPossible {
-                address: address.to_owned(),
-                reason: error.to_string(),
-            },
+            (io::ErrorKind::AddrInUse, Some((host, port))) => {
+                Self::InUse { host: host.to_owned(), port: port.to_owned() }
+            }
+            _ => Self::NotPossible { address: address.to_owned(), reason: error.to_string() },
         }
     }
 }
@@ -206,10 +202,9 @@ impl Target<'_> {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
         match (tls, error.kind()) {
             (Some(tls), _) => self.tls_failed(tls),
-            (None, io::ErrorKind::ConnectionRefused) => ConnectError::Refused {
-                address: self.address.to_owned(),
-                expect: self.expect,
-            },
+            (None, io::ErrorKind::ConnectionRefused) => {
+                ConnectError::Refused { address: self.address.to_owned(), expect: self.expect }
+            }
             (None, io::ErrorKind::InvalidData) => self.not_okapi(error.to_string()),
             _ => ConnectError::Broken {
                 address: self.address.to_owned(),
@@ -224,10 +219,7 @@ impl Target<'_> {
         match error {
             rustls::Error::InvalidCertificate(error) => self.certificate_failed(error),
             rustls::Error::AlertReceived(alert) if is_about_certificates(*alert) => {
-                ConnectError::NotAccepted {
-                    address,
-                    reason: format!("{alert:?}"),
-                }
+                ConnectError::NotAccepted { address, reason: format!("{alert:?}") }
             }
             _ => self.not_okapi(error.to_string()),
         }
@@ -241,18 +233,11 @@ impl Target<'_> {
             }
             CertificateError::NotValidForNameContext { presented, .. } => {
                 match self.role_among(presented) {
-                    Some(found) => ConnectError::OtherRole {
-                        address,
-                        expect: self.expect,
-                        found,
-                    },
+                    Some(found) => ConnectError::OtherRole { address, expect: self.expect, found },
                     None => ConnectError::OtherCluster { address },
                 }
             }
-            _ => ConnectError::BadCertificate {
-                address,
-                reason: error.to_string(),
-            },
+            _ => ConnectError::BadCertificate { address, reason: error.to_string() },
         }
     }
 
@@ -264,11 +249,7 @@ impl Target<'_> {
     }
 
     fn not_okapi(self, reason: String) -> ConnectError {
-        ConnectError::NotOkapi {
-            address: self.address.to_owned(),
-            expect: self.expect,
-            reason,
-        }
+        ConnectError::NotOkapi { address: self.address.to_owned(), expect: self.expect, reason }
     }
 }
 

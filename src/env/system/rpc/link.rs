@@ -103,11 +103,7 @@ impl Link {
         }
         let pump = Arc::new(Pump(Notify::new()));
         let link = Arc::new(Self {
-            io: Mutex::new(Some(Io {
-                stream,
-                sending: VecDeque::new(),
-                sending_bytes: 0,
-            })),
+            io: Mutex::new(Some(Io { stream, sending: VecDeque::new(), sending_bytes: 0 })),
             queue: Mutex::new(VecDeque::new()),
             pump_waker: Waker::from(Arc::clone(&pump)),
             pump,
@@ -295,10 +291,7 @@ impl Io {
     fn advance(&mut self, mut sent: usize) {
         self.sending_bytes -= sent;
         while sent > 0 {
-            let first = self
-                .sending
-                .front_mut()
-                .expect("no more is sent than there is");
+            let first = self.sending.front_mut().expect("no more is sent than there is");
             let of_first = sent.min(first.len());
             first.advance(of_first);
             sent -= of_first;
@@ -312,10 +305,7 @@ impl Io {
 /// Prefix and header of a frame.
 pub(super) fn frame_head(kind: Kind, id: u64, header: &[u8], payload_len: usize) -> Bytes {
     let bounded = |len: usize, max: u32| {
-        u32::try_from(len)
-            .ok()
-            .filter(|len| *len <= max)
-            .expect("senders bound their messages")
+        u32::try_from(len).ok().filter(|len| *len <= max).expect("senders bound their messages")
     };
     let prefix = Prefix {
         kind,

@@ -193,10 +193,7 @@ impl<S: Service> Port<S> {
             address,
             link: Link::start(stream),
         });
-        let _end = EndOnDrop {
-            service: self.service.as_ref(),
-            caller: &caller,
-        };
+        let _end = EndOnDrop { service: self.service.as_ref(), caller: &caller };
         tokio::select! {
             ended = self.receive_calls(&caller) => self.note_end(&caller, ended),
             () = caller.closed() => {}
@@ -226,21 +223,15 @@ impl<S: Service> Port<S> {
             return Welcome::OtherProtocol { ours: PROTOCOL };
         }
         if hello.cluster != self.us.cluster || caller.cluster != self.us.cluster {
-            return Welcome::OtherCluster {
-                ours: self.us.cluster,
-            };
+            return Welcome::OtherCluster { ours: self.us.cluster };
         }
         if known(hello.incarnation)
             && known(self.incarnation)
             && hello.incarnation != self.incarnation
         {
-            return Welcome::OtherIncarnation {
-                ours: self.incarnation,
-            };
+            return Welcome::OtherIncarnation { ours: self.incarnation };
         }
-        Welcome::Accepted {
-            incarnation: self.incarnation,
-        }
+        Welcome::Accepted { incarnation: self.incarnation }
     }
 
     /// Reads calls and starts them, as many as the connection's credit allows.

@@ -20,10 +20,7 @@ pub const ALIGNMENT: usize = 4096;
 /// How much unused memory the process keeps for reuse, in bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool {
-    free: BTreeMap::new(),
-    bytes: 0,
-});
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: BTreeMap::new(), bytes: 0 });
 
 /// A writable buffer from the pool. [`Self::freeze`] makes it shareable; dropping either gives it back.
 pub struct Buffer {
@@ -114,9 +111,7 @@ impl Memory {
         let layout = Self::layout(capacity);
         // SAFETY: `capacity_for` never gives 0.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         Self { start, capacity }
     }
 
@@ -177,25 +172,12 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned_and_as_long_as_asked() {
-        for len in [
-            0,
-            1,
-            4095,
-            4096,
-            4097,
-            65_537,
-            1 << 20,
-            (4 << 20) + 8192,
-            9 << 20,
-        ] {
+        for len in [0, 1, 4095, 4096, 4097, 65_537, 1 << 20, (4 << 20) + 8192, 9 << 20] {
             let mut buffer = Buffer::new(len);
             assert_eq!(buffer.len(), len);
             if len > 0 {
                 assert_eq!(buffer.as_ptr().align_offset(ALIGNMENT), 0);
-                assert!(
-                    capacity_for(len) <= (len + len / 3).max(len + ALIGNMENT),
-                    "{len}"
-                );
+                assert!(capacity_for(len) <= (len + len / 3).max(len + ALIGNMENT), "{len}");
             }
             buffer.fill(7);
             let bytes = buffer.freeze();
@@ -206,10 +188,7 @@ mod tests {
     #[test]
     fn memory_comes_back_when_the_last_slice_is_gone() {
         // A pool of its own: the process-wide one is shared with other tests.
-        let mut pool = Pool {
-            free: BTreeMap::new(),
-            bytes: 0,
-        };
+        let mut pool = Pool { free: BTreeMap::new(), bytes: 0 };
         assert!(pool.take(8192).is_none());
         let memory = Memory::allocate(8192);
         let start = memory.start;
@@ -220,19 +199,12 @@ mod tests {
 
     #[test]
     fn the_pool_keeps_what_is_in_use_and_no_more_than_allowed() {
-        let mut pool = Pool {
-            free: BTreeMap::new(),
-            bytes: 0,
-        };
+        let mut pool = Pool { free: BTreeMap::new(), bytes: 0 };
         let big = KEPT_BYTES_MAX / 4;
         for _ in 0..4 {
             assert!(pool.give_back(Memory::allocate(big)).is_empty());
         }
-        assert_eq!(
-            pool.give_back(Memory::allocate(big)).len(),
-            1,
-            "full of this size"
-        );
+        assert_eq!(pool.give_back(Memory::allocate(big)).len(), 1, "full of this size");
         let surplus = pool.give_back(Memory::allocate(ALIGNMENT));
         assert_eq!(surplus.len(), 1, "another size makes room");
         assert_eq!(pool.bytes, 3 * big + ALIGNMENT);

@@ -16,24 +16,9 @@ const PROBE_EVERY_SECONDS: libc::c_int = 2;
 pub(super) fn configure(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     set(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set(
-        stream,
-        libc::IPPROTO_TCP,
-        libc::TCP_KEEPIDLE,
-        PROBE_AFTER_SECONDS,
-    )?;
-    set(
-        stream,
-        libc::IPPROTO_TCP,
-        libc::TCP_KEEPINTVL,
-        PROBE_EVERY_SECONDS,
-    )?;
-    set(
-        stream,
-        libc::IPPROTO_TCP,
-        libc::TCP_USER_TIMEOUT,
-        DEAD_AFTER_MS,
-    )
+    set(stream, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, PROBE_AFTER_SECONDS)?;
+    set(stream, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, PROBE_EVERY_SECONDS)?;
+    set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, DEAD_AFTER_MS)
 }
 
 fn set(
@@ -46,17 +31,7 @@ fn set(
     // SAFETY: the descriptor is open as long as `stream` is borrowed, and the kernel copies the int before
     // it returns.
     let result = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            length,
-        )
+        libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), length)
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

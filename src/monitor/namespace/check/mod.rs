@@ -12,9 +12,9 @@ mod sums;
 use bincode::{Decode, Encode};
 use md5::{Digest, Md5};
 
-use super::super::store::{Pair, Read, StoreError};
 use super::keys;
-use super::query::cluster::op_seq;
+use super::query::op_seq;
+use crate::monitor::store::{Pair, Read, StoreError, prefix_end};
 use crate::types::OpSeq;
 use crate::wire::{decode, encode};
 use sums::Sums;
@@ -42,6 +42,7 @@ struct Cursor {
 const PROBLEMS_MAX: usize = 200;
 
 /// Checks a portion: at most `budget` records, from the cursor of the portion before (empty at the beginning).
+/// `read` is one consistent state (a snapshot) while it works.
 ///
 /// # Errors
 ///
@@ -98,7 +99,7 @@ pub fn state_hash(read: &dyn Read) -> Result<[u8; 16], StoreError> {
     };
     for tag in keys::TAGS {
         let tag = tag.as_bytes();
-        for pair in read.scan(tag, &super::super::store::prefix_end(tag)) {
+        for pair in read.scan(tag, &prefix_end(tag)) {
             add(&pair?);
         }
     }

@@ -1,6 +1,5 @@
 //! What must agree with each record.
 
-use super::super::super::store::{Pair, Read, StoreError};
 use super::super::extents::{clip, overlapping};
 use super::super::keys::{self, Fields, IdKind, Keyed, WINDOW_BYTES};
 use super::super::orphans::NOBODY;
@@ -11,6 +10,7 @@ use super::super::records::{
 use super::super::stripes::{shards, windows};
 use super::super::txn::{exists, get, parse, scan};
 use super::sums::Sums;
+use crate::monitor::store::{Pair, Read, StoreError};
 use crate::types::{Extent, FileKind, Ino, SessionId, limits};
 
 type Checked = Result<(), StoreError>;
@@ -33,11 +33,7 @@ pub(super) fn look(
     if !is::<Entry>(key) && !is::<Piece>(key) {
         sums.close(read, problems)?;
     }
-    let mut look = Look {
-        read,
-        sums,
-        problems,
-    };
+    let mut look = Look { read, sums, problems };
     look.dispatch(pair)
 }
 
@@ -77,9 +73,7 @@ impl Look<'_> {
 
     fn range(&mut self, ((kind, start), range): ((IdKind, u64), Range)) -> Checked {
         let has_session = self.has_session(range.session)?;
-        self.demand(has_session, || {
-            format!("range {start} of {kind:?} belongs to no session")
-        });
+        self.demand(has_session, || format!("range {start} of {kind:?} belongs to no session"));
         Ok(())
     }
 
@@ -97,10 +91,7 @@ impl Look<'_> {
         let is_open_file =
             inode.is_some_and(|inode| inode.kind == FileKind::Regular && !inode.is_doomed());
         self.demand(has_session && is_open_file, || {
-            format!(
-                "session {} holds inode {ino}: one of them is not",
-                grant.session
-            )
+            format!("session {} holds inode {ino}: one of them is not", grant.session)
         });
         Ok(())
     }
@@ -108,24 +99,17 @@ impl Look<'_> {
     fn entry(&mut self, ((parent, hash, name), entry): <Entry as Pairs>::Parsed) -> Checked {
         let ino = entry.ino;
         let path = || format!("entry {} of directory {parent}", name.escape_ascii());
-        self.demand(hash == keys::name_hash(&name), || {
-            format!("{} is in the wrong place", path())
-        });
-        self.sums
-            .count_entry(self.read, parent, &entry, self.problems)?;
+        self.demand(hash == keys::name_hash(&name), || format!("{} is in the wrong place", path()));
+        self.sums.count_entry(self.read, parent, &entry, self.problems)?;
         let Some(inode) = get(self.read, &keys::inode(ino))? else {
-            self.problems.push(format!(
-                "{} leads to inode {ino}, which does not exist",
-                path()
-            ));
+            self.problems.push(format!("{} leads to inode {ino}, which does not exist", path()));
             return Ok(());
         };
         let is_first = inode.parent == parent && inode.name == name;
         let is_known = is_first || exists(self.read, &keys::link_name(ino, parent, &name))?;
-        self.demand(
-            is_known && inode.kind == entry.kind && inode.nlink > 0,
-            || format!("{} and inode {ino} do not agree", path()),
-        );
+        self.demand(is_known && inode.kind == entry.kind && inode.nlink > 0, || {
+            format!("{} and inode {ino} do not agree", path())
+        });
         Ok(())
     }
 
@@ -158,9 +142,7 @@ impl Look<'_> {
         if inode.stored == 0 {
             let first = overlapping(self.read, ino, 0, u64::MAX)?.next();
             let is_empty = first.transpose()?.is_none();
-            self.demand(is_empty, || {
-                format!("inode {ino} has extents and says none")
-            });
+            self.demand(is_empty, || format!("inode {ino} has extents and says none"));
         }
         Ok(())
     }
@@ -204,15 +186,9 @@ impl Look<'_> {
             pins += u32::from(exists(self.read, &keys::orphan(session, ino))?);
         }
         let is_being_freed = exists(self.read, &keys::orphan(NOBODY, ino))?;
-        self.demand(
-            pins == inode.pins && is_being_freed == (inode.pins == 0),
-            || {
-                format!(
-                    "inode {ino} has no name; {pins} sessions keep it, it says {}",
-                    inode.pins
-                )
-            },
-        );
+        self.demand(pins == inode.pins && is_being_freed == (inode.pins == 0), || {
+            format!("inode {ino} has no name; {pins} sessions keep it, it says {}", inode.pins)
+        });
         Ok(())
     }
 
@@ -223,9 +199,7 @@ impl Look<'_> {
             format!("directory {ino} says it has {} entries", inode.size)
         });
         let is_below_root = inode.nlink == 0 || self.is_below_root(ino)?;
-        self.demand(is_below_root, || {
-            format!("directory {ino} is not below the root")
-        });
+        self.demand(is_below_root, || format!("directory {ino} is not below the root"));
         Ok(())
     }
 
@@ -246,20 +220,16 @@ impl Look<'_> {
     fn orphan(&mut self, ((session, ino), _): <Orphan as Pairs>::Parsed) -> Checked {
         let inode = get(self.read, &keys::inode(ino))?;
         let has_keeper = session == NOBODY || self.has_session(session)?;
-        self.demand(
-            has_keeper && inode.is_some_and(|inode| inode.nlink == 0),
-            || format!("session {session} keeps inode {ino} for no reason"),
-        );
+        self.demand(has_keeper && inode.is_some_and(|inode| inode.nlink == 0), || {
+            format!("session {session} keeps inode {ino} for no reason")
+        });
         Ok(())
     }
 
     fn xattr(&mut self, ((ino, name), _): <Xattr as Pairs>::Parsed) -> Checked {
         let has_inode = exists(self.read, &keys::inode(ino))?;
         self.demand(has_inode, || {
-            format!(
-                "attribute {} of inode {ino}, which does not exist",
-                name.escape_ascii()
-            )
+            format!("attribute {} of inode {ino}, which does not exist", name.escape_ascii())
         });
         Ok(())
     }
@@ -267,18 +237,15 @@ impl Look<'_> {
     fn piece(&mut self, ((ino, offset), piece): <Piece as Pairs>::Parsed) -> Checked {
         let extent = piece.extent(offset);
         let Some(inode) = get(self.read, &keys::inode(ino))? else {
-            self.problems
-                .push(format!("an extent of inode {ino}, which does not exist"));
+            self.problems.push(format!("an extent of inode {ino}, which does not exist"));
             return Ok(());
         };
-        self.sums
-            .count_extent(self.read, (ino, inode.volume), &extent, self.problems)?;
+        self.sums.count_extent(self.read, (ino, inode.volume), &extent, self.problems)?;
         let block = limits::BLOCK;
         let is_aligned = offset % u64::from(block) == 0 && extent.stripe_offset % block == 0;
-        self.demand(
-            is_aligned && extent.length > 0 && extent.end() <= inode.size,
-            || format!("inode {ino}: the extent at {offset} is ragged or beyond the end"),
-        );
+        self.demand(is_aligned && extent.length > 0 && extent.end() <= inode.size, || {
+            format!("inode {ino}: the extent at {offset} is ragged or beyond the end")
+        });
         self.extent_in_stripe(ino, &extent)
     }
 
@@ -289,10 +256,7 @@ impl Look<'_> {
         let is_inside =
             stripe.is_some_and(|stripe| stripe.is_live() && end <= u64::from(stripe.record.length));
         self.demand(is_inside, || {
-            format!(
-                "inode {ino}: the extent at {} is not in stripe {id}",
-                extent.offset
-            )
+            format!("inode {ino}: the extent at {} is not in stripe {id}", extent.offset)
         });
         for (window, _) in windows(extent) {
             let is_counted = exists(self.read, &keys::reference(id, ino, window))?;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys;
 use super::super::records::{Entry, Usage};
 use super::super::txn::get;
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Extent, FileKind, Ino, VolumeId};
 
 /// All that is being summed up.
@@ -73,11 +73,7 @@ impl Sums {
         entry: &Entry,
         problems: &mut Vec<String>,
     ) -> Result<(), StoreError> {
-        if self
-            .directory
-            .as_ref()
-            .is_none_or(|open| open.ino != parent)
-        {
+        if self.directory.as_ref().is_none_or(|open| open.ino != parent) {
             self.close_directory(read, problems)?;
         }
         let directory = self.directory.get_or_insert(Directory {
@@ -103,12 +99,7 @@ impl Sums {
         if self.file.as_ref().is_none_or(|open| open.ino != ino) {
             self.close_file(read, problems)?;
         }
-        let file = self.file.get_or_insert(File {
-            ino,
-            stored: 0,
-            end: 0,
-            whole: true,
-        });
+        let file = self.file.get_or_insert(File { ino, stored: 0, end: 0, whole: true });
         if file.whole && extent.offset < file.end {
             problems.push(format!(
                 "inode {ino}: the extent at {} overlaps the one before it",
@@ -165,9 +156,7 @@ impl Sums {
         let (ino, is) = (counted.ino, counted.stored);
         let says = get(read, &keys::inode(ino))?.map_or(0, |inode| inode.stored);
         if is != says {
-            problems.push(format!(
-                "inode {ino} has {is} bytes in extents and says {says}"
-            ));
+            problems.push(format!("inode {ino} has {is} bytes in extents and says {says}"));
         }
         Ok(())
     }
@@ -194,10 +183,6 @@ impl Sums {
 
 impl From<Usage> for Used {
     fn from(usage: Usage) -> Self {
-        Self {
-            inodes: usage.inodes,
-            bytes: usage.bytes,
-            stripes: usage.stripes,
-        }
+        Self { inodes: usage.inodes, bytes: usage.bytes, stripes: usage.stripes }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys::{self, Keyed};
 use super::super::orphans::NOBODY;
 use super::super::records::{Cluster, Monitor, Server, Session, Stripe, Usage, Volume};
-use super::super::txn::{get, scan, take};
+use super::super::txn::{exists, get, scan, take};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, VolumeId, Width};
 use crate::wire::admin::StripesStatus;
 use crate::wire::metadata::{self, Space};
@@ -30,9 +30,7 @@ pub fn cluster(read: &dyn Read) -> Result<Option<Cluster>, StoreError> {
 ///
 /// When the store fails.
 pub fn op_seq(read: &dyn Read) -> Result<OpSeq, StoreError> {
-    Ok(OpSeq(
-        get(read, &keys::op_seq())?.map_or(0, |counter| counter.value),
-    ))
+    Ok(OpSeq(get(read, &keys::op_seq())?.map_or(0, |counter| counter.value)))
 }
 
 /// The policy of the root volume; `None` before the cluster is made.
@@ -51,11 +49,7 @@ pub fn volume(read: &dyn Read) -> Result<Option<Volume>, StoreError> {
 /// When the store fails.
 pub fn usage(read: &dyn Read) -> Result<Usage, StoreError> {
     let usage = get(read, &keys::usage(VolumeId::ROOT))?;
-    Ok(usage.unwrap_or(Usage {
-        inodes: 0,
-        bytes: 0,
-        stripes: 0,
-    }))
+    Ok(usage.unwrap_or(Usage { inodes: 0, bytes: 0, stripes: 0 }))
 }
 
 /// All monitors.
@@ -101,9 +95,7 @@ pub fn session(read: &dyn Read, id: SessionId) -> Result<Option<Session>, StoreE
 ///
 /// When the store fails.
 pub fn orphans(read: &dyn Read, session: SessionId) -> Result<Vec<Ino>, StoreError> {
-    scan(read, &keys::orphans(session))
-        .map(|found| found.map(|((_, ino), _)| ino))
-        .collect()
+    scan(read, &keys::orphans(session)).map(|found| found.map(|((_, ino), _)| ino)).collect()
 }
 
 /// Whether a session keeps that inode although it has no name.

@@ -4,12 +4,12 @@
 //! one it has seen: entries that come and go meanwhile disturb no others. Names with equal hashes are numbered
 //! in the position's low bits, so that it is unique and a reader may stop between any two.
 
-use super::super::super::store::{Read, StoreError};
 use super::super::fail::Fail;
 use super::super::inodes::named;
-use super::super::keys::{self, RANK_BITS};
+use super::super::keys::{self, Keyed, RANK_BITS};
 use super::super::records::Entry;
 use super::super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino};
 use crate::wire::metadata::{Answer, DirEntry};
 
@@ -35,15 +35,11 @@ fn entries_after(
 ) -> impl Iterator<Item = Result<Listed, StoreError>> {
     let mut hash_before = 0;
     let mut rank = 0;
-    let number = move |found: Result<((Ino, u64, Vec<u8>), Entry), StoreError>| {
+    let number = move |found: Result<(<Entry as Keyed>::Id, Entry), StoreError>| {
         found.map(|((_, hash, name), entry)| {
             rank = if hash == hash_before { rank + 1 } else { 0 };
             hash_before = hash;
-            Listed {
-                name,
-                entry,
-                position: hash | RANK_MASK.min(rank),
-            }
+            Listed { name, entry, position: hash | RANK_MASK.min(rank) }
         })
     };
     scan(read, &keys::entries_from(dir, after & !RANK_MASK))
@@ -87,11 +83,7 @@ pub(super) fn read_directory(
             attr,
         });
     }
-    Ok(Answer::Entries {
-        parent: directory.parent,
-        entries,
-        end,
-    })
+    Ok(Answer::Entries { parent: directory.parent, entries, end })
 }
 
 /// The regular files that [`read_directory`] may tell of.

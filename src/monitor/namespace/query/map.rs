@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::super::store::Read;
 use super::super::extents::overlapping;
 use super::super::fail::Fail;
 use super::super::inodes::live;
 use super::super::keys;
 use super::super::txn::get;
+use crate::monitor::store::Read;
 use crate::types::{DataVersion, Errno, Extent, FileKind, Ino, StripeId, StripeRecord};
 use crate::wire::metadata::{Extents, MapSlice};
 
@@ -28,10 +28,7 @@ pub(super) fn slice(
     let inode = live(read, ino)?;
     let attr = inode.attr(ino);
     if inode.kind == FileKind::Regular && known == Some(inode.dv) {
-        return Ok(MapSlice {
-            attr,
-            extents: None,
-        });
+        return Ok(MapSlice { attr, extents: None });
     }
     let extents = Some(extents(read, ino, range, budget)?);
     Ok(MapSlice { attr, extents })
@@ -62,10 +59,5 @@ fn extents(
         }
         extents.push(extent);
     }
-    Ok(Extents {
-        from: range.start,
-        to,
-        extents,
-        stripes: stripes.into_values().collect(),
-    })
+    Ok(Extents { from: range.start, to, extents, stripes: stripes.into_values().collect() })
 }

@@ -1,23 +1,28 @@
 //! Questions: what clients, the service and administrators ask of a state. All are pure reads.
 //!
 //! [`answer`] is for clients; it asks nobody to let go of anything: that whoever holds a file exclusively has
-//! committed it was seen to before (see [`caps`](super::caps)). [`cluster`] tells the tables of members and
-//! counters, [`shards`] compares what a server has with what it should have.
+//! committed was seen to before (see [`caps`](super::caps)). The rest is for the service: `cluster` tells the
+//! tables of members and the counters, `shards` compares what a server has with what it should have.
 
-pub mod cluster;
+mod cluster;
 mod listing;
 mod map;
-pub mod shards;
+mod shards;
 
-use super::super::store::{Read, StoreError};
 use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
 use super::keys;
 use super::txn::{get, scan};
+use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
 use crate::wire::metadata::{Answer, MapSlice, Query};
 
+pub use cluster::{
+    cluster, doomed, is_orphan, monitors, op_seq, orphans, servers, session, sessions, space,
+    space_of, stripes_status, usage, volume,
+};
 pub(super) use listing::files_listed;
+pub use shards::{garbage, missing, range_closed, reap_list};
 
 /// Most bytes that the parts of an answer that can be continued (maps and listings) take, unless the caller
 /// says otherwise.
@@ -32,8 +37,8 @@ pub fn answer(read: &dyn Read, query: &Query) -> Result<Result<Answer, Errno>, S
     answer_within(read, query, ANSWER_BYTES)
 }
 
-/// [`answer`], with maps and listings cut off at about `budget` bytes: for many questions in one request. Values
-/// of extended attributes and targets of links are answered whole.
+/// [`answer`], with maps and listings cut off at about `budget` bytes: for many questions in one request.
+/// Values of extended attributes and targets of links are answered whole.
 ///
 /// # Errors
 ///
@@ -51,21 +56,13 @@ fn tell(read: &dyn Read, query: &Query, budget: usize) -> Result<Answer, Fail> {
         Query::Lookup { parent, name } => lookup(read, *parent, name)?,
         Query::Attr { ino } => Answer::Attr(live(read, *ino)?.attr(*ino)),
         Query::Open { ino, .. } => Answer::Map(map::slice(read, *ino, 0..1, None, budget)?),
-        Query::Map {
-            ino,
-            offset,
-            length,
-            known,
-        } => {
+        Query::Map { ino, offset, length, known } => {
             let range = *offset..offset.saturating_add(*length);
             Answer::Map(map::slice(read, *ino, range, *known, budget)?)
         }
-        Query::ReadDir {
-            dir,
-            after,
-            limit,
-            attrs,
-        } => listing::read_directory(read, *dir, *after, (*limit, *attrs), budget)?,
+        Query::ReadDir { dir, after, limit, attrs } => {
+            listing::read_directory(read, *dir, *after, (*limit, *attrs), budget)?
+        }
         Query::ReadLink { ino } => {
             let inode = live(read, *ino)?;
             match inode.kind {
@@ -112,26 +109,20 @@ pub fn map_of(read: &dyn Read, ino: Ino, offset: u64) -> Result<Option<MapSlice>
     Ok(answered(slice)?.ok())
 }
 
-/// Live stripes above `after` in ascending order, at most `limit`, each with the inodes of files that have bytes
-/// in it (at most 16); and whether there are no more after them.
+/// Live stripes above `after` in ascending order, at most `limit`, each with the inodes of files that have
+/// bytes in it (at most 16); and whether there are no more after them.
 ///
 /// # Errors
 ///
 /// When the store fails.
-#[expect(
-    clippy::type_complexity,
-    reason = "the shape of the wire's answer, which it becomes"
-)]
+#[expect(clippy::type_complexity, reason = "the shape of the wire's answer, which it becomes")]
 pub fn live_stripes(
     read: &dyn Read,
     after: StripeId,
     limit: usize,
 ) -> Result<(Vec<(StripeRecord, Vec<Ino>)>, bool), StoreError> {
     let mut found = Vec::new();
-    for next in scan(
-        read,
-        &keys::stripes_from(StripeId(after.0.saturating_add(1))),
-    ) {
+    for next in scan(read, &keys::stripes_from(StripeId(after.0.saturating_add(1)))) {
         let (id, stripe) = next?;
         if !stripe.is_live() {
             continue;

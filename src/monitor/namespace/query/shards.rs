@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::super::store::{Read, StoreError};
 use super::super::keys::{self, IdKind};
 use super::super::records::StripeState;
 use super::super::stripes::open_range;
 use super::super::txn::{get, scan};
-use crate::types::{ServerId, ShardHash, StripeId};
+use crate::monitor::store::{Read, StoreError};
+use crate::types::{OpSeq, ServerId, ShardHash, StripeId};
 use crate::wire::shards::ShardId;
 
 /// Dead shards that a server is to delete, after that one, at most `limit`.
@@ -99,7 +99,10 @@ pub fn missing(
         if to.is_some_and(|to| shard >= to) {
             break;
         }
-        if shard >= from && record.birth <= as_of && !is_as_committed(read, shard, present.get(&shard))? {
+        if shard >= from
+            && record.birth <= as_of
+            && !is_as_committed(read, shard, present.get(&shard))?
+        {
             missing.push(shard);
         }
     }

@@ -41,10 +41,7 @@ fn what_follows_a_ragged_end_begins_on_a_block() {
 fn pieces_of_one_stripe_may_overlap() {
     let mut world = World::new(1);
     let file = world.file(0, "f");
-    let pieces = [
-        piece(file, 0, 2 * BLOCK, 0),
-        piece(file, 0, 2 * BLOCK, 2 * BLOCK),
-    ];
+    let pieces = [piece(file, 0, 2 * BLOCK, 0), piece(file, 0, 2 * BLOCK, 2 * BLOCK)];
     let (id, outcomes) = world.write(0, &pieces);
     assert!(outcomes.iter().all(is_accepted));
     let expected = [(0, 2 * BLOCK as u32, id, 2 * BLOCK as u32)];
@@ -61,10 +58,7 @@ fn a_piece_counts_in_every_window_it_crosses() {
     world.write(0, &[piece(file, window - BLOCK, 2 * BLOCK, 0)]);
     let references = |world: &World| {
         let pairs = world.pairs();
-        pairs
-            .iter()
-            .filter(|(key, _)| key.starts_with(b"F/"))
-            .count()
+        pairs.iter().filter(|(key, _)| key.starts_with(b"F/")).count()
     };
     assert_eq!(references(&world), 2);
     world.verify();
@@ -97,9 +91,8 @@ fn fragmented(world: &mut World, name: &str, extents: u64) -> Ino {
     let mut done = 0;
     while done < extents {
         let count = 1_000.min(extents - done);
-        let pieces: Vec<CommitPiece> = (0..count)
-            .map(|n| piece(file, (done + n) * 2 * BLOCK, BLOCK, n * BLOCK))
-            .collect();
+        let pieces: Vec<CommitPiece> =
+            (0..count).map(|n| piece(file, (done + n) * 2 * BLOCK, BLOCK, n * BLOCK)).collect();
         world.write(0, &pieces);
         done += count;
     }
@@ -147,14 +140,14 @@ fn a_big_file_is_freed_in_steps_that_nobody_sees() {
     assert_eq!(world.ask(&Query::Attr { ino: file }), Err(Errno::Stale));
     let outcomes = world.write(0, &[piece(file, 0, BLOCK, 0)]).1;
     assert_eq!(outcomes, [PieceOutcome::FileGone]);
-    assert_eq!(query::cluster::doomed(&world.store, 9).unwrap(), [file]);
+    assert_eq!(query::doomed(&world.store, 9).unwrap(), [file]);
     let mut steps = 1;
     while world.act(Action::Free { ino: file }) == Outcome::Partly {
         world.verify();
         steps += 1;
     }
     assert_eq!(steps, 3);
-    let usage = query::cluster::usage(&world.store).unwrap();
+    let usage = query::usage(&world.store).unwrap();
     assert_eq!((usage.inodes, usage.bytes, usage.stripes), (1, 0, 0));
     world.verify();
 }
@@ -184,16 +177,9 @@ fn clone_shares_extents() {
     assert_eq!(world.map(to), expected);
     world.verify();
     // The ragged end of a file goes to the end of a file only.
-    let ragged = CloneRange {
-        from_offset: 4 * BLOCK,
-        length: 10,
-        ..range
-    };
+    let ragged = CloneRange { from_offset: 4 * BLOCK, length: 10, ..range };
     assert_eq!(world.op(0, Op::Clone(ragged)), Err(Errno::Invalid));
-    let ragged = CloneRange {
-        to_offset: 6 * BLOCK,
-        ..ragged
-    };
+    let ragged = CloneRange { to_offset: 6 * BLOCK, ..ragged };
     let attr = attr(world.op(0, Op::Clone(ragged)));
     assert_eq!(attr.size, 6 * BLOCK + 10);
     // The stripe lives as long as the copy does.
@@ -233,21 +219,14 @@ fn an_md5_belongs_to_one_content() {
     let file = world.file(0, "f");
     let md5 = [5; 16];
     world.write(0, &[piece(file, 0, BLOCK, 0)]);
-    let set = |dv| Op::SetMd5 {
-        ino: file,
-        dv: DataVersion(dv),
-        md5,
-    };
+    let set = |dv| Op::SetMd5 { ino: file, dv: DataVersion(dv), md5 };
     world.op(0, set(0)).unwrap();
     assert_eq!(world.stat(file).md5, None);
     world.op(0, set(1)).unwrap();
     assert_eq!(world.stat(file).md5, Some(md5));
     world.write(0, &[piece(file, 0, BLOCK, 0)]);
     assert_eq!(world.stat(file).md5, None);
-    let with_md5 = CommitPiece {
-        md5: Some(md5),
-        ..piece(file, 0, BLOCK, 0)
-    };
+    let with_md5 = CommitPiece { md5: Some(md5), ..piece(file, 0, BLOCK, 0) };
     world.write(0, &[with_md5]);
     assert_eq!(world.stat(file).md5, Some(md5));
     world.op(0, truncate(file, 0)).unwrap();
@@ -261,12 +240,7 @@ fn a_map_is_told_in_parts() {
     let dv = world.stat(file).dv;
     let ask = |offset, length, known, budget| {
         let ino = file;
-        let query = Query::Map {
-            ino,
-            offset,
-            length,
-            known,
-        };
+        let query = Query::Map { ino, offset, length, known };
         match query::answer_within(&world.store, &query, budget).unwrap() {
             Ok(Answer::Map(slice)) => slice.extents,
             other => panic!("{other:?}"),

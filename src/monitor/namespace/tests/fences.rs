@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::monitor::namespace::caps;
-use crate::monitor::namespace::query::shards::{garbage, missing, range_closed};
+use crate::monitor::namespace::query::{garbage, missing, range_closed};
 
 #[test]
 fn an_operation_sent_again_is_answered_again_and_done_once() {
@@ -11,11 +11,7 @@ fn an_operation_sent_again_is_answered_again_and_done_once() {
     let session = world.session(0);
     let mutate = |slot, seq, op| Action::Mutate {
         session,
-        mutation: Mutation {
-            slot: Slot(slot),
-            seq: SlotSeq(seq),
-            op,
-        },
+        mutation: Mutation { slot: Slot(slot), seq: SlotSeq(seq), op },
         removes: None,
     };
     let create = create(Ino::ROOT, "f", ino, FileKind::Regular);
@@ -97,7 +93,7 @@ fn a_commit_that_makes_no_sense_is_refused() {
     refuse(&mut world, Errno::Invalid, &|c| c.stripe.width.data = 0);
     refuse(&mut world, Errno::Invalid, &|c| c.stripe.length = 4095);
     refuse(&mut world, Errno::Invalid, &|c| {
-        c.pieces[0].piece.length = 0
+        c.pieces[0].piece.length = 0;
     });
     refuse(&mut world, Errno::Invalid, &|c| {
         c.pieces[0].piece.file_offset = 1;
@@ -106,10 +102,10 @@ fn a_commit_that_makes_no_sense_is_refused() {
         c.pieces[0].piece.file_offset = limits::FILE_BYTES_MAX;
     });
     refuse(&mut world, Errno::FileTooBig, &|c| {
-        c.pieces[0].piece.file_offset = u64::MAX & !4095;
+        c.pieces[0].piece.file_offset = !4095;
     });
     refuse(&mut world, Errno::Invalid, &|c| {
-        c.pieces[0].piece.stripe_offset = u32::MAX & !4095;
+        c.pieces[0].piece.stripe_offset = !4095;
     });
     world.verify();
 }
@@ -121,15 +117,8 @@ fn each_piece_is_judged_by_itself() {
     let theirs = world.file(1, "theirs");
     let gone = world.file(0, "gone");
     world.op(0, unlink(Ino::ROOT, "gone")).unwrap();
-    let release = CommitPiece {
-        release: true,
-        ..piece(mine, 0, 10, 0)
-    };
-    let pieces = [
-        release,
-        piece(theirs, 0, 10, BLOCK),
-        piece(gone, 0, 10, 2 * BLOCK),
-    ];
+    let release = CommitPiece { release: true, ..piece(mine, 0, 10, 0) };
+    let pieces = [release, piece(theirs, 0, 10, BLOCK), piece(gone, 0, 10, 2 * BLOCK)];
     let (_, outcomes) = world.write(0, &pieces);
     assert!(is_accepted(&outcomes[0]));
     assert_eq!(outcomes[1], PieceOutcome::GrantRevoked);
@@ -178,10 +167,7 @@ fn a_tombstone_goes_with_the_last_shard_once_its_range_is_closed() {
     world.verify();
     let stripes = |world: &World| {
         let pairs = world.pairs();
-        pairs
-            .iter()
-            .filter(|(key, _)| key.starts_with(b"S/"))
-            .count()
+        pairs.iter().filter(|(key, _)| key.starts_with(b"S/")).count()
     };
     assert_eq!(stripes(&world), 1);
     world.reap();
@@ -198,20 +184,12 @@ fn garbage_is_decided_and_not_guessed() {
     world.op(0, truncate(file, 10)).unwrap();
     let uncommitted = world.stripe_id(0);
     let never = StripeId(uncommitted.0 + 10 * limits::STRIPE_RANGE);
-    let shard = |stripe, index| ShardId {
-        stripe,
-        index: ShardIndex(index),
-    };
+    let shard = |stripe, index| ShardId { stripe, index: ShardIndex(index) };
     let hash = |stripe: StripeId| ShardHash([stripe.0 as u8; 16]);
-    let present: Vec<(ShardId, ShardHash)> = [
-        shard(live, 0),
-        shard(live, 1),
-        shard(dead, 0),
-        shard(uncommitted, 0),
-        shard(never, 0),
-    ]
-    .map(|shard| (shard, hash(shard.stripe)))
-    .to_vec();
+    let present: Vec<(ShardId, ShardHash)> =
+        [shard(live, 0), shard(live, 1), shard(dead, 0), shard(uncommitted, 0), shard(never, 0)]
+            .map(|shard| (shard, hash(shard.stripe)))
+            .to_vec();
     let server = world.servers[0];
     // Shard 1 of the live stripe belongs on another server.
     let found = garbage(&world.store, server, &present).unwrap();
@@ -222,16 +200,17 @@ fn garbage_is_decided_and_not_guessed() {
     assert!(!range_closed(&world.store, StripeId(uncommitted.0 + 1)).unwrap());
     assert!(!range_closed(&world.store, never).unwrap());
     let found = garbage(&world.store, server, &present).unwrap();
-    assert_eq!(
-        found,
-        [shard(live, 1), shard(dead, 0), shard(uncommitted, 0)]
-    );
+    assert_eq!(found, [shard(live, 1), shard(dead, 0), shard(uncommitted, 0)]);
 
     let from = shard(StripeId(0), 0);
-    let lost = |present: &[_], to| missing(&world.store, server, from, to, present).unwrap();
+    let lost = |present: &[_], to| {
+        missing(&world.store, server, from, to, OpSeq(u64::MAX), present).unwrap()
+    };
     assert_eq!(lost(&present, None), []);
     assert_eq!(lost(&[], None), [shard(live, 0)]);
     assert_eq!(lost(&[], Some(shard(live, 0))), []);
+    let young = missing(&world.store, server, from, None, OpSeq(0), &[]).unwrap();
+    assert_eq!(young, [], "committed after the server made its list");
     let other = [(shard(live, 0), ShardHash([9; 16]))];
     assert_eq!(lost(&other, None), [shard(live, 0)]);
 }
@@ -252,11 +231,7 @@ fn what_another_session_holds_is_not_touched() {
         unlink(parent, "f"),
         rename(parent, "g", parent, "f", RenameMode::Replace),
         rename(parent, "f", parent, "h", RenameMode::Replace),
-        Op::Link {
-            ino: file,
-            parent,
-            name,
-        },
+        Op::Link { ino: file, parent, name },
     ] {
         let before = world.pairs();
         assert_eq!(world.propose(1, op, &[]), held);
@@ -264,12 +239,7 @@ fn what_another_session_holds_is_not_touched() {
     }
     // Without the grant of one's own there is nothing to wait for.
     assert_eq!(world.op(1, truncate(file, 0)), Err(Errno::Stale));
-    let list = |attrs| Query::ReadDir {
-        dir: Ino::ROOT,
-        after: 0,
-        limit: 9,
-        attrs,
-    };
+    let list = |attrs| Query::ReadDir { dir: Ino::ROOT, after: 0, limit: 9, attrs };
     let touched = |query| {
         let inos = caps::touched_by_query(&world.store, &query).unwrap();
         caps::held_by_others(&world.store, world.session(1), &inos).unwrap()
@@ -297,18 +267,11 @@ fn an_open_file_outlives_its_name() {
     let file = world.file(0, "f");
     let (one, two) = (world.session(0), world.session(1));
     let outcome = world.propose(0, unlink(Ino::ROOT, "f"), &[one, two, SessionId(99)]);
-    let removed = Reply::Removed {
-        ino: file,
-        nlink: 0,
-    };
+    let removed = Reply::Removed { ino: file, nlink: 0 };
     assert_eq!(outcome, Outcome::Mutated(Ok(removed)));
     assert!(is_accepted(&world.write(0, &[piece(file, 0, 10, 0)]).1[0]));
     let (parent, name) = (Ino::ROOT, b"again".to_vec());
-    let link = Op::Link {
-        ino: file,
-        parent,
-        name,
-    };
+    let link = Op::Link { ino: file, parent, name };
     assert_eq!(world.op(0, link), Err(Errno::NotFound));
     world.verify();
     let ino = file;
@@ -316,10 +279,7 @@ fn an_open_file_outlives_its_name() {
     world.act(Action::Unpin { session: two, ino });
     assert_eq!(world.stat(file).size, 10);
     let evicted = false;
-    world.act(Action::CloseSession {
-        session: one,
-        evicted,
-    });
+    world.act(Action::CloseSession { session: one, evicted });
     assert_eq!(world.ask(&Query::Attr { ino }), Err(Errno::Stale));
     assert_eq!(world.live_stripes(), []);
     world.verify();
@@ -333,10 +293,7 @@ fn a_closed_session_leaves_nothing_and_changes_nothing() {
     }
     world.stripe_id(0);
     let session = world.session(0);
-    let close = Action::CloseSession {
-        session,
-        evicted: true,
-    };
+    let close = Action::CloseSession { session, evicted: true };
     assert_eq!(world.act(close.clone()), Outcome::Partly);
     world.verify();
     let late = world.propose(0, Op::LeaseInodes, &[]);
@@ -359,12 +316,9 @@ fn a_server_keeps_its_id_and_rises_in_epoch() {
     let mut world = World::new(0);
     let again = world.register("two", "elsewhere");
     assert_eq!(again, world.servers[1]);
-    let servers = query::cluster::servers(&world.store).unwrap();
+    let servers = query::servers(&world.store).unwrap();
     assert_eq!(servers.len(), 3);
     assert_eq!(servers[1].1.epoch, Epoch(2));
-    let space = query::cluster::space(&world.store).unwrap();
-    assert_eq!(
-        (space.total_bytes, space.free_bytes, space.inodes),
-        (6_000, 5_400, 1)
-    );
+    let space = query::space(&world.store).unwrap();
+    assert_eq!((space.total_bytes, space.free_bytes, space.inodes), (6_000, 5_400, 1));
 }

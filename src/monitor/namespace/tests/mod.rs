@@ -6,13 +6,13 @@ mod model;
 mod shadow;
 mod tree;
 
-use super::super::store::{Read, Store, memory::MemoryStore};
-use super::check::{Checked, check, state_hash};
-use super::command::{Action, Command, Outcome};
-use super::query;
 use super::apply;
 use super::caps;
+use super::check::{Checked, check, state_hash};
+use super::command::{Action, Command, Outcome};
 use super::command::{Applied, Removal};
+use super::query;
+use crate::monitor::store::{Read, Store, memory::MemoryStore};
 use crate::types::*;
 use crate::wire::metadata::*;
 use crate::wire::shards::ShardId;
@@ -57,10 +57,7 @@ impl World {
 
     fn act(&mut self, action: Action) -> Outcome {
         let command = Command {
-            time: Timestamp {
-                seconds: 1_000 + self.log.len() as i64,
-                nanos: 0,
-            },
+            time: Timestamp { seconds: 1_000 + self.log.len() as i64, nanos: 0 },
             actions: vec![action],
         };
         let mut applied = apply(&self.store, &command).unwrap();
@@ -77,10 +74,7 @@ impl World {
             node: String::new(),
             pid: 1,
             dir: String::new(),
-            usage: Usage {
-                used_bytes: 300,
-                capacity_bytes: 3_000,
-            },
+            usage: Usage { used_bytes: 300, capacity_bytes: 3_000 },
         };
         let name = name.to_owned();
         match self.act(Action::RegisterServer { name, register }) {
@@ -99,12 +93,7 @@ impl World {
             pid: 1,
         };
         match self.act(Action::OpenSession(info)) {
-            Outcome::Session(session) => Client {
-                session,
-                seq: 0,
-                inodes: 0..0,
-                stripes: 0..0,
-            },
+            Outcome::Session(session) => Client { session, seq: 0, inodes: 0..0, stripes: 0..0 },
             other => panic!("{other:?}"),
         }
     }
@@ -174,12 +163,9 @@ impl World {
     /// A commit of 2+1 with these pieces, at current epochs.
     fn commit(&mut self, client: usize, pieces: &[CommitPiece]) -> Commit {
         let id = self.stripe_id(client);
-        let place = |&server| ShardPlace {
-            server,
-            hash: ShardHash([id.0 as u8; 16]),
-        };
+        let place = |&server| ShardPlace { server, hash: ShardHash([id.0 as u8; 16]) };
         let end = |piece: &CommitPiece| piece.piece.stripe_offset + piece.piece.length;
-        let known = query::cluster::servers(&self.store).unwrap();
+        let known = query::servers(&self.store).unwrap();
         Commit {
             stripe: StripeRecord {
                 id,
@@ -218,11 +204,7 @@ impl World {
         let slice = query::map_of(&self.store, ino, 0).unwrap().unwrap();
         let extents = slice.extents.unwrap();
         assert_eq!(extents.to, u64::MAX);
-        extents
-            .extents
-            .iter()
-            .map(|e| (e.offset, e.length, e.stripe, e.stripe_offset))
-            .collect()
+        extents.extents.iter().map(|e| (e.offset, e.length, e.stripe, e.stripe_offset)).collect()
     }
 
     fn live_stripes(&self) -> Vec<StripeId> {
@@ -240,7 +222,7 @@ impl World {
     }
 
     fn reap_list(&self, server: ServerId) -> Vec<ShardId> {
-        query::shards::reap_list(&self.store, server, None, 10_000).unwrap()
+        query::reap_list(&self.store, server, None, 10_000).unwrap()
     }
 
     /// Every invariant holds.
@@ -285,10 +267,7 @@ fn create(parent: Ino, name: &str, ino: Ino, kind: FileKind) -> Op {
 }
 
 fn unlink(parent: Ino, name: &str) -> Op {
-    Op::Unlink {
-        parent,
-        name: name.into(),
-    }
+    Op::Unlink { parent, name: name.into() }
 }
 
 fn truncate(ino: Ino, size: u64) -> Op {
@@ -297,13 +276,7 @@ fn truncate(ino: Ino, size: u64) -> Op {
 }
 
 fn rename(parent: Ino, name: &str, new_parent: Ino, new_name: &str, mode: RenameMode) -> Op {
-    Op::Rename(Rename {
-        parent,
-        name: name.into(),
-        new_parent,
-        new_name: new_name.into(),
-        mode,
-    })
+    Op::Rename(Rename { parent, name: name.into(), new_parent, new_name: new_name.into(), mode })
 }
 
 /// `length` bytes at `offset` of a file, at `stripe_offset` of the stripe.
@@ -352,10 +325,7 @@ fn equal_logs_lead_to_equal_states() {
         let Applied { batch, .. } = apply(&twin, command).unwrap();
         twin.write(&batch).unwrap();
     }
-    assert_eq!(
-        state_hash(&twin).unwrap(),
-        state_hash(&world.store).unwrap()
-    );
+    assert_eq!(state_hash(&twin).unwrap(), state_hash(&world.store).unwrap());
 }
 
 #[test]
@@ -372,11 +342,7 @@ fn a_batch_is_its_actions_one_by_one() {
     let first = SessionId((1 << 44) + 1);
     let mutate = |slot, op| Action::Mutate {
         session: first,
-        mutation: Mutation {
-            slot: Slot(slot),
-            seq: SlotSeq(1),
-            op,
-        },
+        mutation: Mutation { slot: Slot(slot), seq: SlotSeq(1), op },
         removes: None,
     };
     let ino = Ino(1 << 44);
@@ -390,10 +356,7 @@ fn a_batch_is_its_actions_one_by_one() {
         bootstrap(),
     ];
     let together = MemoryStore::new();
-    let command = Command {
-        time,
-        actions: actions.clone(),
-    };
+    let command = Command { time, actions: actions.clone() };
     let applied = apply(&together, &command).unwrap();
     assert_eq!(applied.outcomes[1], Outcome::Session(first));
     assert_eq!(applied.outcomes[5], Outcome::Mutated(Err(Errno::Exists)));
@@ -406,7 +369,7 @@ fn a_batch_is_its_actions_one_by_one() {
         apart.write(&applied.batch).unwrap();
     }
     assert_eq!(state_hash(&together).unwrap(), state_hash(&apart).unwrap());
-    let op_seq = query::cluster::op_seq(&apart).unwrap();
+    let op_seq = query::op_seq(&apart).unwrap();
     assert_eq!(op_seq, OpSeq((1 << 44) + 6));
 }
 
@@ -415,11 +378,8 @@ fn check_in_portions(read: &dyn Read, budget: u64) -> Vec<String> {
     let mut problems = Vec::new();
     let mut cursor = Vec::new();
     loop {
-        let Checked {
-            records,
-            problems: found,
-            cursor: next,
-        } = check(read, &cursor, budget).unwrap();
+        let Checked { records, problems: found, cursor: next } =
+            check(read, &cursor, budget).unwrap();
         assert!(records <= budget);
         problems.extend(found);
         match next {
@@ -437,16 +397,7 @@ fn the_check_notices_every_record_that_is_lost() {
     let other = world.file(0, "g");
     let gone = world.file(0, "h");
     let (name, parent) = (b"second".to_vec(), dir);
-    world
-        .op(
-            0,
-            Op::Link {
-                ino: file,
-                parent,
-                name,
-            },
-        )
-        .unwrap();
+    world.op(0, Op::Link { ino: file, parent, name }).unwrap();
     let xattr = Op::SetXattr {
         ino: file,
         name: b"user.a".to_vec(),
@@ -454,13 +405,7 @@ fn the_check_notices_every_record_that_is_lost() {
         mode: XattrMode::Set,
     };
     world.op(0, xattr).unwrap();
-    world.write(
-        0,
-        &[
-            piece(file, 0, 4 * BLOCK, 0),
-            piece(other, 0, 100, 4 * BLOCK),
-        ],
-    );
+    world.write(0, &[piece(file, 0, 4 * BLOCK, 0), piece(other, 0, 100, 4 * BLOCK)]);
     world.write(0, &[piece(file, BLOCK, BLOCK, 0)]);
     world.write(0, &[piece(gone, BLOCK, BLOCK, 0)]);
     world.op(0, truncate(gone, 0)).unwrap();

@@ -12,6 +12,8 @@ pub(super) type Place = (StripeId, u64, u64);
 pub(super) struct Shadow {
     pub(super) directories: BTreeMap<Ino, Directory>,
     pub(super) files: BTreeMap<Ino, File>,
+    /// Removed directories, and the sessions that have them open.
+    pub(super) removed: BTreeMap<Ino, BTreeSet<SessionId>>,
 }
 
 pub(super) struct Directory {
@@ -36,8 +38,7 @@ impl File {
         let (first, last) = (from / BLOCK, to.div_ceil(BLOCK));
         let ragged = from % BLOCK;
         let kept = self.blocks.get(&first).copied().filter(|_| ragged > 0);
-        self.blocks
-            .retain(|block, _| !(first..last).contains(block));
+        self.blocks.retain(|block, _| !(first..last).contains(block));
         if let Some((stripe, at, bytes)) = kept {
             self.blocks.insert(first, (stripe, at, bytes.min(ragged)));
         }
@@ -127,19 +128,21 @@ impl Shadow {
         Ok(())
     }
 
-    pub(super) fn rmdir(&mut self, dir: Ino, name: &str) -> Result<(), Errno> {
+    pub(super) fn rmdir(&mut self, dir: Ino, name: &str, pins: &[SessionId]) -> Result<(), Errno> {
         let ino = self.lookup(dir, name).ok_or(Errno::NotFound)?;
         let directory = self.directories.get(&ino).ok_or(Errno::NotDirectory)?;
         if !directory.entries.is_empty() {
             return Err(Errno::NotEmpty);
         }
-        self.remove(dir, name, &[]);
+        self.remove(dir, name, pins);
         Ok(())
     }
 
     fn remove(&mut self, dir: Ino, name: &str, pins: &[SessionId]) {
         let ino = self.entries(dir).remove(name).unwrap();
-        self.directories.remove(&ino);
+        if self.directories.remove(&ino).is_some() {
+            self.removed.insert(ino, pins.iter().copied().collect());
+        }
         if let Some(file) = self.files.get_mut(&ino) {
             file.nlink -= 1;
             if file.nlink == 0 {
@@ -150,8 +153,8 @@ impl Shadow {
     }
 
     fn sweep(&mut self) {
-        self.files
-            .retain(|_, file| file.nlink > 0 || !file.pins.is_empty());
+        self.files.retain(|_, file| file.nlink > 0 || !file.pins.is_empty());
+        self.removed.retain(|_, pins| !pins.is_empty());
     }
 
     fn is_below(&self, mut dir: Ino, ancestor: Ino) -> bool {
@@ -301,7 +304,7 @@ impl Shadow {
         let source: BTreeMap<u64, Place> = from.blocks.clone();
         let from_size = from.size;
         self.held_file(session, r.to)?;
-        let ragged = r.length % BLOCK != 0;
+        let ragged = !r.length.is_multiple_of(BLOCK);
         let apart = r.from != r.to
             || from_end.next_multiple_of(BLOCK) <= r.to_offset
             || to_end.next_multiple_of(BLOCK) <= r.from_offset;
@@ -340,6 +343,9 @@ impl Shadow {
         if let Some(file) = self.files.get_mut(&ino) {
             file.pins.remove(&session);
         }
+        if let Some(pins) = self.removed.get_mut(&ino) {
+            pins.remove(&session);
+        }
         self.sweep();
     }
 
@@ -347,6 +353,9 @@ impl Shadow {
         for file in self.files.values_mut() {
             file.pins.remove(&session);
             file.holder = file.holder.filter(|&holder| holder != session);
+        }
+        for pins in self.removed.values_mut() {
+            pins.remove(&session);
         }
         self.sweep();
     }

@@ -18,10 +18,7 @@ fn directories_count_entries_and_subdirectories() {
     let attr = world.stat(dir);
     assert_eq!((attr.size, attr.nlink), (2, 3));
     assert_eq!(attr.mtime, world.stat(dir).ctime);
-    let rmdir = |name: &str| Op::Rmdir {
-        parent: dir,
-        name: name.into(),
-    };
+    let rmdir = |name: &str| Op::Rmdir { parent: dir, name: name.into() };
     assert_eq!(world.op(0, rmdir("f")), Err(Errno::NotDirectory));
     assert_eq!(world.op(0, unlink(dir, "sub")), Err(Errno::IsDirectory));
     assert_eq!(world.op(0, rmdir("none")), Err(Errno::NotFound));
@@ -73,11 +70,7 @@ fn names_are_checked() {
 fn setgid_directories_hand_down_their_group() {
     let mut world = World::new(1);
     let dir = world.directory(ROOT, "d");
-    let changes = AttrChanges {
-        mode: Some(0o2775),
-        gid: Some(77),
-        ..AttrChanges::default()
-    };
+    let changes = AttrChanges { mode: Some(0o2775), gid: Some(77), ..AttrChanges::default() };
     world.op(0, Op::SetAttr { ino: dir, changes }).unwrap();
     let sub = world.directory(dir, "sub");
     let file = world.create(0, sub, "f", FileKind::Regular);
@@ -92,16 +85,7 @@ fn a_path_is_told_as_long_as_there_is_a_name() {
     let file = world.file(0, "first");
     assert_eq!(path(&world, ROOT).as_deref(), Some("/"));
     let (parent, name) = (dir, b"second".to_vec());
-    world
-        .op(
-            0,
-            Op::Link {
-                ino: file,
-                parent,
-                name,
-            },
-        )
-        .unwrap();
+    world.op(0, Op::Link { ino: file, parent, name }).unwrap();
     assert_eq!(path(&world, file).as_deref(), Some("/first"));
     world.op(0, unlink(ROOT, "first")).unwrap();
     assert_eq!(path(&world, file).as_deref(), Some("/d/second"));
@@ -110,13 +94,7 @@ fn a_path_is_told_as_long_as_there_is_a_name() {
     world.op(0, op).unwrap();
     assert_eq!(path(&world, file).as_deref(), Some("/third"));
     let removed = world.op(0, unlink(ROOT, "third"));
-    assert_eq!(
-        removed,
-        Ok(Reply::Removed {
-            ino: file,
-            nlink: 0
-        })
-    );
+    assert_eq!(removed, Ok(Reply::Removed { ino: file, nlink: 0 }));
     assert_eq!(path(&world, file), None);
     world.verify();
 }
@@ -136,12 +114,8 @@ fn a_directory_never_comes_to_lie_below_itself() {
     assert_eq!(world.op(0, exchange), Err(Errno::Invalid));
     let exchange = rename(b, "c", ROOT, "a", RenameMode::Exchange);
     assert_eq!(world.op(0, exchange), Err(Errno::Invalid));
-    world
-        .op(0, rename(a, "b", ROOT, "b", RenameMode::Replace))
-        .unwrap();
-    world
-        .op(0, rename(ROOT, "a", b, "a", RenameMode::Replace))
-        .unwrap();
+    world.op(0, rename(a, "b", ROOT, "b", RenameMode::Replace)).unwrap();
+    world.op(0, rename(ROOT, "a", b, "a", RenameMode::Replace)).unwrap();
     assert_eq!(path(&world, a).as_deref(), Some("/b/a"));
     world.verify();
 }
@@ -155,9 +129,7 @@ fn exchange_moves_a_directory_and_a_file() {
     let file = world.create(0, two, "y", FileKind::Regular);
     let missing = rename(one, "x", two, "z", RenameMode::Exchange);
     assert_eq!(world.op(0, missing), Err(Errno::NotFound));
-    world
-        .op(0, rename(one, "x", two, "y", RenameMode::Exchange))
-        .unwrap();
+    world.op(0, rename(one, "x", two, "y", RenameMode::Exchange)).unwrap();
     assert_eq!(path(&world, sub).as_deref(), Some("/two/y"));
     assert_eq!(path(&world, file).as_deref(), Some("/one/x"));
     assert_eq!((world.stat(one).nlink, world.stat(two).nlink), (2, 3));
@@ -181,16 +153,7 @@ fn rename_replaces_what_it_may() {
     assert_eq!(world.ask(&Query::Attr { ino: dir }), Err(Errno::Stale));
     // Two names of one file both stay.
     let (parent, name) = (ROOT, b"g".to_vec());
-    world
-        .op(
-            0,
-            Op::Link {
-                ino: file,
-                parent,
-                name,
-            },
-        )
-        .unwrap();
+    world.op(0, Op::Link { ino: file, parent, name }).unwrap();
     world.op(0, replace("f", "g")).unwrap();
     assert_eq!(world.stat(file).nlink, 2);
     world.verify();
@@ -232,10 +195,7 @@ fn extended_attributes_obey_their_modes_and_limits() {
     let big = set("user.b", limits::XATTR_VALUE_MAX + 1, XattrMode::Set);
     assert_eq!(world.op(0, big), Err(Errno::TooBig));
     let name = b"user.a".to_vec();
-    let value = Query::GetXattr {
-        ino,
-        name: name.clone(),
-    };
+    let value = Query::GetXattr { ino, name: name.clone() };
     assert_eq!(world.ask(&value), Ok(Answer::Bytes(Vec::new())));
     let names = world.ask(&Query::ListXattr { ino });
     assert_eq!(names, Ok(Answer::Names(vec![name.clone()])));
@@ -249,15 +209,7 @@ fn extended_attributes_obey_their_modes_and_limits() {
         }
     }
     assert!((65_000..=65_536).contains(&full));
-    world
-        .op(
-            0,
-            Op::RemoveXattr {
-                ino,
-                name: name.clone(),
-            },
-        )
-        .unwrap();
+    world.op(0, Op::RemoveXattr { ino, name: name.clone() }).unwrap();
     let remove = Op::RemoveXattr { ino, name };
     assert_eq!(world.op(0, remove), Err(Errno::NoAttribute));
     world.verify();
@@ -273,12 +225,7 @@ fn list(world: &World, dir: Ino, limit: u32) -> Vec<Vec<u8>> {
     let mut after = 0;
     loop {
         let attrs = true;
-        let query = Query::ReadDir {
-            dir,
-            after,
-            limit,
-            attrs,
-        };
+        let query = Query::ReadDir { dir, after, limit, attrs };
         let Ok(Answer::Entries { entries, end, .. }) = world.ask(&query) else {
             panic!("not a directory");
         };
@@ -312,17 +259,12 @@ fn names_with_equal_hashes_are_all_listed() {
     let mut world = World::new(1);
     let dir = world.directory(ROOT, "d");
     let file = world.create(0, dir, "f", FileKind::Regular);
-    let entry = world
-        .store
-        .get(&raw_entry(dir, super::super::keys::name_hash(b"f"), b"f"));
+    let entry = world.store.get(&raw_entry(dir, super::super::keys::name_hash(b"f"), b"f"));
     let entry = entry.unwrap().unwrap();
     for (hash, names) in [(0x500, 5), (0x600, 1), (0x700, 3)] {
         for n in 0..names {
             let key = raw_entry(dir, hash, format!("{hash}-{n}").as_bytes());
-            world
-                .store
-                .write(&[(key, Some(entry.clone()))].into())
-                .unwrap();
+            world.store.write(&[(key, Some(entry.clone()))].into()).unwrap();
         }
     }
     let whole = list(&world, dir, 100);
@@ -334,11 +276,5 @@ fn names_with_equal_hashes_are_all_listed() {
 }
 
 fn raw_entry(dir: Ino, hash: u64, name: &[u8]) -> Vec<u8> {
-    [
-        b"D/",
-        dir.0.to_be_bytes().as_slice(),
-        &hash.to_be_bytes(),
-        name,
-    ]
-    .concat()
+    [b"D/", dir.0.to_be_bytes().as_slice(), &hash.to_be_bytes(), name].concat()
 }

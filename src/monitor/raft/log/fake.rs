@@ -76,9 +76,7 @@ impl FakeFiles {
     pub(super) fn after_kill(&self) -> Self {
         let mut disk = self.disk.lock().clone();
         disk.syncs_left = None;
-        Self {
-            disk: Mutex::new(disk),
-        }
+        Self { disk: Mutex::new(disk) }
     }
 
     /// The disk after a power cut.
@@ -125,10 +123,7 @@ fn torn(file: &FakeFile, random: &mut Random) -> FakeFile {
             bytes[start..end].copy_from_slice(&file.now[start..end]);
         }
     }
-    FakeFile {
-        now: bytes.clone(),
-        synced: bytes,
-    }
+    FakeFile { now: bytes.clone(), synced: bytes }
 }
 
 impl Disk {

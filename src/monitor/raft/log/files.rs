@@ -42,10 +42,7 @@ impl SystemFiles {
     /// The files of `dir`, which is made if need be.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            open: Mutex::default(),
-        })
+        Ok(Self { dir: dir.to_owned(), open: Mutex::default() })
     }
 
     fn file(&self, name: &str, create: bool) -> io::Result<Arc<File>> {

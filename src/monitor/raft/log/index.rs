@@ -38,11 +38,7 @@ pub(super) enum Place {
 impl Segment {
     /// A segment without entries.
     pub(super) fn new(first: u64) -> Self {
-        Self {
-            first,
-            bytes: SEGMENT_HEAD as u64,
-            entries: Vec::new(),
-        }
+        Self { first, bytes: SEGMENT_HEAD as u64, entries: Vec::new() }
     }
 
     /// The index of the entry that would follow its last.
@@ -53,12 +49,7 @@ impl Segment {
     /// Notes its next entry.
     pub(super) fn push(&mut self, position: Position, offset: u64, length: usize) {
         debug_assert_eq!(position.index, self.next());
-        self.entries.push(Slot {
-            term: position.term,
-            leader: position.leader,
-            offset,
-            length,
-        });
+        self.entries.push(Slot { term: position.term, leader: position.leader, offset, length });
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
@@ -67,11 +58,7 @@ impl Segment {
     }
 
     fn position(&self, index: u64) -> Option<Position> {
-        self.slot(index).map(|slot| Position {
-            term: slot.term,
-            leader: slot.leader,
-            index,
-        })
+        self.slot(index).map(|slot| Position { term: slot.term, leader: slot.leader, index })
     }
 
     fn last(&self) -> Option<Position> {
@@ -257,9 +244,7 @@ impl Index {
     }
 
     fn span(&self, index: u64) -> Option<Span> {
-        let after = self
-            .segments
-            .partition_point(|segment| segment.first <= index);
+        let after = self.segments.partition_point(|segment| segment.first <= index);
         self.segments.get(after.checked_sub(1)?)?.span(index)
     }
 }
@@ -271,10 +256,6 @@ trait MaxByIndex {
 
 impl MaxByIndex for Option<Position> {
     fn max_by_index(self, other: Self) -> Self {
-        if other.map(|at| at.index) > self.map(|at| at.index) {
-            other
-        } else {
-            self
-        }
+        if other.map(|at| at.index) > self.map(|at| at.index) { other } else { self }
     }
 }

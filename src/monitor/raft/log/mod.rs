@@ -54,10 +54,7 @@ pub(super) struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            segment_bytes: 16 << 20,
-            cache_bytes: 16 << 20,
-        }
+        Self { segment_bytes: 16 << 20, cache_bytes: 16 << 20 }
     }
 }
 
@@ -99,12 +96,7 @@ impl Log {
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
             .spawn(move || writer.run(&waiting))?;
-        Ok(Self {
-            files,
-            index,
-            jobs,
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Self { files, index, jobs, thread: Mutex::new(Some(thread)) })
     }
 
     /// Appends entries that follow the last one. They can be read when this returns; `done` is called when

@@ -193,14 +193,9 @@ pub(super) struct Span {
 pub(super) fn read(files: &dyn Files, span: &Span) -> Result<Record, LogError> {
     let bytes = files.read_at(&span.segment, span.offset, span.length)?;
     match parse(&bytes) {
-        Some(Found {
-            position,
-            body: Some(_),
-            ..
-        }) if position == span.position => Ok(Record {
-            position,
-            body: Bytes::from(bytes).slice(HEAD..),
-        }),
+        Some(Found { position, body: Some(_), .. }) if position == span.position => {
+            Ok(Record { position, body: Bytes::from(bytes).slice(HEAD..) })
+        }
         _ => Err(LogError::Damaged(format!(
             "entry {} in {} does not match its checksum",
             span.position.index, span.segment

@@ -68,18 +68,11 @@ pub(super) fn recover(files: &dyn Files, cache_bytes: usize) -> Result<Index, Lo
 /// The first indices of all segments that hold more than purged entries, ascending; the others are removed. (A
 /// purge is durable before its segments go, and their names may go in any order.)
 fn live_segments(files: &dyn Files, purged: Option<Position>) -> Result<Vec<u64>, LogError> {
-    let mut firsts: Vec<u64> = files
-        .list()?
-        .iter()
-        .filter_map(|name| name.strip_suffix(".log")?.parse().ok())
-        .collect();
+    let mut firsts: Vec<u64> =
+        files.list()?.iter().filter_map(|name| name.strip_suffix(".log")?.parse().ok()).collect();
     firsts.sort_unstable();
     let begins = purged.map_or(0, |purged| purged.index + 1);
-    let gone = firsts
-        .iter()
-        .skip(1)
-        .filter(|next| **next <= begins)
-        .count();
+    let gone = firsts.iter().skip(1).filter(|next| **next <= begins).count();
     for first in firsts.drain(..gone) {
         files.remove(&segment_name(first))?;
     }
@@ -130,20 +123,15 @@ fn scan(name: &str, first: u64, bytes: &[u8], newest: bool) -> Result<Option<Sca
             "entry {expected} in {name} at byte {at} is unreadable, and newer segments follow"
         )));
     }
-    Ok(Some(Scanned {
-        segment,
-        committed,
-        torn,
-    }))
+    Ok(Some(Scanned { segment, committed, torn }))
 }
 
 fn check_beginning(segments: &VecDeque<Segment>, purged: Option<Position>) -> Result<(), LogError> {
     let begins = purged.map_or(0, |purged| purged.index + 1);
     match segments.front() {
-        Some(oldest) if oldest.first > begins => Err(LogError::Damaged(format!(
-            "entries {begins} to {} are missing",
-            oldest.first - 1
-        ))),
+        Some(oldest) if oldest.first > begins => {
+            Err(LogError::Damaged(format!("entries {begins} to {} are missing", oldest.first - 1)))
+        }
         _ => Ok(()),
     }
 }

@@ -8,30 +8,20 @@ use bytes::Bytes;
 use super::fake::{FakeFiles, Random};
 use super::*;
 
-const SMALL: LogConfig = LogConfig {
-    segment_bytes: 2048,
-    cache_bytes: 1000,
-};
+const SMALL: LogConfig = LogConfig { segment_bytes: 2048, cache_bytes: 1000 };
 
 fn open(files: &Arc<FakeFiles>) -> Result<Log, LogError> {
     Log::open_files(files.clone(), SMALL)
 }
 
 fn at(index: u64, term: u64) -> Position {
-    Position {
-        term,
-        leader: 7,
-        index,
-    }
+    Position { term, leader: 7, index }
 }
 
 fn entry(index: u64, term: u64) -> Record {
     let length = (index * 37 + term * 11) % 300;
     let body = (0..length).map(|byte| (byte * index + term) as u8 | 1);
-    Record {
-        position: at(index, term),
-        body: body.collect::<Vec<_>>().into(),
-    }
+    Record { position: at(index, term), body: body.collect::<Vec<_>>().into() }
 }
 
 fn entries(range: Range<u64>, term: u64) -> Vec<Record> {
@@ -90,9 +80,8 @@ fn entries_can_be_read_before_they_are_durable_and_share_a_sync() {
             held.recv().unwrap();
         }),
     );
-    let waiting: Vec<_> = (1..9)
-        .map(|index| ask(|done| log.append(entries(index..index + 1, 1), done)))
-        .collect();
+    let waiting: Vec<_> =
+        (1..9).map(|index| ask(|done| log.append(entries(index..index + 1, 1), done))).collect();
     assert_eq!(all(&log), entries(0..9, 1));
     let before = files.syncs();
     release.send(()).unwrap();
@@ -112,10 +101,7 @@ fn conflicting_entries_are_cut_off_and_stay_cut_off() {
         let files = Arc::new(FakeFiles::default());
         let log = open(&files).unwrap();
         append(&log, entries(0..60, 1)).unwrap();
-        ask(|done| log.truncate(first, done))
-            .recv()
-            .unwrap()
-            .unwrap();
+        ask(|done| log.truncate(first, done)).recv().unwrap().unwrap();
         assert_eq!(all(&log), entries(0..first, 1));
         append(&log, entries(first..first + 20, 2)).unwrap();
         log.close();
@@ -133,10 +119,7 @@ fn purged_entries_are_gone_and_their_segments_too() {
     let before = segments(&files);
     let purgeable = log.purgeable(3000).unwrap();
     assert!((30..60).contains(&purgeable.index), "{purgeable:?}");
-    ask(|done| log.purge(purgeable, done))
-        .recv()
-        .unwrap()
-        .unwrap();
+    ask(|done| log.purge(purgeable, done)).recv().unwrap().unwrap();
     let kept = purgeable.index + 1;
     assert_eq!(all(&log), entries(kept..60, 1));
     assert!(segments(&files) < before);
@@ -148,10 +131,7 @@ fn purged_entries_are_gone_and_their_segments_too() {
     assert_eq!(all(&log), entries(kept..62, 1));
     assert_eq!(log.purgeable(1 << 30), None);
     // A state was taken over from another member: it is beyond the whole log.
-    ask(|done| log.purge(at(500, 3), done))
-        .recv()
-        .unwrap()
-        .unwrap();
+    ask(|done| log.purge(at(500, 3), done)).recv().unwrap().unwrap();
     assert_eq!(log.last(), Some(at(500, 3)));
     append(&log, entries(501..503, 3)).unwrap();
     log.close();
@@ -165,26 +145,13 @@ fn the_vote_is_durable_and_what_is_committed_is_remembered() {
     let files = Arc::new(FakeFiles::default());
     let log = open(&files).unwrap();
     assert_eq!(log.vote(), None);
-    let vote = |term| Vote {
-        term,
-        leader: 7,
-        committed: term == 2,
-    };
-    ask(|done| log.save_vote(vote(1), done))
-        .recv()
-        .unwrap()
-        .unwrap();
+    let vote = |term| Vote { term, leader: 7, committed: term == 2 };
+    ask(|done| log.save_vote(vote(1), done)).recv().unwrap().unwrap();
     append(&log, entries(0..5, 1)).unwrap();
     log.save_committed(Some(at(3, 1)));
     append(&log, entries(5..6, 1)).unwrap();
-    ask(|done| log.save_vote(vote(2), done))
-        .recv()
-        .unwrap()
-        .unwrap();
-    ask(|done| log.purge(at(1, 1), done))
-        .recv()
-        .unwrap()
-        .unwrap();
+    ask(|done| log.save_vote(vote(2), done)).recv().unwrap().unwrap();
+    ask(|done| log.purge(at(1, 1), done)).recv().unwrap().unwrap();
     for seed in 0..20 {
         let log = open(&Arc::new(files.after_power_cut(&mut Random(seed)))).unwrap();
         assert_eq!(log.vote(), Some(vote(2)));
@@ -210,21 +177,12 @@ impl Promised {
     fn check(&self, log: &Log, seed: u64) {
         let found = all(log);
         let purged = log.purged().map(|at| at.index);
-        assert!(
-            purged == self.purged || purged == self.asked_purged,
-            "seed {seed}"
-        );
+        assert!(purged == self.purged || purged == self.asked_purged, "seed {seed}");
         let first = purged.map_or(0, |purged| purged as usize + 1);
         let end = first + found.len();
-        assert!(
-            end >= self.acknowledged,
-            "seed {seed}: an acknowledged entry is lost"
-        );
+        assert!(end >= self.acknowledged, "seed {seed}: an acknowledged entry is lost");
         assert_eq!(found, self.asked[first..end], "seed {seed}");
-        assert!(
-            log.vote() == self.vote || log.vote() == self.asked_vote,
-            "seed {seed}: the vote"
-        );
+        assert!(log.vote() == self.vote || log.vote() == self.asked_vote, "seed {seed}: the vote");
     }
 
     /// Does something to the log; false when the power is gone.
@@ -237,10 +195,7 @@ impl Promised {
                     committed: random.below(2) == 0,
                 };
                 self.asked_vote = Some(vote);
-                let saved = ask(|done| log.save_vote(vote, done))
-                    .recv()
-                    .unwrap()
-                    .is_ok();
+                let saved = ask(|done| log.save_vote(vote, done)).recv().unwrap().is_ok();
                 if saved {
                     self.vote = Some(vote);
                 }
@@ -252,10 +207,7 @@ impl Promised {
                     return true;
                 }
                 self.asked_purged = Some(upto);
-                let purged = ask(|done| log.purge(at(upto, 1), done))
-                    .recv()
-                    .unwrap()
-                    .is_ok();
+                let purged = ask(|done| log.purge(at(upto, 1), done)).recv().unwrap().is_ok();
                 if purged {
                     self.purged = Some(upto);
                 }
@@ -360,19 +312,9 @@ fn a_disk_that_failed_once_is_not_trusted_again() {
     append(&log, entries(3..4, 1)).unwrap_err();
     files.cut_power_after(1000);
     append(&log, entries(4..5, 1)).unwrap_err();
-    ask(|done| log.truncate(2, done))
-        .recv()
-        .unwrap()
-        .unwrap_err();
+    ask(|done| log.truncate(2, done)).recv().unwrap().unwrap_err();
     log.close();
-    append(
-        &log,
-        vec![Record {
-            position: at(5, 1),
-            body: Bytes::new(),
-        }],
-    )
-    .unwrap_err();
+    append(&log, vec![Record { position: at(5, 1), body: Bytes::new() }]).unwrap_err();
 }
 
 #[test]
@@ -381,10 +323,8 @@ fn another_version_and_a_missing_segment_are_told() {
     let log = Log::open(dir.path(), SMALL).unwrap();
     append(&log, entries(0..60, 1)).unwrap();
     log.close();
-    let mut names: Vec<_> = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     let bytes = std::fs::read(&names[1]).unwrap();
     std::fs::remove_file(&names[1]).unwrap();
@@ -396,8 +336,5 @@ fn another_version_and_a_missing_segment_are_told() {
     let error = Log::open(dir.path(), SMALL).err().unwrap().to_string();
     assert!(error.contains("version 2"), "{error}");
     std::fs::write(&names[1], bytes).unwrap();
-    assert_eq!(
-        all(&Log::open(dir.path(), SMALL).unwrap()),
-        entries(0..60, 1)
-    );
+    assert_eq!(all(&Log::open(dir.path(), SMALL).unwrap()), entries(0..60, 1));
 }

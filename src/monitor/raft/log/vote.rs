@@ -44,18 +44,10 @@ pub(super) fn save(
     vote: Option<Vote>,
     purged: Option<Position>,
 ) -> io::Result<()> {
-    let rest = wire::encode(&Saved {
-        vote,
-        purged: purged.map(|at| (at.term, at.leader, at.index)),
-    });
+    let rest =
+        wire::encode(&Saved { vote, purged: purged.map(|at| (at.term, at.leader, at.index)) });
     let crc = u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, &rest)).expect("32 bits");
-    let bytes = [
-        MAGIC.as_slice(),
-        &VERSION.to_le_bytes(),
-        &crc.to_le_bytes(),
-        &rest,
-    ]
-    .concat();
+    let bytes = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &crc.to_le_bytes(), &rest].concat();
     if files.list()?.iter().any(|name| name == NEW) {
         files.truncate(NEW, 0)?;
     }
@@ -73,11 +65,7 @@ pub(super) fn load(files: &dyn Files) -> Result<(Option<Vote>, Option<Position>)
     };
     let saved = parse(&bytes)
         .ok_or_else(|| LogError::Damaged(format!("the file `{NAME}` is not what was written")))?;
-    let purged = saved.purged.map(|(term, leader, index)| Position {
-        term,
-        leader,
-        index,
-    });
+    let purged = saved.purged.map(|(term, leader, index)| Position { term, leader, index });
     Ok((saved.vote, purged))
 }
 

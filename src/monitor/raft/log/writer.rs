@@ -89,20 +89,9 @@ impl Writer {
     pub(super) fn new(files: Arc<dyn Files>, index: Arc<Mutex<Index>>, segment_bytes: u64) -> Self {
         let (durable, committed) = {
             let index = index.lock();
-            (
-                index.last().map_or(0, |last| last.index + 1),
-                index.committed,
-            )
+            (index.last().map_or(0, |last| last.index + 1), index.committed)
         };
-        Self {
-            files,
-            index,
-            segment_bytes,
-            durable,
-            committed,
-            buffer: Vec::new(),
-            failed: None,
-        }
+        Self { files, index, segment_bytes, durable, committed, buffer: Vec::new(), failed: None }
     }
 
     /// Works until the log is closed.
@@ -210,8 +199,7 @@ impl Writer {
     /// Begins a segment. Its header is durable before anything is written behind it.
     fn begin_segment(&self, first: u64) -> io::Result<()> {
         let name = segment_name(first);
-        self.files
-            .write_at(&name, 0, &record::segment_head(first))?;
+        self.files.write_at(&name, 0, &record::segment_head(first))?;
         self.files.sync(&name)?;
         self.files.sync_dir()?;
         self.index.lock().segments.push_back(Segment::new(first));
@@ -224,10 +212,7 @@ impl Writer {
             let mut index = self.index.lock();
             let before: Vec<u64> = index.segments.iter().map(|segment| segment.first).collect();
             index.truncate(first);
-            let kept = index
-                .segments
-                .back()
-                .map(|at| (segment_name(at.first), at.bytes));
+            let kept = index.segments.back().map(|at| (segment_name(at.first), at.bytes));
             (before[index.segments.len()..].to_vec(), kept)
         };
         for segment in removed.iter().rev() {

@@ -30,13 +30,8 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(200);
 
 fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970");
-    Timestamp {
-        seconds: since.as_secs().try_into().expect("a date"),
-        nanos: 0,
-    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    Timestamp { seconds: since.as_secs().try_into().expect("a date"), nanos: 0 }
 }
 
 fn authority(cluster: u128) -> Authority {
@@ -68,11 +63,7 @@ struct Counts {
 
 impl Service for TestService {
     async fn call(self: Arc<Self>, caller: Arc<Caller>, header: Vec<u8>, payload: Bytes) -> Answer {
-        assert_eq!(
-            payload.as_ptr().align_offset(4096) * payload.len().min(1),
-            0,
-            "aligned"
-        );
+        assert_eq!(payload.as_ptr().align_offset(4096) * payload.len().min(1), 0, "aligned");
         match header.as_slice() {
             b"hold" => self.hold().await,
             b"hang" => std::future::pending().await,
@@ -80,10 +71,7 @@ impl Service for TestService {
             _ => {}
         }
         let middle = payload.len() / 2;
-        Answer {
-            header,
-            payload: vec![payload.slice(..middle), payload.slice(middle..)],
-        }
+        Answer { header, payload: vec![payload.slice(..middle), payload.slice(middle..)] }
     }
 
     fn closed(&self, caller: &Caller) {
@@ -126,13 +114,7 @@ impl Served {
         });
         let incarnation = Incarnation(incarnation);
         let serving = listener.serve(credentials, incarnation, Arc::clone(&service), requested);
-        Self {
-            address,
-            service,
-            ended,
-            shutdown,
-            task: tokio::spawn(serving),
-        }
+        Self { address, service, ended, shutdown, task: tokio::spawn(serving) }
     }
 
     async fn connect(&self, credentials: &Credentials) -> Connection {
@@ -179,11 +161,7 @@ async fn many_calls_at_once_get_their_own_answers() {
             let parts = vec![payload.slice(..cut), Bytes::new(), payload.slice(cut..)];
             let echoed = echo(&connection, parts).await.expect("answered");
             assert!(echoed == payload, "call {number} of seed {seed}");
-            assert_eq!(
-                echoed.as_ptr().align_offset(4096) * echoed.len().min(1),
-                0,
-                "aligned"
-            );
+            assert_eq!(echoed.as_ptr().align_offset(4096) * echoed.len().min(1), 0, "aligned");
         });
     }
     while let Some(call) = calls.join_next().await {
@@ -200,9 +178,7 @@ async fn answers_come_in_any_order_and_the_longest_payload_passes() {
     let held = tokio::spawn(async move { held.call(b"hold".to_vec(), vec![], LONG).await });
 
     let longest = Bytes::from(vec![9; FRAME_PAYLOAD_MAX as usize]);
-    let echoed = echo(&connection, vec![longest.clone()])
-        .await
-        .expect("answered");
+    let echoed = echo(&connection, vec![longest.clone()]).await.expect("answered");
     assert!(echoed == longest);
 
     served.service.permits.add_permits(1);
@@ -235,14 +211,10 @@ async fn a_call_that_is_given_up_leaves_nothing_behind() {
     let call = connection.call(b"hang".to_vec(), vec![], SHORT);
     assert_eq!(call.await.expect_err("never answered"), CallError::Timeout);
     let held = connection.call(b"hold".to_vec(), vec![], LONG);
-    tokio::time::timeout(SHORT, held)
-        .await
-        .expect_err("dropped while it waits");
+    tokio::time::timeout(SHORT, held).await.expect_err("dropped while it waits");
     assert_eq!(connection.calls_pending(), 0);
     served.service.permits.add_permits(1);
-    echo(&connection, vec![])
-        .await
-        .expect("a late answer harms nobody");
+    echo(&connection, vec![]).await.expect("a late answer harms nobody");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,9 +228,7 @@ async fn when_the_other_end_goes_all_calls_fail_at_once() {
             tokio::spawn(async move { connection.call(b"hang".to_vec(), vec![], LONG).await })
         })
         .collect();
-    echo(&connection, vec![])
-        .await
-        .expect("up to here it works");
+    echo(&connection, vec![]).await.expect("up to here it works");
     served.shutdown.send_replace(true);
     served.task.await.expect("no panic").expect("served");
     for call in calls {
@@ -294,16 +264,10 @@ async fn a_connection_takes_in_no_more_calls_than_its_credit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_does_not_read_costs_time_but_no_memory() {
     let ca = authority(1);
-    let (address, _stalled) = fake(
-        member(&ca, Role::Server),
-        Welcome::Accepted {
-            incarnation: Incarnation(1),
-        },
-    )
-    .await;
-    let connection = open(address, &member(&ca, Role::Client), Role::Server)
-        .await
-        .expect("a connection");
+    let (address, _stalled) =
+        fake(member(&ca, Role::Server), Welcome::Accepted { incarnation: Incarnation(1) }).await;
+    let connection =
+        open(address, &member(&ca, Role::Client), Role::Server).await.expect("a connection");
     let memory = Arc::new(vec![1; 8 << 20]);
     let calls: Vec<_> = (0..8)
         .map(|_| {
@@ -347,12 +311,8 @@ async fn fake(credentials: Credentials, welcome: Welcome) -> (SocketAddr, JoinHa
         let acceptor = TlsAcceptor::from(credentials.server_config());
         let tls = acceptor.accept(buffered(tcp)).await.expect("TLS");
         let mut stream = TlsStream::Server(tls);
-        let _hello: Hello = hello::receive(&mut stream, Kind::Request)
-            .await
-            .expect("hello");
-        hello::send(&mut stream, Kind::Response, &welcome)
-            .await
-            .expect("sent");
+        let _hello: Hello = hello::receive(&mut stream, Kind::Request).await.expect("hello");
+        hello::send(&mut stream, Kind::Response, &welcome).await.expect("sent");
         stream
     });
     (address, task)

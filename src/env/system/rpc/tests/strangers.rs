@@ -8,10 +8,7 @@ async fn strangers_harm_nobody_and_are_shown_out() {
     let served = Served::start(member(&ca, Role::Monitor), 1);
     let mut silent = TcpStream::connect(served.address).await.expect("connected");
     let mut garbage = TcpStream::connect(served.address).await.expect("connected");
-    garbage
-        .write_all(b"GET / HTTP/1.1\r\n\r\n")
-        .await
-        .expect("sent");
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
     let mut tls_only = tls_connect(&member(&ca, Role::Client), served.address).await;
 
     let connection = served.connect(&member(&ca, Role::Client)).await;
@@ -20,13 +17,7 @@ async fn strangers_harm_nobody_and_are_shown_out() {
     let mut rest = Vec::new();
     // A reset is as good an end as any.
     drop(garbage.read_to_end(&mut rest).await);
-    assert_eq!(
-        silent
-            .read(&mut [0; 1])
-            .await
-            .expect("closed after a while"),
-        0
-    );
+    assert_eq!(silent.read(&mut [0; 1]).await.expect("closed after a while"), 0);
     drop(tls_only.read_to_end(&mut rest).await);
     echo(&connection, vec![]).await.expect("answered still");
 }
@@ -36,29 +27,11 @@ async fn frames_that_announce_too_much_end_their_connection() {
     let ca = authority(1);
     let mut served = Served::start(member(&ca, Role::Monitor), 1);
     let mut stream = tls_connect(&member(&ca, Role::Client), served.address).await;
-    let hello = Hello {
-        protocol: PROTOCOL,
-        cluster: ClusterId(1),
-        incarnation: Incarnation(0),
-    };
-    hello::send(&mut stream, Kind::Request, &hello)
-        .await
-        .expect("sent");
-    let welcome: Welcome = hello::receive(&mut stream, Kind::Response)
-        .await
-        .expect("welcome");
-    assert_eq!(
-        welcome,
-        Welcome::Accepted {
-            incarnation: Incarnation(1)
-        }
-    );
-    let prefix = Prefix {
-        kind: Kind::Request,
-        id: 1,
-        header_len: u32::MAX,
-        payload_len: 0,
-    };
+    let hello = Hello { protocol: PROTOCOL, cluster: ClusterId(1), incarnation: Incarnation(0) };
+    hello::send(&mut stream, Kind::Request, &hello).await.expect("sent");
+    let welcome: Welcome = hello::receive(&mut stream, Kind::Response).await.expect("welcome");
+    assert_eq!(welcome, Welcome::Accepted { incarnation: Incarnation(1) });
+    let prefix = Prefix { kind: Kind::Request, id: 1, header_len: u32::MAX, payload_len: 0 };
     let bytes: [u8; PREFIX_BYTES] = prefix.to_bytes();
     stream.write_all(&bytes).await.expect("sent");
     stream.flush().await.expect("sent");
@@ -69,28 +42,17 @@ async fn frames_that_announce_too_much_end_their_connection() {
 async fn the_wrong_other_end_is_told_apart() {
     let (ca, other, twin) = (authority(1), authority(2), authority(1));
     let client = member(&ca, Role::Client);
-    let old = Timestamp {
-        seconds: 0,
-        nanos: 0,
-    };
+    let old = Timestamp { seconds: 0, nanos: 0 };
     let cases = [
         (member(&other, Role::Monitor), "is of another cluster"),
         (member(&twin, Role::Monitor), "is of another cluster"),
         (member(&ca, Role::Server), "is a server, not a monitor"),
-        (
-            issued(&ca, &ca, Role::Monitor, old),
-            "certificate of 127.0.0.1",
-        ),
-        (
-            issued(&twin, &ca, Role::Monitor, now()),
-            "does not accept our certificate",
-        ),
+        (issued(&ca, &ca, Role::Monitor, old), "certificate of 127.0.0.1"),
+        (issued(&twin, &ca, Role::Monitor, now()), "does not accept our certificate"),
     ];
     for (credentials, sentence) in cases {
         let served = Served::start(credentials, 1);
-        let error = open(served.address, &client, Role::Monitor)
-            .await
-            .expect_err("refused");
+        let error = open(served.address, &client, Role::Monitor).await.expect_err("refused");
         assert!(error.to_string().contains(sentence), "{error}");
         assert!(!error.may_pass(), "{error}");
     }
@@ -100,13 +62,9 @@ async fn the_wrong_other_end_is_told_apart() {
 async fn a_client_certificate_accepts_no_connections() {
     let ca = authority(1);
     let served = Served::start(member(&ca, Role::Client), 1);
-    let error = open(served.address, &member(&ca, Role::Client), Role::Client)
-        .await
-        .expect_err("refused");
-    assert!(
-        matches!(error, ConnectError::BadCertificate { .. }),
-        "{error}"
-    );
+    let error =
+        open(served.address, &member(&ca, Role::Client), Role::Client).await.expect_err("refused");
+    assert!(matches!(error, ConnectError::BadCertificate { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,9 +73,7 @@ async fn other_protocols_and_incarnations_are_refused_in_words() {
     let server = member(&ca, Role::Monitor);
     let client = member(&ca, Role::Client);
     let (address, _stalled) = fake(server.clone(), Welcome::OtherProtocol { ours: 99 }).await;
-    let error = open(address, &client, Role::Monitor)
-        .await
-        .expect_err("refused");
+    let error = open(address, &client, Role::Monitor).await.expect_err("refused");
     assert!(error.to_string().contains("speaks protocol 99"), "{error}");
 
     let served = Served::start(server, 7);
@@ -127,17 +83,10 @@ async fn other_protocols_and_incarnations_are_refused_in_words() {
     assert!(error.to_string().contains("knows incarnation 7"), "{error}");
 
     let mut stream = tls_connect(&client, served.address).await;
-    let hello = Hello {
-        protocol: PROTOCOL + 1,
-        cluster: ClusterId(1),
-        incarnation: Incarnation(7),
-    };
-    hello::send(&mut stream, Kind::Request, &hello)
-        .await
-        .expect("sent");
-    let welcome: Welcome = hello::receive(&mut stream, Kind::Response)
-        .await
-        .expect("welcome");
+    let hello =
+        Hello { protocol: PROTOCOL + 1, cluster: ClusterId(1), incarnation: Incarnation(7) };
+    hello::send(&mut stream, Kind::Request, &hello).await.expect("sent");
+    let welcome: Welcome = hello::receive(&mut stream, Kind::Response).await.expect("welcome");
     assert_eq!(welcome, Welcome::OtherProtocol { ours: PROTOCOL });
 }
 
@@ -150,10 +99,7 @@ async fn whoever_is_not_there_or_not_okapi_is_told_apart() {
         opened.expect_err("no connection")
     };
     let error = attempt("127.0.0.1", LONG).await;
-    assert!(
-        matches!(error, ConnectError::Unresolvable { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ConnectError::Unresolvable { .. }), "{error}");
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
@@ -182,12 +128,7 @@ fn a_port_in_use_is_named() {
     let address = first.local_address().to_string();
     let error = Listener::bind(&address).expect_err("in use").to_string();
     let port = first.local_address().port();
-    assert!(
-        error.starts_with(&format!("port {port} of 127.0.0.1 is in use")),
-        "{error}"
-    );
-    let error = Listener::bind("nonsense")
-        .expect_err("no address")
-        .to_string();
+    assert!(error.starts_with(&format!("port {port} of 127.0.0.1 is in use")), "{error}");
+    let error = Listener::bind("nonsense").expect_err("no address").to_string();
     assert!(error.starts_with("cannot listen at nonsense"), "{error}");
 }
