@@ -57,8 +57,8 @@
 //! to servers (placement is a table, so nothing moves by itself), no plaintext protocol, no kernel writeback
 //! cache (the daemon owns sizes and times), no journal in the key-value store (the Raft log is one).
 
-//@ pub mod agent;
-//@ pub mod cli;
+pub mod agent;
+pub mod cli;
 pub mod client;
 pub mod codec;
 pub mod crypto;

@@ -1,3 +1,7 @@
-//! The `okapifs` command.
+//! The `okapifs` command: everything is in [`okapifs::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    okapifs::cli::main()
+}

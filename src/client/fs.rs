@@ -1,9 +1,28 @@
 //! The filesystem as a client sees it: everything that the FUSE adapter may call.
+//!
+//! An operation on names is one call to the monitors. One on a file's content goes by the exclusive grant: under
+//! it, size, mtime and content are answered here; without it nothing is, unless it was checked in the same
+//! operation. Each kind of operation has a file of its own.
 
-use bytes::Bytes;
+mod attrs;
+mod handles;
+mod names;
+mod ranges;
+mod writing;
+mod xattrs;
 
-use crate::types::{Attr, Errno, FileKind, Ino, Timestamp};
-use crate::wire::metadata::{DirEntry, RenameMode, Space, XattrMode};
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::config::Config;
+use super::files::Files;
+use super::flusher::Flusher;
+use super::grants::Grants;
+use super::session::Session;
+use super::view::Reader;
+use crate::env::system::lock::RunLock;
+use crate::types::{Errno, FileKind, Ino, Timestamp};
+use crate::wire::metadata::DirEntry;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -101,185 +120,71 @@ pub struct Listing {
 }
 
 /// A mounted filesystem.
-#[derive(Debug)]
-pub struct Fs {}
+pub struct Fs {
+    pub(super) config: Config,
+    pub(super) session: Arc<Session>,
+    pub(super) flusher: Arc<Flusher>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) reader: Reader,
+    pub(super) files: Arc<Files>,
+    started: OnceLock<Started>,
+}
 
-#[expect(clippy::unused_async, reason = "signatures only")]
+/// What is known once everything works.
+struct Started {
+    root: Ino,
+    _run_lock: RunLock,
+}
+
+/// What a filesystem consists of.
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) session: Arc<Session>,
+    pub(super) flusher: Arc<Flusher>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) reader: Reader,
+    pub(super) files: Arc<Files>,
+}
+
 impl Fs {
     /// The inode that the mount shows as its root.
     pub fn root(&self) -> Ino {
-        todo!()
+        self.started.get().map_or(Ino::ROOT, |started| started.root)
     }
-    /// The inode with that name.
-    pub async fn lookup(&self, _parent: Ino, _name: &[u8]) -> Result<Attr, Errno> {
-        todo!()
+
+    pub(super) fn from_parts(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            config: parts.config,
+            session: parts.session,
+            flusher: parts.flusher,
+            grants: parts.grants,
+            reader: parts.reader,
+            files: parts.files,
+            started: OnceLock::new(),
+        })
     }
-    /// Attributes.
-    pub async fn getattr(&self, _ino: Ino) -> Result<Attr, Errno> {
-        todo!()
+
+    /// The root was found. The lock is kept for as long as the process lives.
+    pub(super) fn started(&self, root: Ino, run_lock: RunLock) {
+        self.started.get_or_init(|| Started {
+            root,
+            _run_lock: run_lock,
+        });
     }
-    /// Change attributes.
-    pub async fn setattr(&self, _ino: Ino, _changes: SetAttr) -> Result<Attr, Errno> {
-        todo!()
+
+    fn must_be_writable(&self) -> Result<(), Errno> {
+        if self.config.read_only {
+            Err(Errno::ReadOnly)
+        } else {
+            Ok(())
+        }
     }
-    /// Where a symbolic link points.
-    pub async fn readlink(&self, _ino: Ino) -> Result<Vec<u8>, Errno> {
-        todo!()
-    }
-    /// A new inode that is not opened by the same call (mknod, mkdir, symlink).
-    pub async fn make(
-        &self,
-        _caller: Caller,
-        _parent: Ino,
-        _name: &[u8],
-        _new: NewInode,
-    ) -> Result<Attr, Errno> {
-        todo!()
-    }
-    /// A new regular file, opened.
-    pub async fn create(
-        &self,
-        _caller: Caller,
-        _parent: Ino,
-        _name: &[u8],
-        _mode: u16,
-        _open: OpenMode,
-    ) -> Result<(Attr, Handle), Errno> {
-        todo!()
-    }
-    /// One more name.
-    pub async fn link(&self, _ino: Ino, _parent: Ino, _name: &[u8]) -> Result<Attr, Errno> {
-        todo!()
-    }
-    /// Remove a name of something that is not a directory.
-    pub async fn unlink(&self, _parent: Ino, _name: &[u8]) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Remove an empty directory.
-    pub async fn rmdir(&self, _parent: Ino, _name: &[u8]) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Rename.
-    pub async fn rename(
-        &self,
-        _parent: Ino,
-        _name: &[u8],
-        _new_parent: Ino,
-        _new_name: &[u8],
-        _mode: RenameMode,
-    ) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Open a regular file.
-    pub async fn open(&self, _ino: Ino, _open: OpenMode) -> Result<Handle, Errno> {
-        todo!()
-    }
-    /// Read up to `size` bytes; fewer only at the end of the file. The parts follow one another.
-    pub async fn read(
-        &self,
-        _handle: Handle,
-        _offset: u64,
-        _size: u32,
-    ) -> Result<Vec<Bytes>, Errno> {
-        todo!()
-    }
-    /// [`Self::read`] where it can be answered from memory, without waiting for anybody.
-    pub fn try_read(
-        &self,
-        _handle: Handle,
-        _offset: u64,
-        _size: u32,
-    ) -> Option<Result<Vec<Bytes>, Errno>> {
-        todo!()
-    }
-    /// Write all of `data`. It is buffered when this returns (durable, if the handle is `sync`).
-    pub async fn write(&self, _handle: Handle, _offset: u64, _data: Bytes) -> Result<(), Errno> {
-        todo!()
-    }
-    /// [`Self::write`] where it only has to be copied into the buffer, without waiting for anybody.
-    pub fn try_write(
-        &self,
-        _handle: Handle,
-        _offset: u64,
-        _data: &[u8],
-    ) -> Option<Result<(), Errno>> {
-        todo!()
-    }
-    /// What `close` reports: an error that an earlier write met. Does not wait.
-    pub async fn flush(&self, _handle: Handle) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Everything written to the file by anybody is durable.
-    pub async fn fsync(&self, _handle: Handle) -> Result<(), Errno> {
-        todo!()
-    }
-    /// The handle is closed.
-    pub async fn release(&self, _handle: Handle) {
-        todo!()
-    }
-    /// Everything that this mount has buffered is durable.
-    pub async fn sync_all(&self) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Entries of a directory after `after` ([`DirEntry::next`] of the last one, 0 at the beginning).
-    pub async fn readdir(
-        &self,
-        _dir: Ino,
-        _after: u64,
-        _limit: u32,
-        _attrs: bool,
-    ) -> Result<Listing, Errno> {
-        todo!()
-    }
-    /// How full it is.
-    pub async fn space(&self) -> Result<Space, Errno> {
-        todo!()
-    }
-    /// The value of an extended attribute, `user.okapifs.*` included.
-    pub async fn getxattr(&self, _ino: Ino, _name: &[u8]) -> Result<Vec<u8>, Errno> {
-        todo!()
-    }
-    /// The names of all extended attributes; `user.okapifs.*` are not among them, so that nothing copies them.
-    pub async fn listxattr(&self, _ino: Ino) -> Result<Vec<Vec<u8>>, Errno> {
-        todo!()
-    }
-    /// Set an extended attribute.
-    pub async fn setxattr(
-        &self,
-        _ino: Ino,
-        _name: &[u8],
-        _value: &[u8],
-        _mode: XattrMode,
-    ) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Remove an extended attribute.
-    pub async fn removexattr(&self, _ino: Ino, _name: &[u8]) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Reserve, punch or zero a range.
-    pub async fn fallocate(
-        &self,
-        _handle: Handle,
-        _offset: u64,
-        _length: u64,
-        _what: Allocate,
-    ) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Find data or a hole.
-    pub async fn lseek(&self, _handle: Handle, _offset: u64, _whence: Seek) -> Result<u64, Errno> {
-        todo!()
-    }
-    /// Copy a range, sharing extents where it can; how many bytes were copied.
-    pub async fn copy_range(
-        &self,
-        _from: Handle,
-        _from_offset: u64,
-        _to: Handle,
-        _to_offset: u64,
-        _length: u64,
-    ) -> Result<u64, Errno> {
-        todo!()
+}
+
+impl fmt::Debug for Fs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fs")
+            .field("session", &self.session.id())
+            .finish_non_exhaustive()
     }
 }

@@ -1,3 +1,40 @@
-//! The client.
+//! The client: a filesystem made of calls to monitors and servers.
+//!
+//! [`Fs`] is what the FUSE adapter calls. Metadata goes to the monitors, bytes go straight to the storage
+//! servers, under a grant from the monitors. Where to look:
+//!
+//! * *Operations*: [`fs`], a file each for names, attributes, handles, reading, writing, ranges.
+//! * *What is known and held of a file*: `file`, the table of them `files`, the exclusive grant `grants`.
+//! * *The way of written bytes*: `core::buffer` (dirty), `flusher` and `freeze` (frozen into stripes), `placer`
+//!   (durable on servers), `commit` (part of the file).
+//! * *The way of read bytes*: `view` (what a range consists of), `blocks` (cache, servers, decoding).
+//! * *The network*: `link` (what is needed of it), `session` over `monitors`, `servers`, `avoid`.
+//! * *Decisions*: `core`, pure and tested by itself.
+//!
+//! Absent on purpose: caching of names and attributes (that needs shared leases), and anything that must
+//! survive the process.
 
+mod avoid;
+mod blocks;
+mod commit;
+mod config;
+mod connect;
+mod core;
+mod file;
+mod files;
+mod flusher;
+mod freeze;
 pub mod fs;
+mod grants;
+mod link;
+mod monitors;
+mod placer;
+mod servers;
+mod session;
+mod view;
+
+pub use config::{Config, ConnectError};
+pub use fs::Fs;
+
+#[cfg(test)]
+mod tests;

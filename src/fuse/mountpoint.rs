@@ -57,6 +57,32 @@ pub enum MountError {
     Handshake(io::Error),
 }
 
+/// The absolute path of a directory on which a filesystem may be mounted. A mount of ours whose daemon has died
+/// is taken away; nothing else is changed.
+///
+/// # Errors
+/// Those of [`MountError`] that can be known before mounting.
+pub fn usable(path: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
+    let path = resolve(path)?;
+    check(&path, nonempty)?;
+    match Path::new("/dev/fuse").exists() {
+        true => Ok(path),
+        false => Err(MountError::NoDevice),
+    }
+}
+
+/// Takes away a mount that a daemon of ours has left behind at `path`, if there is one.
+///
+/// # Errors
+/// When it is there and cannot be unmounted.
+pub fn clear_dead(path: &Path) -> Result<(), MountError> {
+    let cleared = resolve(path).and_then(|path| clear_dead_mount(&path));
+    match cleared {
+        Err(MountError::Missing(_) | MountError::AlreadyMounted(_)) => Ok(()),
+        other => other,
+    }
+}
+
 /// The absolute path of `path`, without asking a filesystem that may be mounted there.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     let resolved = match (path.parent(), path.file_name()) {

@@ -1,0 +1,134 @@
+//! Asking the monitors what an administrator asks.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+
+use super::find::Cluster;
+use crate::crypto::Role;
+use crate::env::system::rpc::Connection;
+use crate::types::{Incarnation, PlacementMap};
+use crate::wire::{self, admin, metadata};
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long monitors without a leader are given to elect one.
+const ELECTION: Duration = Duration::from_secs(5);
+
+/// A connection to one of the monitors.
+pub(super) struct Admin {
+    connection: Connection,
+}
+
+impl Admin {
+    /// Connects to the first monitor that answers.
+    pub(super) async fn connect(cluster: &Cluster) -> anyhow::Result<Self> {
+        let mut last = anyhow!("no monitor is configured");
+        for address in &cluster.monitors {
+            let opened = Connection::open(
+                address,
+                &cluster.credentials,
+                Role::Monitor,
+                Incarnation(0),
+                CONNECT,
+            );
+            match opened.await {
+                Ok((connection, _)) => return Ok(Self { connection }),
+                Err(error) => last = anyhow!(error),
+            }
+        }
+        Err(last.context("the cluster cannot be reached"))
+    }
+
+    /// The incarnation that the monitors are at.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.connection.incarnation()
+    }
+
+    /// Asks, waiting a little where there is no leader at the moment.
+    pub(super) async fn ask(&self, question: &admin::Request) -> anyhow::Result<admin::Response> {
+        let request = wire::encode(&metadata::Request::Admin(question.clone()));
+        let since = Instant::now();
+        loop {
+            let (answer, _) = self
+                .connection
+                .call(request.clone(), Vec::new(), ANSWER)
+                .await
+                .context("the monitor does not answer")?;
+            match wire::decode(&answer).context("the monitor's answer makes no sense")? {
+                metadata::Response::Admin(answer) => return Ok(answer),
+                metadata::Response::Refused(metadata::Refusal::NoLeader)
+                    if since.elapsed() < ELECTION =>
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                metadata::Response::Refused(refusal) => return Err(refusal.into()),
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// How everything is.
+    pub(super) async fn status(&self) -> anyhow::Result<admin::Status> {
+        let node = crate::env::system::node().context("this machine has no id")?.id;
+        match self.ask(&admin::Request::Status { node }).await? {
+            admin::Response::Status(status) => Ok(*status),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Where the servers are.
+    pub(super) async fn placement(&self) -> anyhow::Result<PlacementMap> {
+        match self.ask(&admin::Request::Placement).await? {
+            admin::Response::Placement(placement) => Ok(placement),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// An answer that does not belong to its question: the other end is of another version.
+pub(super) fn unexpected() -> anyhow::Error {
+    anyhow!("the monitor's answer does not belong to the question; update okapifs on both ends")
+}
+
+/// Runs a command that only asks and waits: one thread is enough.
+pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?
+        .block_on(work)
+}
+
+/// The runtime of a process that serves.
+pub(super) fn serving_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")
+}
+
+/// Resolves when the process is asked to end, by Ctrl-C or SIGTERM.
+pub(super) async fn asked_to_end() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Refuses an address that others could not reach: they are told the one that is listened at.
+pub(super) fn refuse_wildcard(listen: &str) -> anyhow::Result<()> {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    if matches!(host, "" | "0.0.0.0" | "[::]" | "*") {
+        bail!(
+            "`listen = {listen:?}` names no address that others could reach; put this machine's own there"
+        );
+    }
+    Ok(())
+}

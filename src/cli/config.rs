@@ -1,0 +1,183 @@
+//! The configuration files: which there are, and how they are read and written.
+//!
+//! All are TOML with a comment at the top that says what they are for, small enough to be edited by hand. Each
+//! is replaced as a whole, so that a crash leaves the old file or the new one. A key that is unknown is an
+//! error: a typing mistake must not look like a setting.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::env::system::files::{PUBLIC, write_atomic};
+use crate::types::{ClusterId, Width};
+
+/// A configuration file.
+pub(super) trait ConfigFile: Serialize + DeserializeOwned {
+    /// Its name within its directory.
+    const NAME: &'static str;
+    /// What it says at its top.
+    const ABOUT: &'static str;
+
+    /// Reads it from `dir`.
+    fn load(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(Self::NAME);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        toml::from_str(&text).map_err(|error| {
+            let message = error.message();
+            let before = error.span().map_or("", |span| &text[..span.start]);
+            let line = before.matches('\n').count() + 1;
+            anyhow::anyhow!("{}, line {line}: {message}", path.display())
+        })
+    }
+
+    /// Writes it into `dir`.
+    fn save(&self, dir: &Path) -> anyhow::Result<()> {
+        let about: String = Self::ABOUT.lines().map(|line| format!("# {line}\n")).collect();
+        let text = format!("{about}\n{}", toml::to_string(self)?);
+        Ok(write_atomic(&dir.join(Self::NAME), text.as_bytes(), PUBLIC)?)
+    }
+}
+
+/// `cluster.toml`: what a cluster is, beside its certificate authority.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClusterFile {
+    /// The cluster's id.
+    pub(super) cluster: String,
+    /// Its incarnation.
+    pub(super) incarnation: u32,
+    /// Data shards of a stripe.
+    pub(super) data: u8,
+    /// Parity shards of a stripe.
+    pub(super) parity: u8,
+    /// Fewest copies with which a write is still taken.
+    pub(super) min_copies: u8,
+}
+
+impl ConfigFile for ClusterFile {
+    const NAME: &'static str = "cluster.toml";
+    const ABOUT: &'static str = "An OkapiFS cluster: written once by `okapifs init` or `okapifs up`.\n\
+        Changing it changes nothing: the monitors have their own copy.";
+}
+
+impl ClusterFile {
+    /// The cluster's id as a value.
+    pub(super) fn id(&self) -> anyhow::Result<ClusterId> {
+        parse_cluster(&self.cluster, Self::NAME)
+    }
+
+    /// Its width.
+    pub(super) fn width(&self) -> Width {
+        Width { data: self.data, parity: self.parity }
+    }
+}
+
+/// `monitor.toml`: how a monitor runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MonitorFile {
+    /// Its id.
+    pub(super) id: u64,
+    /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
+    pub(super) listen: String,
+    /// With what it begins a new cluster when its directory holds none yet.
+    pub(super) new_cluster: ClusterFile,
+}
+
+impl ConfigFile for MonitorFile {
+    const NAME: &'static str = "monitor.toml";
+    const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor`.\n\
+        `listen` may be changed; [new_cluster] was used once, when the cluster began.";
+}
+
+/// `server.toml`: how a storage server runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerFile {
+    /// The cluster's id.
+    pub(super) cluster: String,
+    /// `host:port` where it listens; port 0 lets the system choose.
+    pub(super) listen: String,
+    /// `host:port` where others reach it, when that is not `listen`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) advertise: Option<String>,
+    /// Its failure domain: no two shards of a stripe share one.
+    pub(super) domain: String,
+    /// `host:port` of the monitors.
+    pub(super) monitors: Vec<String>,
+    /// Bytes that its shards may take; all of its disk when absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) capacity_bytes: Option<u64>,
+}
+
+impl ConfigFile for ServerFile {
+    const NAME: &'static str = "server.toml";
+    const ABOUT: &'static str = "An OkapiFS storage server, started by `okapifs server`.\n\
+        Give servers that fail together (one host, one rack) the same `domain`.\n\
+        `advertise = \"HOST:PORT\"` says where others reach it, when that is not `listen`.\n\
+        `capacity_bytes = …` bounds what its shards take; without it they may fill the disk.";
+}
+
+impl ServerFile {
+    /// The cluster's id as a value.
+    pub(super) fn id(&self) -> anyhow::Result<ClusterId> {
+        parse_cluster(&self.cluster, Self::NAME)
+    }
+}
+
+/// `okapifs.toml`: how a client finds the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientFile {
+    /// `host:port` of the monitors.
+    pub(super) monitors: Vec<String>,
+}
+
+impl ConfigFile for ClientFile {
+    const NAME: &'static str = "okapifs.toml";
+    const ABOUT: &'static str = "How this machine finds its OkapiFS cluster. Copy this directory to /etc/okapifs of a\n\
+        machine that is to mount the cluster. The key in tls/ lets its holder read and write everything.";
+}
+
+fn parse_cluster(text: &str, file: &str) -> anyhow::Result<ClusterId> {
+    let Some(id) = ClusterId::parse(text) else {
+        bail!("`cluster = {text:?}` in {file} is no cluster id; it has 32 hexadecimal digits");
+    };
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let file = MonitorFile {
+            id: 1,
+            listen: "127.0.0.1:7001".to_owned(),
+            new_cluster: ClusterFile {
+                cluster: ClusterId(7).to_string(),
+                incarnation: 1,
+                data: 2,
+                parity: 1,
+                min_copies: 2,
+            },
+        };
+        file.save(dir.path()).expect("saved");
+        assert_eq!(MonitorFile::load(dir.path()).expect("loaded"), file);
+        assert_eq!(file.new_cluster.id().expect("an id"), ClusterId(7));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join(ClientFile::NAME);
+        fs::write(&path, "# about\n\nmonitor = [\"a:1\"]\n").expect("written");
+        let error = ClientFile::load(dir.path()).expect_err("unknown key").to_string();
+        assert!(error.contains("okapifs.toml, line 3: unknown field `monitor`"), "{error}");
+    }
+}

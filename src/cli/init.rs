@@ -1,0 +1,178 @@
+//! `okapifs init`: a cluster comes into being, on paper.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::cluster_dir::{ClusterDir, server_name};
+use super::config::{ClientFile, ClusterFile, ConfigFile, MonitorFile, ServerFile};
+use super::{find, say};
+use crate::crypto::{Authority, Role};
+use crate::env::clock::{Clock, SystemClock};
+use crate::env::random::{Random, SystemRandom};
+use crate::env::system::credentials;
+use crate::env::system::files::{PUBLIC, SECRET, write_atomic};
+use crate::types::{ClusterId, Width, limits};
+
+/// The name of the first monitor.
+pub(super) const MONITOR: &str = "monitor-1";
+
+/// Make the directories of a new cluster: certificate authority, monitor, servers, client configuration.
+///
+/// Nothing is started. Copy DIR/monitor-1, each DIR/server-N and DIR/client (to /etc/okapifs of a client) to the
+/// machines that they are for, and keep DIR/ca in a safe place. `okapifs up` does all of it on one machine.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// Where; must be empty or not there yet.
+    dir: PathBuf,
+
+    /// HOST:PORT where the monitor will listen; all others reach it there.
+    #[arg(long, default_value_t = format!("127.0.0.1:{}", find::DEFAULT_PORT), value_name = "HOST:PORT")]
+    listen: String,
+
+    /// How many servers' directories to make. Each listens at `--server-listen`: edit its server.toml.
+    #[arg(long, default_value_t = 0)]
+    servers: u32,
+
+    /// HOST:PORT where the servers will listen; port 0 lets the system choose.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    server_listen: String,
+
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// The width of a cluster's stripes.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Data shards of a stripe.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(limits::DATA_SHARDS_MAX)))]
+    data: u8,
+
+    /// Parity shards of a stripe: how many servers may be lost.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=i64::from(limits::PARITY_SHARDS_MAX)))]
+    parity: u8,
+}
+
+impl From<Shape> for Width {
+    fn from(shape: Shape) -> Self {
+        Self { data: shape.data, parity: shape.parity }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let dir = ClusterDir::new(&arguments.dir)?;
+    let cluster = create(&dir, arguments.shape.into(), &arguments.listen)?;
+    add_servers(&dir, arguments.servers, &arguments.server_listen)?;
+    say::line(format_args!(
+        "made cluster {} in {}; next: okapifs monitor {}",
+        cluster.cluster,
+        dir.root().display(),
+        dir.of(MONITOR).display()
+    ));
+    Ok(())
+}
+
+/// Makes a cluster in an empty directory: its authority, its first monitor, a client configuration.
+pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Result<ClusterFile> {
+    make_dir(dir.root(), 0o755)?;
+    refuse_unless_empty(dir.root())?;
+    let id = ClusterId(SystemRandom.u128());
+    let cluster = ClusterFile {
+        cluster: id.to_string(),
+        incarnation: 1,
+        data: width.data,
+        parity: width.parity,
+        min_copies: if width.parity == 0 { 1 } else { 2 },
+    };
+    let authority = Authority::create(id, SystemClock::new().now())
+        .context("the certificate authority cannot be made")?;
+    make_dir(&dir.ca(), 0o700)?;
+    let (certificate, key) = (dir.ca().join("ca.crt"), dir.ca().join("ca.key"));
+    write_atomic(&certificate, authority.cert_pem().as_bytes(), PUBLIC)?;
+    write_atomic(&key, authority.key_pem().as_bytes(), SECRET)?;
+
+    issue(&authority, &dir.of(MONITOR), Role::Monitor, MONITOR)?;
+    let monitor = MonitorFile { id: 1, listen: listen.to_owned(), new_cluster: cluster.clone() };
+    monitor.save(&dir.of(MONITOR))?;
+
+    issue(&authority, &dir.client(), Role::Client, "admin")?;
+    let client = ClientFile { monitors: vec![listen.to_owned()] };
+    client.save(&dir.client())?;
+    // Last: where this file is, all the others are.
+    cluster.save(dir.root())?;
+    Ok(cluster)
+}
+
+/// Makes servers' directories until there are `count`.
+pub(super) fn add_servers(dir: &ClusterDir, count: u32, listen: &str) -> anyhow::Result<()> {
+    let cluster = ClusterFile::load(dir.root())?;
+    let mut authority = None;
+    for number in 1..=count {
+        let name = server_name(number);
+        let home = dir.of(&name);
+        if home.join(ServerFile::NAME).exists() {
+            continue;
+        }
+        let authority = match &mut authority {
+            Some(authority) => authority,
+            none => none.insert(load_authority(dir)?),
+        };
+        issue(authority, &home, Role::Server, &name)?;
+        let server = ServerFile {
+            cluster: cluster.cluster.clone(),
+            listen: listen.to_owned(),
+            advertise: None,
+            domain: name,
+            monitors: ClientFile::load(&dir.client())?.monitors,
+            capacity_bytes: None,
+        };
+        server.save(&home)?;
+    }
+    Ok(())
+}
+
+fn load_authority(dir: &ClusterDir) -> anyhow::Result<Authority> {
+    let read = |name: &str| {
+        let path = dir.ca().join(name);
+        fs::read_to_string(&path).with_context(|| {
+            format!(
+                "{} cannot be read; without the authority no server can be added",
+                path.display()
+            )
+        })
+    };
+    Authority::from_pem(&read("ca.crt")?, &read("ca.key")?)
+        .with_context(|| format!("{} holds no certificate authority", dir.ca().display()))
+}
+
+/// Gives the directory of a role its certificate and key.
+fn issue(authority: &Authority, home: &Path, role: Role, name: &str) -> anyhow::Result<()> {
+    let issued = authority
+        .issue(role, name, SystemClock::new().now())
+        .with_context(|| format!("the certificate of {name} cannot be made"))?;
+    make_dir(home, 0o755)?;
+    make_dir(&home.join("tls"), 0o700)?;
+    Ok(credentials::save(&home.join("tls"), authority.cert_pem(), &issued)?)
+}
+
+/// Makes a directory and those above it, unless they are there.
+pub(super) fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("directory {} cannot be made", path.display()))
+}
+
+fn refuse_unless_empty(dir: &Path) -> anyhow::Result<()> {
+    let mut entries =
+        fs::read_dir(dir).with_context(|| format!("{} cannot be read", dir.display()))?;
+    // The lock of an `up` that is just making it does not count.
+    if entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != "up.lock")) {
+        bail!("{} is not empty and holds no cluster; choose another directory", dir.display());
+    }
+    Ok(())
+}

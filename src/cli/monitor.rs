@@ -1,0 +1,107 @@
+//! `okapifs monitor`: the process that owns the namespace.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use tokio::sync::watch;
+
+use super::config::{ConfigFile, MonitorFile};
+use super::{admin, find};
+use crate::agent::processes::Running;
+use crate::monitor::{self, Bootstrap, Config};
+use crate::types::{Incarnation, MonitorId};
+
+/// Run a monitor, which owns the names and maps of all files, until it is told to end.
+///
+/// Its directory is made by `okapifs init` or `okapifs up`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// The monitor's directory.
+    dir: PathBuf,
+
+    /// Write {pid, started, address} to this file when it is ready.
+    #[arg(long, hide = true, value_name = "FILE")]
+    ready: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let file = MonitorFile::load(&arguments.dir)?;
+    let config = config(arguments, &file)?;
+    admin::refuse_wildcard(&file.listen)?;
+    admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
+}
+
+fn config(arguments: &Arguments, file: &MonitorFile) -> anyhow::Result<Config> {
+    let credentials = find::credentials(&arguments.dir)?;
+    let cluster = file.new_cluster.id()?;
+    let certified = credentials.identity().cluster;
+    if certified != cluster {
+        bail!(
+            "{} belongs to cluster {cluster}, but its certificate is of cluster {certified}; they were mixed up",
+            arguments.dir.display()
+        );
+    }
+    Ok(Config {
+        dir: arguments.dir.clone(),
+        listen: file.listen.clone(),
+        id: MonitorId(file.id),
+        credentials,
+        bootstrap: Bootstrap {
+            cluster,
+            incarnation: Incarnation(file.new_cluster.incarnation),
+            width: file.new_cluster.width(),
+            min_copies: file.new_cluster.min_copies,
+        },
+    })
+}
+
+async fn serve(config: Config, run_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let (end, shutdown) = watch::channel(false);
+    let dir = config.dir.clone();
+    let ready = announce(run_file.clone());
+    let serving = monitor::run(config, ready, shutdown);
+    until_asked(serving, end)
+        .await?
+        .with_context(|| format!("the monitor in {} cannot go on", dir.display()))?;
+    retract(run_file)
+}
+
+/// Runs a role until it ends by itself or, having been asked to, in good order.
+pub(super) async fn until_asked<T>(
+    serving: impl Future<Output = T>,
+    end: watch::Sender<bool>,
+) -> anyhow::Result<T> {
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return Ok(ended),
+        asked = admin::asked_to_end() => asked?,
+    }
+    log::info!("asked to end");
+    end.send_replace(true);
+    Ok(serving.await)
+}
+
+/// What a role calls when it is ready: writes its run file.
+pub(super) fn announce(
+    run_file: Option<PathBuf>,
+) -> impl FnOnce(std::net::SocketAddr) + Send + 'static {
+    move |address| {
+        log::info!("ready at {address}");
+        let Some(path) = run_file else { return };
+        let written = Running::this_process(address.to_string()).and_then(|this| this.write(&path));
+        if let Err(error) = written {
+            log::error!("{} cannot be written: {error}", path.display());
+        }
+    }
+}
+
+/// Removes the run file of a process that ends in good order.
+pub(super) fn retract(run_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let Some(path) = run_file else { return Ok(()) };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,62 @@
+//! `okapifs server`: the process that stores shards.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use tokio::sync::watch;
+
+use super::config::{ConfigFile, ServerFile};
+use super::monitor::{announce, retract, until_asked};
+use super::{admin, find};
+use crate::server::{self, Config};
+
+/// Run a storage server, which keeps shards of stripes in its directory, until it is told to end.
+///
+/// Its directory is made by `okapifs init` or `okapifs up`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// The server's directory.
+    dir: PathBuf,
+
+    /// Write {pid, started, address} to this file when it is ready.
+    #[arg(long, hide = true, value_name = "FILE")]
+    ready: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let file = ServerFile::load(&arguments.dir)?;
+    admin::refuse_wildcard(file.advertise.as_ref().unwrap_or(&file.listen))?;
+    let config = config(arguments, &file)?;
+    admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
+}
+
+fn config(arguments: &Arguments, file: &ServerFile) -> anyhow::Result<Config> {
+    let credentials = find::credentials(&arguments.dir)?;
+    let (cluster, certified) = (file.id()?, credentials.identity().cluster);
+    if certified != cluster {
+        bail!(
+            "{} belongs to cluster {cluster}, but its certificate is of cluster {certified}; they were mixed up",
+            arguments.dir.display()
+        );
+    }
+    Ok(Config {
+        dir: std::path::absolute(&arguments.dir)?,
+        listen: file.listen.clone(),
+        advertise: file.advertise.clone(),
+        domain: file.domain.clone(),
+        monitors: file.monitors.clone(),
+        credentials,
+        capacity: file.capacity_bytes,
+    })
+}
+
+async fn serve(config: Config, run_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let (end, shutdown) = watch::channel(false);
+    let dir = config.dir.clone();
+    let announce = announce(run_file.clone());
+    let serving = server::run(config, |address, _| announce(address), shutdown);
+    until_asked(serving, end)
+        .await?
+        .with_context(|| format!("the server in {} cannot go on", dir.display()))?;
+    retract(run_file)
+}

@@ -1,0 +1,240 @@
+//! Starting a client, and ending it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::avoid::Avoided;
+use super::blocks::Blocks;
+use super::config::{Config, ConnectError};
+use super::files::Files;
+use super::flusher::Flusher;
+use super::fs::{Fs, Parts};
+use super::grants::Grants;
+use super::link::{Monitors, Shards};
+use super::monitors::MonitorLink;
+use super::placer::Placer;
+use super::servers::ServerLinks;
+use super::session::Session;
+use super::view::Reader;
+use crate::env::clock::{Clock, SystemClock};
+use crate::env::system::lock::RunLock;
+use crate::env::system::node;
+use crate::types::{Errno, FileKind, Ino, SessionId};
+use crate::wire::metadata::{Answer, ClientInfo, Notice, Query, Request, Response};
+
+/// How long monitors that do not answer are tried at the start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Fs {
+    /// Connects to a cluster: closes sessions of this machine's dead processes, and opens one.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], a sentence that says what to do.
+    pub async fn connect(config: Config) -> Result<Arc<Self>, ConnectError> {
+        let node = node().map_err(ConnectError::NoNode)?;
+        let path = config
+            .run_dir
+            .join(format!("mount-{}.lock", std::process::id()));
+        let run_lock = RunLock::create(&path)?;
+        let credentials = config.credentials.clone();
+        let (link, notices) =
+            MonitorLink::connect(config.monitors.clone(), credentials.clone(), PATIENCE).await?;
+        let monitors: Arc<dyn Monitors> = Arc::clone(&link) as Arc<dyn Monitors>;
+        let client = ClientInfo {
+            node: node.id,
+            boot: node.boot,
+            run_lock: path.to_string_lossy().into_owned(),
+            host: node.host,
+            mountpoint: config.mountpoint.clone(),
+            pid: std::process::id(),
+        };
+        close_dead_sessions(&*monitors, &client).await;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let shards = Arc::new(ServerLinks::new(credentials, Arc::clone(&monitors)));
+        let (session, lost) = Session::open(monitors, clock, client).await?;
+        let fs = Self::assemble(config, session, shards, notices, lost);
+        let (session, files) = (Arc::clone(&fs.session), Arc::clone(&fs.files));
+        link.attach_with(Box::new(move || Some(files.attach(&session))));
+        fs.find_root(run_lock).await
+    }
+
+    /// Flushes everything, gives everything back and ends the session.
+    pub async fn shutdown(&self) {
+        if let Err(errno) = self.sync_all().await {
+            log::error!("not everything that was written could be saved: {errno}");
+        }
+        let held = self.files.all();
+        for file in &held {
+            file.state.lock().recalled = true;
+        }
+        self.grants.release(held).await;
+        self.session.close().await;
+    }
+
+    /// Puts the parts together and starts what runs in the background.
+    pub(super) fn assemble(
+        config: Config,
+        session: Arc<Session>,
+        shards: Arc<dyn Shards>,
+        notices: mpsc::UnboundedReceiver<Notice>,
+        lost: mpsc::UnboundedReceiver<SessionId>,
+    ) -> Arc<Self> {
+        shards.update(&session.placement());
+        let avoided = Avoided::new(Arc::clone(&shards));
+        let placer = Placer::new(
+            Arc::clone(&session),
+            Arc::clone(&shards),
+            Arc::clone(&avoided),
+        );
+        let (flusher, clean) = Flusher::new(Arc::clone(&session), placer);
+        let grants = Grants::new(Arc::clone(&session), Arc::clone(&flusher));
+        let blocks = Blocks::new(Arc::clone(&session), Arc::clone(&shards), avoided);
+        let reader = Reader::new(Arc::clone(&session), blocks);
+        let (files, unpinned) = Files::new();
+        tokio::spawn(Arc::clone(&session).keep_alive());
+        tokio::spawn(follow_placement(Arc::clone(&session), shards));
+        tokio::spawn(Arc::clone(&flusher).run());
+        tokio::spawn(Arc::clone(&grants).release_clean(clean));
+        tokio::spawn(Arc::clone(&files).sweep(Arc::clone(&session)));
+        tokio::spawn(Files::unpin(Arc::clone(&session), unpinned));
+        tokio::spawn(obey(notices, Arc::clone(&files), Arc::clone(&grants)));
+        let lost_sessions = mourn(
+            lost,
+            Arc::clone(&session),
+            Arc::clone(&files),
+            Arc::clone(&flusher),
+        );
+        tokio::spawn(lost_sessions);
+        Self::from_parts(Parts {
+            config,
+            session,
+            flusher,
+            grants,
+            reader,
+            files,
+        })
+    }
+
+    async fn find_root(self: Arc<Self>, run_lock: RunLock) -> Result<Arc<Self>, ConnectError> {
+        let mut root = Ino::ROOT;
+        let names = self
+            .config
+            .subdir
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty());
+        for name in names {
+            let query = Query::Lookup {
+                parent: root,
+                name: name.to_vec(),
+            };
+            let found = match self.session.query(query).await {
+                Ok(Answer::Attr(attr)) if attr.kind == FileKind::Directory => Ok(attr.ino),
+                Ok(_) => Err(Errno::NotDirectory),
+                Err(errno) => Err(errno),
+            };
+            root = match found {
+                Ok(ino) => ino,
+                Err(errno) => {
+                    self.session.close().await;
+                    let path = String::from_utf8_lossy(&self.config.subdir).into_owned();
+                    return Err(ConnectError::NoSubdir { path, errno });
+                }
+            };
+        }
+        self.started(root, run_lock);
+        Ok(self)
+    }
+}
+
+/// Sessions of processes of this node that are dead are closed at once, so that nobody waits for their leases.
+async fn close_dead_sessions(monitors: &dyn Monitors, ours: &ClientInfo) {
+    let request = Request::SessionsOfNode {
+        node: ours.node.clone(),
+    };
+    let sessions = match monitors.call(&request).await {
+        Response::Sessions(sessions) => sessions,
+        other => {
+            log::warn!("the monitors do not tell this machine's sessions: {other:?}");
+            return;
+        }
+    };
+    for entry in sessions {
+        let client = &entry.client;
+        let dead = client.boot != ours.boot
+            || client.run_lock == ours.run_lock
+            || RunLock::is_free(Path::new(&client.run_lock));
+        if dead {
+            log::info!(
+                "closing the session {} of dead process {}",
+                entry.session,
+                client.pid
+            );
+            let request = Request::EvictDead {
+                session: entry.session,
+                node: ours.node.clone(),
+            };
+            let response = monitors.call(&request).await;
+            if response != Response::Done {
+                log::warn!("session {} was not closed: {response:?}", entry.session);
+            }
+        }
+    }
+}
+
+async fn follow_placement(session: Arc<Session>, shards: Arc<dyn Shards>) {
+    let mut placement = session.watch_placement();
+    while placement.changed().await.is_ok() {
+        let map = Arc::clone(&placement.borrow_and_update());
+        shards.update(&map);
+    }
+}
+
+async fn obey(
+    mut notices: mpsc::UnboundedReceiver<Notice>,
+    files: Arc<Files>,
+    grants: Arc<Grants>,
+) {
+    while let Some(Notice::Recall(inos)) = notices.recv().await {
+        grants.recall(inos.into_iter().map(|ino| (ino, files.find(ino))).collect());
+    }
+}
+
+/// When the monitors have given our session up: nothing is held any more, and what was dirty is lost.
+async fn mourn(
+    mut lost: mpsc::UnboundedReceiver<SessionId>,
+    session: Arc<Session>,
+    files: Arc<Files>,
+    flusher: Arc<Flusher>,
+) {
+    while lost.recv().await.is_some() {
+        let mut open = Vec::new();
+        for file in files.all() {
+            let mut state = file.state.lock();
+            if !state.buffer.is_empty() {
+                log::error!("inode {}: written data is lost with the session", file.ino);
+                state.fail(Errno::Io);
+                flusher.discard(&file, &mut state);
+            }
+            state.ungranted();
+            state.map.forget();
+            if state.handles > 0 {
+                let generation = files.generation();
+                state.pin = Some(generation);
+                open.push(Query::Open {
+                    ino: file.ino,
+                    generation,
+                });
+            }
+            drop(state);
+            file.changed.notify_waiters();
+        }
+        for portion in open.chunks(64) {
+            // Those that are gone will say so when they are used.
+            drop(session.query_all(portion.to_vec()).await);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The files and handles that this client knows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+
+use super::core::readahead::ReadAhead;
+use super::file::{File, Grant};
+use super::fs::{Handle, OpenMode};
+use super::session::Session;
+use crate::types::{Errno, Ino};
+use crate::wire::metadata::{Attach, MUTATIONS_MAX, Request};
+
+/// A file that is not open, and of which nothing is held, is forgotten after this time. Until then an answer
+/// that is older than what we know of it can be told from a new one.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// Pins of closed files gather this long before the monitors are told.
+const UNPIN_LINGER: Duration = Duration::from_millis(50);
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    /// The file.
+    pub(crate) file: Arc<File>,
+    /// How it was opened.
+    pub(crate) mode: OpenMode,
+    /// What its reads look like.
+    pub(crate) ahead: Mutex<ReadAhead>,
+    /// How many of the file's failures it has reported.
+    pub(crate) seen: AtomicU64,
+}
+
+/// See the module.
+pub(crate) struct Files {
+    table: Mutex<HashMap<Ino, Arc<File>>>,
+    handles: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    next_handle: AtomicU64,
+    next_generation: AtomicU64,
+    unpinned: mpsc::UnboundedSender<(Ino, u64)>,
+}
+
+impl Files {
+    /// None yet. The receiver gets pins that are not needed any more.
+    pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<(Ino, u64)>) {
+        let (unpinned, pins) = mpsc::unbounded_channel();
+        let files = Self {
+            table: Mutex::default(),
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+            // 1 is what creating gives.
+            next_generation: AtomicU64::new(2),
+            unpinned,
+        };
+        (Arc::new(files), pins)
+    }
+
+    /// The file, if anything is known of it.
+    pub(crate) fn find(&self, ino: Ino) -> Option<Arc<File>> {
+        self.table.lock().get(&ino).map(Arc::clone)
+    }
+
+    /// The file; of a new one nothing is known.
+    pub(crate) fn get(&self, ino: Ino) -> Arc<File> {
+        Arc::clone(
+            self.table
+                .lock()
+                .entry(ino)
+                .or_insert_with(|| File::new(ino)),
+        )
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<File>> {
+        self.table.lock().values().map(Arc::clone).collect()
+    }
+
+    /// The open file.
+    pub(crate) fn handle(&self, handle: Handle) -> Result<Arc<OpenFile>, Errno> {
+        self.handles
+            .read()
+            .get(&handle.0)
+            .map(Arc::clone)
+            .ok_or(Errno::BadHandle)
+    }
+
+    /// A generation for a pin, above all before.
+    pub(crate) fn generation(&self) -> u64 {
+        self.next_generation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens a file that the monitors have pinned with that generation.
+    pub(crate) fn open(&self, file: &Arc<File>, mode: OpenMode, pin: Option<u64>) -> Handle {
+        let seen = {
+            let mut state = file.state.lock();
+            state.handles += 1;
+            state.pin = state.pin.max(pin);
+            state.seen_by_new_handle()
+        };
+        let open = OpenFile {
+            file: Arc::clone(file),
+            mode,
+            ahead: Mutex::default(),
+            seen: AtomicU64::new(seen),
+        };
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(handle, Arc::new(open));
+        Handle(handle)
+    }
+
+    /// Closes a handle; gives the file if that was its last.
+    pub(crate) fn close(&self, handle: Handle) -> Option<Arc<File>> {
+        let open = self.handles.write().remove(&handle.0)?;
+        let pin = {
+            let mut state = open.file.state.lock();
+            state.handles -= 1;
+            if state.handles > 0 {
+                return None;
+            }
+            state.pin.take()
+        };
+        if let Some(pin) = pin {
+            // Nobody listens any more only while the mount ends, which closes the session.
+            self.unpinned.send((open.file.ino, pin)).ok();
+        }
+        Some(Arc::clone(&open.file))
+    }
+
+    /// What a new leader has to know.
+    pub(crate) fn attach(&self, session: &Session) -> Attach {
+        let pin = |file: Arc<File>| file.state.lock().pin.map(|pin| (file.ino, pin));
+        Attach {
+            session: session.id(),
+            pins: self.all().into_iter().filter_map(pin).collect(),
+        }
+    }
+
+    /// Forgets files that are not needed, for ever.
+    pub(crate) async fn sweep(self: Arc<Self>, session: Arc<Session>) {
+        loop {
+            tokio::time::sleep(FORGET_AFTER / 2).await;
+            let now = session.monotonic();
+            self.table.lock().retain(|_, file| {
+                let mut state = file.state.lock();
+                let needed =
+                    state.handles > 0 || state.grant != Grant::Nothing || !state.is_clean();
+                // The table's lock is held, so nobody can take a file that only the table has.
+                if needed || Arc::strong_count(file) > 1 {
+                    state.used = now;
+                }
+                now < state.used + FORGET_AFTER
+            });
+        }
+    }
+
+    /// Tells the monitors of pins that are not needed any more, many at a time, for ever.
+    pub(crate) async fn unpin(
+        session: Arc<Session>,
+        mut unpinned: mpsc::UnboundedReceiver<(Ino, u64)>,
+    ) {
+        while let Some(first) = unpinned.recv().await {
+            tokio::time::sleep(UNPIN_LINGER).await;
+            let mut pins = vec![first];
+            while pins.len() < MUTATIONS_MAX
+                && let Ok(pin) = unpinned.try_recv()
+            {
+                pins.push(pin);
+            }
+            session
+                .tell(&Request::Unpin {
+                    session: session.id(),
+                    pins,
+                })
+                .await;
+        }
+    }
+}

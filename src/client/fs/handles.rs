@@ -1,0 +1,170 @@
+//! Opening, reading, syncing, closing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Fs, Handle, OpenMode};
+use crate::client::file::{File, Grant};
+use crate::types::{Errno, Ino};
+use crate::wire::metadata::{Answer, Query};
+
+impl Fs {
+    /// Open a regular file.
+    pub async fn open(&self, ino: Ino, open: OpenMode) -> Result<Handle, Errno> {
+        if open.write || open.truncate {
+            self.must_be_writable()?;
+        }
+        let file = self.files.get(ino);
+        let pinned = file
+            .when(|state| (state.grant != Grant::Releasing).then_some(state.pin.is_some()))
+            .await;
+        let pin = if pinned {
+            None
+        } else {
+            Some(self.pin(&file).await?)
+        };
+        let handle = self.files.open(&file, open, pin);
+        if open.truncate
+            && let Err(errno) = self.truncate(ino, 0, Some(self.session.now())).await
+        {
+            self.release(handle).await;
+            return Err(errno);
+        }
+        Ok(handle)
+    }
+
+    /// Read up to `size` bytes; fewer only at the end of the file. The parts follow one another.
+    pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<Bytes>, Errno> {
+        let open = self.files.handle(handle)?;
+        let range = offset..offset.saturating_add(u64::from(size));
+        self.reader.read(&open.file, range, Some(&open.ahead)).await
+    }
+
+    /// [`Self::read`] where it can be answered from memory, without waiting for anybody.
+    pub fn try_read(
+        &self,
+        handle: Handle,
+        offset: u64,
+        size: u32,
+    ) -> Option<Result<Vec<Bytes>, Errno>> {
+        let open = match self.files.handle(handle) {
+            Ok(open) => open,
+            Err(errno) => return Some(Err(errno)),
+        };
+        let range = offset..offset.saturating_add(u64::from(size));
+        self.reader
+            .try_read(&open.file, &range, &open.ahead)
+            .map(Ok)
+    }
+
+    /// What `close` reports: an error that an earlier write met. Does not wait.
+    #[expect(
+        clippy::unused_async,
+        reason = "it will wait where a mount asks for it"
+    )]
+    pub async fn flush(&self, handle: Handle) -> Result<(), Errno> {
+        let open = self.files.handle(handle)?;
+        let mut state = open.file.state.lock();
+        state.take_failure(&open.seen)
+    }
+
+    /// Everything written to the file by anybody is durable.
+    pub async fn fsync(&self, handle: Handle) -> Result<(), Errno> {
+        let open = self.files.handle(handle)?;
+        self.flusher.flush(&open.file).await;
+        if open.file.state.lock().grant == Grant::Nothing {
+            // Whoever holds the file commits before the monitors answer this.
+            self.session
+                .query(Query::Attr { ino: open.file.ino })
+                .await?;
+        }
+        let mut state = open.file.state.lock();
+        state.take_failure(&open.seen)
+    }
+
+    /// The handle is closed.
+    #[expect(
+        clippy::unused_async,
+        reason = "it will wait where a mount asks for it"
+    )]
+    pub async fn release(&self, handle: Handle) {
+        let Some(file) = self.files.close(handle) else {
+            return;
+        };
+        let mut state = file.state.lock();
+        if state.gone {
+            self.flusher.discard(&file, &mut state);
+        }
+        if state.may_release() {
+            self.flusher.release_later(&file);
+        }
+        file.changed.notify_waiters();
+        if let Some(failure) = state.failure.filter(|failure| !failure.reported) {
+            log::error!(
+                "inode {}: closed although writes were lost: {}",
+                file.ino,
+                failure.errno
+            );
+        }
+    }
+
+    /// Everything that this mount has buffered is durable.
+    pub async fn sync_all(&self) -> Result<(), Errno> {
+        let failures = |file: &Arc<File>| file.state.lock().failures;
+        let files = self.files.all();
+        let before: Vec<u64> = files.iter().map(failures).collect();
+        self.flusher.flush_all(&files).await;
+        let failed = files
+            .iter()
+            .zip(before)
+            .any(|(file, before)| failures(file) > before);
+        if failed { Err(Errno::Io) } else { Ok(()) }
+    }
+
+    /// Commits what is dirty of a file; its failure is reported here, and again by its handles.
+    pub(super) async fn flush_or_fail(&self, file: &Arc<File>) -> Result<(), Errno> {
+        let before = file.state.lock().failures;
+        self.flusher.flush(file).await;
+        let state = file.state.lock();
+        match state.failure {
+            Some(failure) if state.failures > before => Err(failure.errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the monitors keep the file although its last name may go. The beginning of its map comes with it.
+    async fn pin(&self, file: &Arc<File>) -> Result<u64, Errno> {
+        let generation = self.files.generation();
+        let Answer::Map(told) = self
+            .session
+            .query(Query::Open {
+                ino: file.ino,
+                generation,
+            })
+            .await?
+        else {
+            return Err(Errno::Io);
+        };
+        let mut state = file.state.lock();
+        if state.grant == Grant::Nothing && told.attr.dv >= state.map.dv() {
+            // Not to be used without another check: it only saves being told again.
+            state.map.at_version(told.attr.dv);
+            state.rebase(told.attr);
+            if let Some(extents) = told.extents
+                && !state.map.install(extents)
+            {
+                state.map.forget();
+            }
+        }
+        Ok(generation)
+    }
+}
+
+impl Fs {
+    /// The open file that a handle stands for.
+    pub(super) fn file_of(&self, handle: Handle) -> Result<(Arc<File>, Ino), Errno> {
+        let open = self.files.handle(handle)?;
+        Ok((Arc::clone(&open.file), open.file.ino))
+    }
+}

@@ -1,0 +1,236 @@
+//! Names: finding, making, removing, renaming, listing.
+
+use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
+use crate::types::{Attr, Errno, FileKind, Ino};
+use crate::wire::metadata::{Answer, Create, Op, Query, Rename, RenameMode, Reply};
+
+impl Fs {
+    /// The inode with that name.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
+        let attr = self
+            .ask_attr(Query::Lookup {
+                parent,
+                name: name.to_vec(),
+            })
+            .await?;
+        self.freshen(attr).await
+    }
+
+    /// A new inode that is not opened by the same call (mknod, mkdir, symlink).
+    pub async fn make(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        new: NewInode,
+    ) -> Result<Attr, Errno> {
+        self.must_be_writable()?;
+        self.create_inode(caller, parent, name, new, false).await
+    }
+
+    /// A new regular file, opened.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        open: OpenMode,
+    ) -> Result<(Attr, Handle), Errno> {
+        self.must_be_writable()?;
+        let new = NewInode {
+            kind: FileKind::Regular,
+            mode,
+            rdev: 0,
+            target: Vec::new(),
+        };
+        let attr = self.create_inode(caller, parent, name, new, true).await?;
+        let file = self.files.get(attr.ino);
+        let handle = self.files.open(&file, open, Some(1));
+        self.grants.created(&file, attr.clone());
+        Ok((attr, handle))
+    }
+
+    /// One more name.
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
+        self.must_be_writable()?;
+        let op = Op::Link {
+            ino,
+            parent,
+            name: name.to_vec(),
+        };
+        self.change_inode(op).await
+    }
+
+    /// Remove a name of something that is not a directory.
+    pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
+        self.must_be_writable()?;
+        match self
+            .session
+            .mutate(Op::Unlink {
+                parent,
+                name: name.to_vec(),
+            })
+            .await?
+        {
+            Reply::Removed { ino, nlink } => {
+                self.unlinked(ino, nlink);
+                Ok(())
+            }
+            _ => Err(Errno::Io),
+        }
+    }
+
+    /// Remove an empty directory.
+    pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
+        self.must_be_writable()?;
+        self.session
+            .mutate(Op::Rmdir {
+                parent,
+                name: name.to_vec(),
+            })
+            .await
+            .map(drop)
+    }
+
+    /// Rename. Where it replaces a file, the new file's data is committed first: after a crash there is the old
+    /// content or the new, never neither.
+    pub async fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<(), Errno> {
+        self.must_be_writable()?;
+        if mode == RenameMode::Replace && !self.flusher.is_idle() {
+            self.commit_before_replacing(parent, name, new_parent, new_name)
+                .await?;
+        }
+        let (name, new_name) = (name.to_vec(), new_name.to_vec());
+        let rename = Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+        };
+        self.session.mutate(Op::Rename(rename)).await.map(drop)
+    }
+
+    /// Entries of a directory after `after` ([`crate::wire::metadata::DirEntry::next`] of the last one, 0 at the
+    /// beginning).
+    pub async fn readdir(
+        &self,
+        dir: Ino,
+        after: u64,
+        limit: u32,
+        attrs: bool,
+    ) -> Result<Listing, Errno> {
+        let answer = self
+            .session
+            .query(Query::ReadDir {
+                dir,
+                after,
+                limit,
+                attrs,
+            })
+            .await?;
+        let Answer::Entries {
+            parent,
+            mut entries,
+            end,
+        } = answer
+        else {
+            return Err(Errno::Io);
+        };
+        for entry in &mut entries {
+            if let Some(attr) = entry.attr.take() {
+                // One that was removed meanwhile is listed without attributes.
+                entry.attr = self.freshen(attr).await.ok();
+            }
+        }
+        Ok(Listing {
+            parent,
+            entries,
+            end,
+        })
+    }
+
+    /// Where a symbolic link points.
+    pub async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        match self.session.query(Query::ReadLink { ino }).await? {
+            Answer::Bytes(target) => Ok(target),
+            _ => Err(Errno::Io),
+        }
+    }
+
+    async fn create_inode(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        new: NewInode,
+        open: bool,
+    ) -> Result<Attr, Errno> {
+        let create = Create {
+            parent,
+            name: name.to_vec(),
+            ino: self.session.next_inode().await,
+            kind: new.kind,
+            mode: new.mode,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev: new.rdev,
+            target: new.target,
+            open,
+        };
+        match self.session.mutate(Op::Create(create)).await? {
+            Reply::Inode(attr) => Ok(attr),
+            _ => Err(Errno::Io),
+        }
+    }
+
+    /// A name of a file is gone. With the last one, dirty data of a file that is not open is gone too.
+    fn unlinked(&self, ino: Ino, nlink: u32) {
+        let Some(file) = self.files.find(ino) else {
+            return;
+        };
+        let mut state = file.state.lock();
+        if let Some(base) = &mut state.base {
+            base.nlink = nlink;
+        }
+        if nlink == 0 {
+            state.gone = true;
+            if state.handles == 0 {
+                self.flusher.discard(&file, &mut state);
+                state.ungranted();
+            }
+        }
+        drop(state);
+        file.changed.notify_waiters();
+    }
+
+    async fn commit_before_replacing(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+    ) -> Result<(), Errno> {
+        let lookup = |parent, name: &[u8]| Query::Lookup {
+            parent,
+            name: name.to_vec(),
+        };
+        let lookups = vec![lookup(parent, name), lookup(new_parent, new_name)];
+        let answers = self.session.query_all(lookups).await;
+        let [Ok(Answer::Attr(source)), Ok(Answer::Attr(_))] = &answers[..] else {
+            return Ok(());
+        };
+        match self.files.find(source.ino) {
+            Some(file) => self.flush_or_fail(&file).await,
+            None => Ok(()),
+        }
+    }
+}

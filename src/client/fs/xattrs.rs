@@ -1,0 +1,178 @@
+//! Extended attributes, and those that OkapiFS answers itself (`user.okapifs.*`).
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use md5::{Digest, Md5};
+
+use super::Fs;
+use crate::client::file::File;
+use crate::types::{DataVersion, Errno, FileKind, Ino};
+use crate::wire::metadata::{Answer, Op, Query, XattrMode};
+
+/// Ours begin so.
+const OURS: &[u8] = b"user.okapifs.";
+/// What a program may use.
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+/// What the kernel asks for often and nobody can set.
+const NEVER_SET: [&[u8]; 3] = [
+    b"security.capability",
+    b"system.posix_acl_access",
+    b"system.posix_acl_default",
+];
+/// How much is read at a time for an MD5.
+const MD5_PORTION: u64 = 4 << 20;
+
+impl Fs {
+    /// The value of an extended attribute, `user.okapifs.*` included.
+    pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        if let Some(ours) = name.strip_prefix(OURS) {
+            return self.our_attribute(ino, ours).await;
+        }
+        if NEVER_SET.contains(&name) {
+            return Err(Errno::NoAttribute);
+        }
+        match self
+            .session
+            .query(Query::GetXattr {
+                ino,
+                name: name.to_vec(),
+            })
+            .await?
+        {
+            Answer::Bytes(value) => Ok(value),
+            _ => Err(Errno::Io),
+        }
+    }
+
+    /// The names of all extended attributes; `user.okapifs.*` are not among them, so that nothing copies them.
+    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, Errno> {
+        match self.session.query(Query::ListXattr { ino }).await? {
+            Answer::Names(names) => Ok(names),
+            _ => Err(Errno::Io),
+        }
+    }
+
+    /// Set an extended attribute.
+    pub async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<(), Errno> {
+        self.may_change(name)?;
+        let (name, value) = (name.to_vec(), value.to_vec());
+        self.change_inode(Op::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Remove an extended attribute.
+    pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
+        self.may_change(name)?;
+        self.change_inode(Op::RemoveXattr {
+            ino,
+            name: name.to_vec(),
+        })
+        .await
+        .map(drop)
+    }
+
+    fn may_change(&self, name: &[u8]) -> Result<(), Errno> {
+        self.must_be_writable()?;
+        if name.starts_with(OURS) {
+            return Err(Errno::NotPermitted);
+        }
+        let known = NAMESPACES
+            .iter()
+            .any(|namespace| name.starts_with(namespace));
+        if !known || NEVER_SET.contains(&name) {
+            return Err(Errno::NotSupported);
+        }
+        Ok(())
+    }
+
+    async fn our_attribute(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        match name {
+            b"md5" => Ok(hex(&self.md5(ino).await?)),
+            b"ino" => Ok(ino.to_string().into_bytes()),
+            b"cluster" => Ok(self.session.cluster().to_string().into_bytes()),
+            b"config" => Ok(self.config.config_dir.as_os_str().as_bytes().to_vec()),
+            _ => Err(Errno::NoAttribute),
+        }
+    }
+
+    /// MD5 of a file's content: as it is known, else computed, and stored for the next to ask.
+    async fn md5(&self, ino: Ino) -> Result<[u8; 16], Errno> {
+        if let Some(file) = self.files.find(ino) {
+            self.flush_or_fail(&file).await?;
+        }
+        loop {
+            let attr = self.getattr(ino).await?;
+            if attr.kind != FileKind::Regular {
+                return Err(Errno::NoAttribute);
+            }
+            if let Some(md5) = attr.md5 {
+                return Ok(md5);
+            }
+            let md5 = self.compute_md5(&self.files.get(ino), attr.size).await?;
+            let after = self.getattr(ino).await?;
+            if (after.dv, after.size) == (attr.dv, attr.size) {
+                self.session
+                    .mutate(Op::SetMd5 {
+                        ino,
+                        dv: attr.dv,
+                        md5,
+                    })
+                    .await?;
+                self.learn_md5(ino, attr.dv, md5);
+                return Ok(md5);
+            }
+        }
+    }
+
+    fn learn_md5(&self, ino: Ino, dv: DataVersion, md5: [u8; 16]) {
+        let Some(file) = self.files.find(ino) else {
+            return;
+        };
+        let mut state = file.state.lock();
+        if let Some(base) = state.base.as_mut().filter(|base| base.dv == dv) {
+            base.md5 = Some(md5);
+        }
+    }
+
+    async fn compute_md5(&self, file: &Arc<File>, size: u64) -> Result<[u8; 16], Errno> {
+        let mut md5 = Md5::new();
+        let ahead = parking_lot::Mutex::default();
+        let mut at = 0;
+        while at < size {
+            let end = size.min(at + MD5_PORTION);
+            let parts = self.reader.read(file, at..end, Some(&ahead)).await?;
+            if parts.iter().map(|part| part.len() as u64).sum::<u64>() == 0 {
+                break;
+            }
+            at += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+            // Slow enough to keep others from this thread.
+            md5 = tokio::task::spawn_blocking(move || {
+                parts.iter().for_each(|part| md5.update(part));
+                md5
+            })
+            .await
+            .map_err(|_| Errno::Io)?;
+        }
+        Ok(md5.finalize().into())
+    }
+}
+
+fn hex(bytes: &[u8]) -> Vec<u8> {
+    bytes
+        .iter()
+        .flat_map(|byte| format!("{byte:02x}").into_bytes())
+        .collect()
+}

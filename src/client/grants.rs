@@ -1,0 +1,215 @@
+//! Taking the exclusive grant of a file, and giving it back.
+//!
+//! Whoever changes a file does so under a [`Use`] of the grant. A recall sets a flag that lets no new use
+//! begin, has everything dirty committed, waits for the uses under way, and releases. None of this waits for
+//! [`File::order`], so that a recall never waits for somebody who waits for a grant.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::core::map::FileMap;
+use super::file::{File, FileState, Grant};
+use super::flusher::Flusher;
+use super::session::Session;
+use crate::types::{Attr, Errno, Ino};
+use crate::wire::metadata::{Op, Reply};
+
+/// A recall of something that we do not hold is remembered this long: its grant may be on the way to us.
+const EARLY_RECALL: Duration = Duration::from_secs(10);
+/// Releases of closed files gather this long.
+const RELEASE_LINGER: Duration = Duration::from_millis(50);
+
+/// See the module.
+pub(crate) struct Grants {
+    session: Arc<Session>,
+    flusher: Arc<Flusher>,
+    early: Mutex<HashMap<Ino, Duration>>,
+}
+
+/// The exclusive grant of a file is ours for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Use(Arc<File>);
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.users -= 1;
+        let awaited = state.users == 0;
+        drop(state);
+        if awaited {
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
+/// What somebody who wants a grant does next.
+enum Next {
+    Go(Use),
+    Acquire,
+}
+
+impl Grants {
+    /// Nothing held.
+    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>) -> Arc<Self> {
+        Arc::new(Self {
+            session,
+            flusher,
+            early: Mutex::default(),
+        })
+    }
+
+    /// Takes the exclusive grant, unless it is held already, and keeps it while the result lives. Waits for
+    /// other sessions to give it up.
+    pub(crate) async fn hold(self: &Arc<Self>, file: &Arc<File>) -> Result<Use, Errno> {
+        self.session.wait_for_lease().await;
+        let next = file.when(|state| match state.grant {
+            Grant::Held if !state.recalled => Some(Next::Go(begin_use(file, state))),
+            Grant::Nothing => {
+                state.grant = Grant::Acquiring;
+                Some(Next::Acquire)
+            }
+            Grant::Held | Grant::Acquiring | Grant::Releasing => None,
+        });
+        match next.await {
+            Next::Go(held) => Ok(held),
+            Next::Acquire => self.acquire(file).await,
+        }
+    }
+
+    /// The grant came together with a new file.
+    pub(crate) fn created(self: &Arc<Self>, file: &Arc<File>, attr: Attr) {
+        let mut state = file.state.lock();
+        if state.grant != Grant::Nothing {
+            // Somebody has found and opened it before the answer to its creator arrived here.
+            return;
+        }
+        state.map = FileMap::empty(attr.dv);
+        state.granted(attr);
+        self.check_early_recall(file, &mut state);
+    }
+
+    /// Somebody else wants these: everything that is buffered is committed, and they are released.
+    pub(crate) fn recall(self: &Arc<Self>, files: Vec<(Ino, Option<Arc<File>>)>) {
+        for (ino, file) in files {
+            let held = file.filter(|file| {
+                let mut state = file.state.lock();
+                let held = state.grant == Grant::Held;
+                state.recalled |= held;
+                held
+            });
+            match held {
+                Some(file) => drop(tokio::spawn(Arc::clone(self).give_up(file))),
+                None => drop(self.early.lock().insert(ino, self.session.monotonic())),
+            }
+        }
+        self.flusher.hurry_all();
+    }
+
+    /// Releases files that were closed and are clean, many at a time, for ever.
+    pub(crate) async fn release_clean(
+        self: Arc<Self>,
+        mut clean: mpsc::UnboundedReceiver<Arc<File>>,
+    ) {
+        while let Some(first) = clean.recv().await {
+            tokio::time::sleep(RELEASE_LINGER).await;
+            let mut files = vec![first];
+            while let Ok(file) = clean.try_recv() {
+                files.push(file);
+            }
+            self.release(files).await;
+        }
+    }
+
+    /// Releases those of `files` that may be.
+    pub(crate) async fn release(&self, files: Vec<Arc<File>>) {
+        let releasing: Vec<Arc<File>> = files
+            .into_iter()
+            .filter(|file| {
+                let mut state = file.state.lock();
+                let may = state.may_release();
+                if may {
+                    state.grant = Grant::Releasing;
+                }
+                may
+            })
+            .collect();
+        if releasing.is_empty() {
+            return;
+        }
+        let ops = releasing
+            .iter()
+            .map(|file| Op::Release { ino: file.ino })
+            .collect();
+        let replies = self.session.mutate_all(ops).await;
+        for (file, reply) in releasing.iter().zip(replies) {
+            if let Err(errno) = reply {
+                log::debug!("inode {}: release: {errno}", file.ino);
+            }
+            // Released, or gone together with the file or the session.
+            file.state.lock().ungranted();
+            file.changed.notify_waiters();
+        }
+    }
+
+    async fn acquire(self: &Arc<Self>, file: &Arc<File>) -> Result<Use, Errno> {
+        let (done, result) = oneshot::channel();
+        let (grants, file) = (Arc::clone(self), Arc::clone(file));
+        // By itself, so that it is carried through even if the caller stops waiting.
+        tokio::spawn(async move {
+            let reply = grants.session.mutate(Op::Acquire { ino: file.ino }).await;
+            let mut state = file.state.lock();
+            let result = match reply {
+                Ok(Reply::Inode(attr)) => {
+                    state.granted(attr);
+                    let held = begin_use(&file, &mut state);
+                    grants.check_early_recall(&file, &mut state);
+                    Ok(held)
+                }
+                Ok(_) => Err(Errno::Io),
+                Err(errno) => Err(errno),
+            };
+            if result.is_err() {
+                state.ungranted();
+            }
+            drop(state);
+            file.changed.notify_waiters();
+            // Nobody waits any more: the use ends at once.
+            drop(done.send(result));
+        });
+        result.await.unwrap_or(Err(Errno::Io))
+    }
+
+    fn check_early_recall(self: &Arc<Self>, file: &Arc<File>, state: &mut FileState) {
+        let mut early = self.early.lock();
+        let now = self.session.monotonic();
+        early.retain(|_, since| now < *since + EARLY_RECALL);
+        if early.remove(&file.ino).is_some() {
+            state.recalled = true;
+            tokio::spawn(Arc::clone(self).give_up(Arc::clone(file)));
+        }
+    }
+
+    /// Commits what is dirty, waits for uses to end, and releases.
+    async fn give_up(self: Arc<Self>, file: Arc<File>) {
+        loop {
+            self.flusher.flush(&file).await;
+            let dirty_again = file.when(|state| {
+                let over = state.grant != Grant::Held || state.may_release();
+                (over || !state.is_clean()).then_some(!over)
+            });
+            if !dirty_again.await {
+                break;
+            }
+        }
+        self.release(vec![file]).await;
+    }
+}
+
+fn begin_use(file: &Arc<File>, state: &mut FileState) -> Use {
+    state.users += 1;
+    Use(Arc::clone(file))
+}

@@ -1,0 +1,198 @@
+//! Bad input: each gets one clear sentence, a code that is not 0, and harms nothing.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
+
+mod common;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, ExitCode, Output};
+
+use common::cluster::{Cluster, OKAPIFS, need_fuse, success, text};
+use common::runner::run;
+
+fn main() -> ExitCode {
+    run(&[
+        ("nonsense_is_refused_with_a_sentence", nonsense_is_refused_with_a_sentence),
+        ("a_cluster_is_made_by_hand", a_cluster_is_made_by_hand),
+        ("a_running_cluster_is_not_harmed", a_running_cluster_is_not_harmed),
+        ("manual_pages_are_written", manual_pages_are_written),
+    ])
+}
+
+fn okapifs(arguments: &[&str]) -> Output {
+    let mut command = Command::new(OKAPIFS);
+    command.args(arguments).env_remove("OKAPIFS_CLUSTER");
+    command.output().expect("the program can be run")
+}
+
+/// It fails with one sentence that has `part` in it.
+fn refused(arguments: &[&str], part: &str) {
+    let output = okapifs(arguments);
+    let said = text(&output);
+    assert!(!output.status.success(), "{arguments:?} went through: {said}");
+    assert!(output.status.code().is_some(), "{arguments:?} crashed: {said}");
+    assert!(said.contains(part), "{arguments:?} said {said:?}, not {part:?}");
+    assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+    let sentences = said.lines().filter(|line| !line.starts_with('[')).count();
+    assert_eq!(sentences, 1, "{arguments:?} said more than a sentence: {said}");
+}
+
+fn nonsense_is_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (empty, file, none, full) = (path("empty"), path("file"), path("none"), path("full"));
+    fs::create_dir(&empty).expect("made");
+    fs::write(&file, "some text that is no shard").expect("written");
+    fs::create_dir(&full).expect("made");
+    fs::write(path("full/file"), "precious").expect("written");
+    let mnt = path("mnt");
+    fs::create_dir(&mnt).expect("made");
+
+    refused(&["down", &none], "holds no cluster");
+    refused(&["status", "--cluster", &none], "there is no directory");
+    refused(&["status", "--cluster", &empty], "neither a directory of `okapifs up` nor");
+    refused(&["up", &full], "is not empty and holds no cluster");
+    refused(&["up", &path("c"), "--mount", &full], "is not empty");
+    refused(&["up", &path("c"), "--mount", &file], "cannot be made");
+    refused(&["up", &path("c"), "--servers", "1"], "--servers 2 or more");
+    refused(&["monitor", &empty], "monitor.toml cannot be read");
+    refused(&["server", &empty], "server.toml cannot be read");
+    refused(&["shard", "inspect", &file], "no whole shard");
+    refused(&["shard", "inspect", &none], "cannot be read");
+    refused(&["md5sum", &file], "on no OkapiFS mount");
+    refused(&["sync", &empty], "on no OkapiFS mount");
+    refused(&["where", &file, "--cluster", &empty], "neither a directory");
+    refused(&["bench", &none], "is not a directory");
+    refused(&["mount", "nonsense", &mnt], "HOST[:PORT]");
+    refused(&["mount", "h:/", &mnt, "-o", "nofial"], "\"nofial\" is unknown");
+    refused(&["mount", "h:/", &mnt, "-o", &format!("config={none}")], "no configuration directory");
+    assert_eq!(okapifs(&["mount", "nonsense", &mnt]).status.code(), Some(32));
+    assert_eq!(okapifs(&["up"]).status.code(), Some(2), "clap explains the usage");
+
+    assert_eq!(fs::read_to_string(path("full/file")).expect("there"), "precious");
+    assert!(!Path::new(&path("c/cluster.toml")).exists(), "a refused `up` made a cluster");
+}
+
+/// The roles by themselves, one after another, as on several machines.
+fn a_cluster_is_made_by_hand() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let root = dir.path().join("c").display().to_string();
+    let (monitor, server) = (format!("{root}/monitor-1"), format!("{root}/server-1"));
+    success(Command::new(OKAPIFS).args([
+        "init",
+        &root,
+        "--servers",
+        "1",
+        "--listen",
+        "127.0.0.1:1",
+    ]));
+    refused(&["init", &root], "is not empty");
+
+    // Somebody else's port.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    edit(&format!("{monitor}/monitor.toml"), "127.0.0.1:1", &address);
+    refused(&["monitor", &monitor], &address);
+
+    // A directory with the certificate of another cluster.
+    let other = dir.path().join("other").display().to_string();
+    success(Command::new(OKAPIFS).args(["init", &other, "--servers", "1"]));
+    let mixed = format!("{other}/server-1/server.toml");
+    fs::copy(format!("{server}/server.toml"), &mixed).expect("copied");
+    refused(&["server", &format!("{other}/server-1")], "they were mixed up");
+
+    // A mistake in a file.
+    edit(&format!("{server}/server.toml"), "domain", "domian");
+    refused(&["server", &server], "unknown field `domian`");
+}
+
+fn edit(path: &str, from: &str, to: &str) {
+    let text = fs::read_to_string(path).expect("read");
+    assert!(text.contains(from), "{path}: {text}");
+    fs::write(path, text.replace(from, to)).expect("written");
+}
+
+fn a_running_cluster_is_not_harmed() {
+    let cluster = Cluster::new(3, 2, 1);
+    let root = cluster.root().display().to_string();
+    let mnt = cluster.mnt().display().to_string();
+    fs::write(cluster.mnt().join("file"), "content").expect("written");
+    fs::write(cluster.mnt().join("larger"), vec![7; 3 << 20]).expect("written");
+    cluster.sync();
+
+    refused(&["monitor", &format!("{root}/monitor-1")], "");
+    refused(&["server", &format!("{root}/server-1")], "");
+    refused(&["up", &root, "--data", "3"], "cannot be changed");
+    refused(&["up", &root, "--servers", "2"], "none can be taken away");
+    let source =
+        format!("{}:/", cluster.status()["monitors"][0]["address"].as_str().expect("text"));
+    let config = format!("config={root}/client");
+    refused(&["mount", &source, &mnt, "-o", &config], "already");
+    let elsewhere = cluster.scratch().join("elsewhere").display().to_string();
+    fs::create_dir(&elsewhere).expect("made");
+    refused(&["mount", &format!("{source}no/such/dir"), &elsewhere, "-o", &config], "");
+
+    // Garbage on the ports.
+    let status = cluster.status();
+    let mut addresses = vec![status["monitors"][0]["address"].as_str().expect("text")];
+    let servers = status["servers"].as_array().expect("a list");
+    addresses.extend(servers.iter().map(|server| server["address"].as_str().expect("text")));
+    for address in addresses {
+        use std::io::Write;
+        let mut stream = std::net::TcpStream::connect(address).expect("connected");
+        let garbage: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+        // The other end may hang up before all of it is written.
+        if let Err(error) = stream.write_all(&garbage) {
+            eprintln!("{address} hung up: {error}");
+        }
+    }
+
+    // Another cluster's credentials.
+    let other = cluster.scratch().join("other").display().to_string();
+    success(Command::new(OKAPIFS).args(["init", &other]));
+    refused(&["mount", &source, &elsewhere, "-o", &format!("config={other}/client")], "");
+
+    assert_eq!(cluster.status()["health"], "ok", "{}", cluster.status());
+    assert_eq!(fs::read_to_string(cluster.mnt().join("file")).expect("read"), "content");
+    cluster.assert_clean();
+    shards_explain_themselves(&cluster);
+}
+
+fn shards_explain_themselves(cluster: &Cluster) {
+    need_fuse();
+    let mut stack = vec![cluster.root().join("server-1")];
+    let mut inspected = 0;
+    while let Some(path) = stack.pop() {
+        if path.is_dir() {
+            stack
+                .extend(fs::read_dir(path).expect("read").map(|entry| entry.expect("read").path()));
+            continue;
+        }
+        let bytes = fs::read(&path).expect("read");
+        let path = path.display().to_string();
+        if bytes.starts_with(b"OKAPISHD") || bytes.starts_with(b"OKAPIPAK") {
+            let output = okapifs(&["shard", "inspect", &path]);
+            assert!(output.status.success(), "{path}: {}", text(&output));
+        }
+        if bytes.starts_with(b"OKAPISHD") {
+            inspected += 1;
+            // Cut off.
+            let cut = cluster.scratch().join("cut");
+            fs::write(&cut, &bytes[..bytes.len() - 100]).expect("written");
+            let output = okapifs(&["shard", "inspect", &cut.display().to_string()]);
+            assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+            assert!(text(&output).contains("holds no whole shard"), "{}", text(&output));
+        }
+    }
+    assert!(inspected > 0, "no shard was found");
+}
+
+fn manual_pages_are_written() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    success(Command::new(OKAPIFS).arg("man").arg(dir.path()));
+    let page =
+        fs::read_to_string(dir.path().join("okapifs-mount.1")).expect("there is a page a command");
+    assert!(page.contains("HOST"), "{page}");
+}

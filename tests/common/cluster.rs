@@ -1,0 +1,232 @@
+//! A cluster that a test can do anything to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::runner::skip;
+use super::wait_for;
+
+/// The program under test.
+pub const OKAPIFS: &str = env!("CARGO_BIN_EXE_okapifs");
+
+/// Longer than a server may be silent before it counts as down.
+pub const DETECTION: Duration = Duration::from_secs(30);
+
+/// A cluster of real processes; all of them end with this value, also when a test panics.
+pub struct Cluster {
+    dir: TempDir,
+    mounts: usize,
+    shape: [String; 6],
+}
+
+impl Cluster {
+    /// A running cluster with one mount; skips the test where nothing can be mounted.
+    pub fn new(servers: u32, data: u8, parity: u8) -> Self {
+        need_fuse();
+        let shape = [
+            "--servers".to_owned(),
+            servers.to_string(),
+            "--data".to_owned(),
+            data.to_string(),
+            "--parity".to_owned(),
+            parity.to_string(),
+        ];
+        let cluster = Self {
+            dir: tempfile::Builder::new()
+                .prefix("okapifs-")
+                .tempdir()
+                .expect("temporary directory"),
+            mounts: 1,
+            shape,
+        };
+        cluster.up();
+        cluster
+    }
+
+    /// Starts whatever does not run.
+    pub fn up(&self) {
+        let mut command = Command::new(OKAPIFS);
+        command.arg("up").arg(self.root()).arg("--detach").args(&self.shape);
+        for number in 0..self.mounts {
+            command.arg("--mount").arg(self.mount(number));
+        }
+        success(&mut command);
+    }
+
+    /// Stops everything in order.
+    pub fn down(&self) {
+        success(Command::new(OKAPIFS).arg("down").arg(self.root()));
+    }
+
+    /// Adds a mount of the same cluster.
+    pub fn add_mount(&mut self) -> PathBuf {
+        self.mounts += 1;
+        self.up();
+        self.mount(self.mounts - 1)
+    }
+
+    /// The directory of `okapifs up`.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
+    /// A directory beside it that goes with it.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A mountpoint.
+    pub fn mount(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("mnt{number}"))
+    }
+
+    /// The first mountpoint.
+    pub fn mnt(&self) -> PathBuf {
+        self.mount(0)
+    }
+
+    /// Runs an administration command on this cluster.
+    pub fn okapifs(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(OKAPIFS);
+        command.arg("--cluster").arg(self.root()).args(arguments);
+        command.output().expect("the program can be run")
+    }
+
+    /// `okapifs status --json`.
+    pub fn status(&self) -> Value {
+        let output = self.okapifs(&["status", "--json"]);
+        assert!(output.status.success(), "status: {}", text(&output));
+        serde_json::from_slice(&output.stdout).expect("status prints JSON")
+    }
+
+    /// Everything that was written on the first mount is durable.
+    pub fn sync(&self) {
+        success(Command::new(OKAPIFS).arg("sync").arg(self.mnt()));
+    }
+
+    /// `okapifs check --data` finds nothing.
+    pub fn assert_clean(&self) {
+        let output = self.okapifs(&["check", "--data"]);
+        assert!(output.status.success(), "check --data: {}", text(&output));
+    }
+
+    /// Process id of a server, as `status` tells it.
+    pub fn server_pid(&self, name: &str) -> u32 {
+        let status = self.status();
+        let servers = status["servers"].as_array().expect("servers is a list");
+        let server = servers.iter().find(|server| server["name"] == name);
+        let pid = server.and_then(|server| server["pid"].as_u64());
+        u32::try_from(pid.unwrap_or_else(|| panic!("no pid of {name} in {status}"))).expect("a pid")
+    }
+
+    /// Sends a server a signal.
+    pub fn signal_server(&self, name: &str, signal: i32) {
+        send(self.server_pid(name), signal);
+    }
+
+    /// Waits until `status` says that a server is (or is not) up.
+    pub fn wait_server(&self, name: &str, up: bool) -> Value {
+        wait_for(&format!("{name} up: {up}"), DETECTION, || {
+            let status = self.status();
+            let mut servers = status["servers"].as_array()?.iter();
+            let server = servers.find(|server| server["name"] == name)?;
+            ((server["state"] == "up") == up).then_some(status)
+        })
+    }
+
+    /// All processes of the cluster.
+    pub fn pids(&self) -> Vec<u32> {
+        let entries = fs::read_dir(self.root().join("run")).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
+            .filter_map(|entry| serde_json::from_slice::<Value>(&fs::read(entry.path()).ok()?).ok())
+            .filter_map(|running| {
+                let pid = u32::try_from(running["pid"].as_u64()?).ok()?;
+                is_okapifs(pid).then_some(pid)
+            })
+            .collect()
+    }
+
+    /// Pulls the plug.
+    pub fn kill_everything(&self) {
+        for pid in self.pids() {
+            send(pid, libc::SIGKILL);
+        }
+        wait_for("all processes are dead", Duration::from_secs(20), || {
+            self.pids().is_empty().then_some(())
+        });
+    }
+
+    /// The last lines of every log, for whoever has to find out what went wrong.
+    fn print_logs(&self) {
+        let logs = fs::read_dir(self.root().join("logs")).into_iter().flatten().flatten();
+        for log in logs {
+            let text = fs::read_to_string(log.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {}", log.path().display());
+            for line in &lines[lines.len().saturating_sub(20)..] {
+                eprintln!("    {line}");
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+        for number in 0..self.mounts {
+            let mount = Command::new("umount").arg("-l").arg(self.mount(number)).output();
+            mount.expect("umount can be run");
+        }
+        for pid in self.pids() {
+            send(pid, libc::SIGKILL);
+        }
+        while !self.pids().is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Skips the test where nothing can be mounted.
+pub fn need_fuse() {
+    if !Path::new("/dev/fuse").exists() {
+        skip("there is no /dev/fuse");
+    }
+    // SAFETY: geteuid(2) cannot fail and touches no memory.
+    if unsafe { libc::geteuid() } != 0 {
+        skip("only root can mount");
+    }
+}
+
+/// Runs a command that must succeed, and gives what it printed.
+pub fn success(command: &mut Command) -> String {
+    let output = command.output().expect("the program can be run");
+    assert!(output.status.success(), "{command:?}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Everything that a command said.
+pub fn text(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+/// Sends a signal.
+pub fn send(pid: u32, signal: i32) {
+    let pid = i32::try_from(pid).expect("a pid");
+    // SAFETY: kill(2) takes two numbers and touches no memory of ours.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Whether a living process is one of ours: a test never signals a stranger.
+fn is_okapifs(pid: u32) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| program.to_string_lossy().contains("okapifs"))
+}
