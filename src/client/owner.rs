@@ -102,8 +102,10 @@ impl Owner {
         if flusher.totals.small.load(Ordering::Relaxed) >= STRIPE {
             return Some(Which::Small);
         }
-        let cutoff = flusher.session.monotonic().checked_sub(AGE_MAX)?;
-        (oldest <= cutoff).then_some(Which::Older(cutoff))
+        // When the oldest is due, the younger go with it: if each waited for its own time, every small file
+        // would become a stripe of its own.
+        let now = flusher.session.monotonic();
+        (oldest + AGE_MAX <= now).then_some(Which::Older(now))
     }
 
     /// When the oldest dirty byte was written.
