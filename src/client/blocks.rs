@@ -329,6 +329,9 @@ impl Blocks {
                 },
                 result = &mut decoded => match result {
                     Ok(blocks) => {
+                        if direct_failed {
+                            return Ok(blocks);
+                        }
                         let server = stripe.shards[usize::from(index.0)].server;
                         self.late.lock().insert(server, self.session.monotonic() + LATE_FOR);
                         return Ok(blocks);

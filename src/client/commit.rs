@@ -49,45 +49,47 @@ pub(crate) async fn send(
     let asker = session.id();
     let replies = session.mutate_all(ops).await;
     let session_lost = session.id() != asker;
-    let mut refused = Vec::new();
+    // First the refused ones: as long as newer data is frozen over them, nobody sees them change.
+    let mut fates: Vec<Fate> = Vec::with_capacity(batch.len());
     let mut newer: Vec<(Ino, Range<u64>)> = Vec::new();
-    // Backwards, so that of a refused stripe it is known what later ones have written over it.
     for ((ready, commit), reply) in batch.iter().zip(&commits).zip(replies).rev() {
-        session.stripe_done(ready.placed.record.id);
-        match reply {
+        fates.push(match reply {
             Ok(Reply::Committed(outcomes)) if outcomes.len() == commit.pieces.len() => {
-                accept(flusher, ready, commit, &outcomes);
-                let raw = ready
-                    .placed
-                    .record
-                    .width
-                    .shard_bytes(ready.placed.record.length);
-                session.spend_credit(u64::from(raw) * ready.placed.record.width.total() as u64);
-                flusher.frozen_done(ready.frozen.bytes);
                 newer.extend(ready.pieces.iter().map(range));
+                Fate::Accepted(outcomes)
             }
-            Err(errno) if !session_lost => match retract(ready, &newer) {
-                Retracted::Again => {
-                    let id = ready.placed.record.id;
-                    log::warn!(
-                        "the commit of stripe {id} was refused ({errno}): it is written again"
-                    );
-                    refused.push(Refused(Arc::clone(&ready.frozen)));
-                }
-                Retracted::Overwritten => {
-                    forget_frozen(flusher, ready);
-                    flusher.frozen_done(ready.frozen.bytes);
-                }
-                Retracted::Hopeless => lose(flusher, ready, errno),
-            },
-            Err(errno) => lose(flusher, ready, errno),
-            Ok(_) => lose(flusher, ready, Errno::Io),
+            Ok(_) => Fate::Lost(Errno::Io),
+            Err(errno) if session_lost => Fate::Lost(errno),
+            Err(errno) => retract(ready, &newer, errno),
+        });
+    }
+    let mut refused = Vec::new();
+    for ((ready, commit), fate) in batch.iter().zip(&commits).zip(fates.into_iter().rev()) {
+        session.stripe_done(ready.placed.record.id);
+        match fate {
+            Fate::Accepted(outcomes) => {
+                accept(flusher, ready, commit, &outcomes);
+                let record = &ready.placed.record;
+                let raw = u64::from(record.width.shard_bytes(record.length));
+                session.spend_credit(raw * record.width.total() as u64);
+                flusher.frozen_done(ready.frozen.bytes);
+            }
+            Fate::Again => refused.push(Refused(Arc::clone(&ready.frozen))),
+            Fate::Overwritten => {
+                forget_frozen(flusher, ready);
+                flusher.frozen_done(ready.frozen.bytes);
+            }
+            Fate::Lost(errno) => {
+                let id = ready.placed.record.id;
+                log::error!("the commit of stripe {id} failed: {errno}");
+                ready.frozen.lose(Errno::Io);
+                flusher.frozen_done(ready.frozen.bytes);
+            }
         }
     }
     if !refused.is_empty() {
         // The placement map may be what was out of date.
         session.renew().await;
-        refused.reverse();
     }
     refused
 }
@@ -158,6 +160,8 @@ fn accept(flusher: &Flusher, ready: &Ready, commit: &Commit, outcomes: &[PieceOu
                     *outcome,
                 );
             }
+            // In the same moment in which the map has it.
+            state.frozen.retain(|part| part.seq != ready.frozen.seq);
         }
         at += same;
     }
@@ -175,15 +179,6 @@ fn forget_frozen(flusher: &Flusher, ready: &Ready) {
         drop(state);
         file.changed.notify_waiters();
     }
-}
-
-fn lose(flusher: &Flusher, ready: &Ready, errno: Errno) {
-    log::error!(
-        "the commit of stripe {} failed: {errno}",
-        ready.placed.record.id
-    );
-    ready.frozen.lose(Errno::Io);
-    flusher.frozen_done(ready.frozen.bytes);
 }
 
 fn settle(
@@ -239,26 +234,30 @@ fn settle(
     }
 }
 
-/// What is to become of a stripe whose commit was refused.
-enum Retracted {
-    /// It is to be placed again.
+/// What becomes of a stripe whose commit was answered.
+enum Fate {
+    /// It exists, and this became of each piece.
+    Accepted(Vec<PieceOutcome>),
+    /// It was refused, and is to be placed again.
     Again,
-    /// Newer data lies over all of it.
+    /// It was refused, and newer data lies over all of it.
     Overwritten,
-    /// It was refused too often.
-    Hopeless,
+    /// It will never exist.
+    Lost(Errno),
 }
 
-/// The commit was refused: everything is as before it was sent, except that `newer` data was committed.
-fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)]) -> Retracted {
+/// The commit was refused: everything is as before it was sent, except that `newer` data was committed, which is
+/// cut out of it.
+fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)], errno: Errno) -> Fate {
     let left = without(&ready.pieces, newer);
     if left.is_empty() {
-        return Retracted::Overwritten;
+        return Fate::Overwritten;
     }
     if ready.frozen.refusals.fetch_add(1, Ordering::Relaxed) >= REFUSALS_MAX {
-        return Retracted::Hopeless;
+        return Fate::Lost(errno);
     }
-    ready.frozen.keep_pieces(left);
+    let id = ready.placed.record.id;
+    log::warn!("the commit of stripe {id} was refused ({errno}): it is written again");
     for file in ready.frozen.files.values() {
         let mut state = file.state.lock();
         if let Some(part) = state
@@ -267,6 +266,12 @@ fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)]) -> Retracted {
             .find(|part| part.seq == ready.frozen.seq)
         {
             part.sent = false;
+            let ours: Vec<StripePiece> = left
+                .iter()
+                .filter(|piece| piece.ino == file.ino)
+                .copied()
+                .collect();
+            part.keep(&ours);
         }
         if state.grant == Grant::Releasing {
             state.grant = Grant::Held;
@@ -274,7 +279,8 @@ fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)]) -> Retracted {
         drop(state);
         file.changed.notify_waiters();
     }
-    Retracted::Again
+    ready.frozen.keep_pieces(left);
+    Fate::Again
 }
 
 fn range(piece: &StripePiece) -> (Ino, Range<u64>) {

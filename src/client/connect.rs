@@ -15,6 +15,7 @@ use super::fs::{Fs, Parts};
 use super::grants::Grants;
 use super::link::{Monitors, Shards};
 use super::monitors::MonitorLink;
+use super::owner;
 use super::placer::Placer;
 use super::servers::ServerLinks;
 use super::session::Session;
@@ -97,7 +98,7 @@ impl Fs {
         let (files, unpinned) = Files::new();
         tokio::spawn(Arc::clone(&session).keep_alive());
         tokio::spawn(follow_placement(Arc::clone(&session), shards));
-        tokio::spawn(Arc::clone(&flusher).run());
+        tokio::spawn(owner::run(Arc::clone(&flusher)));
         tokio::spawn(Arc::clone(&grants).release_clean(clean));
         tokio::spawn(Arc::clone(&files).sweep(Arc::clone(&session)));
         tokio::spawn(Files::unpin(Arc::clone(&session), unpinned));

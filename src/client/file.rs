@@ -22,13 +22,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::core::BLOCK64;
 use super::core::block_start;
 use super::core::buffer::WriteBuffer;
 use super::core::commits::FreezeSeq;
 use super::core::layers::{Layers, Source};
 use super::core::map::FileMap;
-use crate::types::{Attr, Errno, Ino, Timestamp};
+use super::core::{BLOCK64, shared};
+use crate::types::{Attr, Errno, Ino, StripePiece, Timestamp};
 
 /// See the module.
 #[derive(Debug)]
@@ -304,6 +304,22 @@ impl FrozenPart {
                 let at = |offset: u64| usize::try_from(offset - start).expect("within a piece");
                 Source::Bytes(bytes.slice(at(part.start)..at(part.end)))
             });
+        }
+    }
+
+    /// Only these pieces are to be committed after all: what else it had lies under newer data.
+    pub(crate) fn keep(&mut self, left: &[StripePiece]) {
+        let all = std::mem::take(&mut self.pieces);
+        for piece in left {
+            let kept = piece.file_offset..piece.file_offset + u64::from(piece.length);
+            for (start, bytes) in &all {
+                let part = shared(&kept, &(*start..start + bytes.len() as u64));
+                let at = |offset: u64| usize::try_from(offset - start).expect("within a piece");
+                if !part.is_empty() {
+                    self.pieces
+                        .push((part.start, bytes.slice(at(part.start)..at(part.end))));
+                }
+            }
         }
     }
 

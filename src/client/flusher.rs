@@ -1,6 +1,6 @@
 //! Takes dirty data to the cluster.
 //!
-//! One task owns the order of things. It *freezes* dirty runs into stripes: a run that is a whole stripe at
+//! One task (`owner`) owns the order of things. It *freezes* dirty runs into stripes: a run that is a whole stripe at
 //! once and without copying; small runs of many files together, once there is a stripe's worth of them, when
 //! they are a second old, or when somebody waits. It has up to a few stripes *placed* at a time, in parallel;
 //! and it *commits* them in the order of freezing, several in one request, because a later one may carry newer
@@ -16,39 +16,33 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::commit::{self, Ready, Refused};
 use super::core::buffer::Weight;
-use super::core::commits::{CommitQueue, FreezeSeq};
 use super::core::pool::Pool;
 use super::file::{File, FileState};
-use super::freeze::{Collector, Frozen, Which};
+use super::freeze::Which;
 use super::placer::Placer;
 use super::session::Session;
 use crate::types::Errno;
 use crate::types::limits::STRIPE_BYTES_MAX;
 
-const STRIPE: u64 = STRIPE_BYTES_MAX as u64;
+/// A stripe's worth of bytes.
+pub(super) const STRIPE: u64 = STRIPE_BYTES_MAX as u64;
 /// Most bytes dirty or on their way.
 const BUDGET: u64 = 128 << 20;
-/// From here on everything dirty is frozen as fast as it can be placed.
-const PRESSURE: u64 = BUDGET / 2;
-/// Dirty data is frozen when it is this old.
-const AGE_MAX: Duration = Duration::from_millis(900);
+/// With this much dirty, everything is frozen as fast as it can be placed.
+pub(super) const PRESSURE: u64 = BUDGET / 2;
 /// How often somebody who waits asks again.
 const HURRY_AGAIN: Duration = Duration::from_millis(500);
-/// Stripes being placed at a time; and when somebody waits for one.
-const PLACING: usize = 4;
-const PLACING_URGENT: usize = 8;
 
 /// See the module.
 pub(crate) struct Flusher {
-    session: Arc<Session>,
-    placer: Placer,
+    pub(super) session: Arc<Session>,
+    pub(super) placer: Placer,
     pool: Arc<Pool>,
-    totals: Totals,
-    lists: Mutex<Lists>,
+    pub(super) totals: Totals,
+    pub(super) lists: Mutex<Lists>,
     /// Something to freeze, or somebody waits.
-    kick: Notify,
+    pub(super) kick: Notify,
     /// Something was committed or dropped.
     freed: Notify,
     clean_files: mpsc::UnboundedSender<Arc<File>>,
@@ -56,25 +50,28 @@ pub(crate) struct Flusher {
 
 /// Sums over all files.
 #[derive(Default)]
-struct Totals {
-    dirty: AtomicU64,
-    small: AtomicU64,
-    frozen: AtomicU64,
+pub(super) struct Totals {
+    /// Bytes that are dirty.
+    pub(super) dirty: AtomicU64,
+    /// Of them, those in small runs.
+    pub(super) small: AtomicU64,
+    /// Bytes that are frozen and not committed.
+    pub(super) frozen: AtomicU64,
 }
 
 /// Files by why they want to be frozen.
 #[derive(Default)]
-struct Lists {
+pub(super) struct Lists {
     /// Have a run that is a whole stripe.
-    full: VecDeque<Arc<File>>,
+    pub(super) full: VecDeque<Arc<File>>,
     /// Somebody waits.
-    urgent: VecDeque<Arc<File>>,
+    pub(super) urgent: VecDeque<Arc<File>>,
     /// Have dirty data, each file once, by when the oldest of it was written.
-    dirty: VecDeque<(Duration, Arc<File>)>,
-    /// Somebody waits for everything.
-    all: bool,
+    pub(super) dirty: VecDeque<(Duration, Arc<File>)>,
+    /// Somebody waits for everything that was written up to then.
+    pub(super) all: Option<Duration>,
     /// Somebody waits for what is frozen already.
-    commit_now: bool,
+    pub(super) commit_now: bool,
 }
 
 /// Whether more may be written.
@@ -88,23 +85,8 @@ pub(crate) enum Admission {
     NoSpace,
 }
 
-/// What happens to the owner.
-enum Event {
-    Placed(Arc<Frozen>, Result<Ready, Errno>),
-    Answered(Vec<Refused>),
-}
-
-/// What only the owning task sees.
-struct Owner {
-    flusher: Arc<Flusher>,
-    queue: CommitQueue<Ready>,
-    placing: usize,
-    next_seq: FreezeSeq,
-    events: mpsc::UnboundedSender<Event>,
-}
-
 impl Flusher {
-    /// A flusher; [`Self::run`] must be running. The receiver gets closed files that have become clean.
+    /// A flusher; [`super::owner::run`] must be running. The receiver gets closed files that have become clean.
     pub(crate) fn new(
         session: Arc<Session>,
         placer: Placer,
@@ -166,8 +148,13 @@ impl Flusher {
                     }
                 }
                 Admission::Wait => {
-                    self.lists.lock().all = true;
-                    self.kick.notify_one();
+                    let over_budget = self.uncommitted() + bytes > BUDGET;
+                    if over_budget {
+                        self.lists.lock().commit_now = true;
+                        self.kick.notify_one();
+                    } else {
+                        self.hurry_all();
+                    }
                     freed.await;
                 }
             }
@@ -214,7 +201,10 @@ impl Flusher {
 
     /// Starts taking everything to the cluster.
     pub(crate) fn hurry_all(&self) {
-        self.lists.lock().all = true;
+        let mut lists = self.lists.lock();
+        lists.all = Some(self.session.monotonic());
+        lists.commit_now = true;
+        drop(lists);
         self.kick.notify_one();
     }
 
@@ -261,29 +251,6 @@ impl Flusher {
         self.uncommitted() == 0
     }
 
-    /// Does all the work, for ever.
-    pub(crate) async fn run(self: Arc<Self>) {
-        let (events, mut happened) = mpsc::unbounded_channel();
-        let queue = CommitQueue::default();
-        let mut owner = Owner {
-            flusher: self,
-            queue,
-            placing: 0,
-            next_seq: 1,
-            events,
-        };
-        loop {
-            owner.freeze();
-            owner.commit();
-            let pause = owner.pause();
-            tokio::select! {
-                Some(event) = happened.recv() => owner.on(event),
-                () = owner.flusher.kick.notified() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-
     /// What became of frozen bytes is settled.
     pub(crate) fn frozen_done(&self, bytes: u64) {
         self.totals.frozen.fetch_sub(bytes, Ordering::Relaxed);
@@ -294,7 +261,11 @@ impl Flusher {
         self.totals.dirty.load(Ordering::Relaxed) + self.totals.frozen.load(Ordering::Relaxed)
     }
 
-    fn taken(&self, before: Weight, now: Weight) {
+    /// Some of what was dirty is frozen.
+    pub(super) fn taken(&self, before: Weight, now: Weight) {
+        self.totals
+            .frozen
+            .fetch_add(before.bytes - now.bytes, Ordering::Relaxed);
         self.totals
             .dirty
             .fetch_sub(before.bytes - now.bytes, Ordering::Relaxed);
@@ -304,7 +275,7 @@ impl Flusher {
     }
 
     /// What is left of a file after some of it was taken is listed as it was before.
-    fn list_again(&self, file: &Arc<File>, state: &mut FileState, which: Which) {
+    pub(super) fn list_again(&self, file: &Arc<File>, state: &mut FileState, which: Which) {
         let now = state.buffer.weight();
         let mut lists = self.lists.lock();
         match which {
@@ -318,8 +289,9 @@ impl Flusher {
         }
     }
 
-    fn next(list: &Mutex<Lists>, which: Which) -> Option<Arc<File>> {
-        let mut lists = list.lock();
+    /// The next file of a list.
+    pub(super) fn next(&self, which: Which) -> Option<Arc<File>> {
+        let mut lists = self.lists.lock();
         match which {
             Which::Full => lists.full.pop_front(),
             Which::Urgent => lists.urgent.pop_front(),
@@ -329,179 +301,9 @@ impl Flusher {
 }
 
 impl Lists {
-    fn insert(&mut self, oldest: Duration, file: &Arc<File>) {
+    /// A file has dirty data; since when.
+    pub(super) fn insert(&mut self, oldest: Duration, file: &Arc<File>) {
         let at = self.dirty.partition_point(|(listed, _)| *listed <= oldest);
         self.dirty.insert(at, (oldest, Arc::clone(file)));
-    }
-}
-
-impl Owner {
-    fn freeze(&mut self) {
-        while let Some(which) = self.what_to_freeze() {
-            let Some(frozen) = self.freeze_one(which) else {
-                continue;
-            };
-            let frozen = Arc::new(frozen);
-            self.queue
-                .frozen(frozen.seq, frozen.bytes, frozen.pieces().len());
-            if frozen.urgent {
-                self.queue.hurry(frozen.seq);
-            }
-            self.place(frozen);
-        }
-    }
-
-    /// What should be frozen next, if anything. Each answer is used up: it is not given twice in a row unless
-    /// something was frozen.
-    fn what_to_freeze(&mut self) -> Option<Which> {
-        let flusher = &self.flusher;
-        let mut lists = flusher.lists.lock();
-        if lists.all || lists.commit_now {
-            self.queue.hurry(self.next_seq - 1);
-            lists.commit_now = false;
-        }
-        if !lists.urgent.is_empty() && self.placing < PLACING_URGENT {
-            return Some(Which::Urgent);
-        }
-        if self.placing >= PLACING {
-            return None;
-        }
-        if !lists.full.is_empty() {
-            return Some(Which::Full);
-        }
-        if lists.dirty.is_empty() {
-            lists.all = false;
-            return None;
-        }
-        if lists.all || flusher.uncommitted() > PRESSURE {
-            return Some(Which::All);
-        }
-        if flusher.totals.small.load(Ordering::Relaxed) >= STRIPE {
-            return Some(Which::Small);
-        }
-        drop(lists);
-        let cutoff = flusher.session.monotonic().checked_sub(AGE_MAX)?;
-        (self.oldest()? <= cutoff).then_some(Which::Older(cutoff))
-    }
-
-    /// When the oldest dirty byte was written.
-    fn oldest(&self) -> Option<Duration> {
-        loop {
-            let (listed, file) = self.flusher.lists.lock().dirty.front().cloned()?;
-            let mut state = file.state.lock();
-            let oldest = state.buffer.oldest();
-            if oldest == Some(listed) {
-                return oldest;
-            }
-            // Its older data was frozen by itself meanwhile.
-            let mut lists = self.flusher.lists.lock();
-            lists.dirty.pop_front();
-            match oldest {
-                Some(oldest) => lists.insert(oldest, &file),
-                None => state.listed = false,
-            }
-        }
-    }
-
-    fn freeze_one(&mut self, which: Which) -> Option<Frozen> {
-        let flusher = &self.flusher;
-        let (urgent, mut left) = {
-            let lists = flusher.lists.lock();
-            let urgent = matches!(which, Which::Urgent) || lists.all;
-            match which {
-                Which::Full | Which::Urgent => (urgent, usize::MAX),
-                Which::Small | Which::Older(_) | Which::All => (urgent, lists.dirty.len()),
-            }
-        };
-        let mut collector = Collector::new(self.next_seq, which, &flusher.pool);
-        while !collector.is_done() && left > 0 {
-            left -= 1;
-            let Some(file) = Flusher::next(&flusher.lists, which) else {
-                break;
-            };
-            let mut state = file.state.lock();
-            let before = state.buffer.weight();
-            collector.add(&file, &mut state);
-            flusher.taken(before, state.buffer.weight());
-            flusher.list_again(&file, &mut state, which);
-            drop(state);
-            file.changed.notify_waiters();
-        }
-        let frozen = collector.finish(urgent)?;
-        flusher
-            .totals
-            .frozen
-            .fetch_add(frozen.bytes, Ordering::Relaxed);
-        self.next_seq += 1;
-        Some(frozen)
-    }
-
-    fn place(&mut self, frozen: Arc<Frozen>) {
-        self.placing += 1;
-        let (flusher, events) = (Arc::clone(&self.flusher), self.events.clone());
-        tokio::spawn(async move {
-            let pieces = frozen.pieces();
-            let placing = flusher.placer.place(&frozen.payload, &pieces);
-            let (placed, md5s) = tokio::join!(placing, frozen.md5s());
-            let frozen_too = Arc::clone(&frozen);
-            let ready = placed.map(|placed| Ready {
-                frozen: frozen_too,
-                placed,
-                pieces,
-                md5s,
-            });
-            // The owner ends only with the process.
-            events.send(Event::Placed(frozen, ready)).ok();
-        });
-    }
-
-    fn commit(&mut self) {
-        let now = self.flusher.session.monotonic();
-        let batch = self.queue.next_batch(now);
-        if batch.is_empty() {
-            return;
-        }
-        let batch: Vec<Ready> = batch.into_iter().map(|(_, ready)| ready).collect();
-        let (flusher, events) = (Arc::clone(&self.flusher), self.events.clone());
-        tokio::spawn(async move {
-            let refused = commit::send(&flusher.session, &flusher, batch).await;
-            // The owner ends only with the process.
-            events.send(Event::Answered(refused)).ok();
-        });
-    }
-
-    fn on(&mut self, event: Event) {
-        let now = self.flusher.session.monotonic();
-        match event {
-            Event::Placed(frozen, Ok(ready)) => {
-                self.placing -= 1;
-                self.queue.ready(frozen.seq, now, ready);
-            }
-            Event::Placed(frozen, Err(errno)) => {
-                self.placing -= 1;
-                self.queue.drop_entry(frozen.seq);
-                frozen.lose(errno);
-                self.flusher.frozen_done(frozen.bytes);
-            }
-            Event::Answered(refused) => {
-                self.queue.answered();
-                for Refused(frozen) in refused.into_iter().rev() {
-                    self.queue
-                        .refused(frozen.seq, frozen.bytes, frozen.pieces().len());
-                    self.place(frozen);
-                }
-            }
-        }
-    }
-
-    /// How long nothing has to be done if nothing happens.
-    fn pause(&self) -> Duration {
-        let now = self.flusher.session.monotonic();
-        let oldest = self.oldest().filter(|_| self.placing < PLACING);
-        let due = oldest.map(|oldest| oldest + AGE_MAX);
-        let due = due.into_iter().chain(self.queue.deadline()).min();
-        due.map_or(Duration::from_secs(60), |due| {
-            due.saturating_sub(now).max(Duration::from_millis(1))
-        })
     }
 }

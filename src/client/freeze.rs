@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,14 +59,16 @@ impl Frozen {
         self.pieces.lock().clone()
     }
 
-    /// Only these pieces are to be committed after all.
+    /// Only these pieces are to be committed after all, perhaps after newer ones.
     pub(crate) fn keep_pieces(&self, pieces: Vec<StripePiece>) {
         *self.pieces.lock() = pieces;
     }
 
     /// MD5s of the files that are in it whole. Computed aside, since MD5 is slow.
     pub(crate) async fn md5s(&self) -> BTreeMap<Ino, [u8; 16]> {
-        if self.whole.is_empty() {
+        let was_refused = self.refusals.load(Ordering::Relaxed) > 0;
+        if self.whole.is_empty() || was_refused {
+            // (After a refusal, it may not be the last thing that is written to a file.)
             return BTreeMap::new();
         }
         let whole = self.whole.clone();

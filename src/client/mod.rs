@@ -5,8 +5,8 @@
 //!
 //! * *Operations*: [`fs`], a file each for names, attributes, handles, reading, writing, ranges.
 //! * *What is known and held of a file*: `file`, the table of them `files`, the exclusive grant `grants`.
-//! * *The way of written bytes*: `core::buffer` (dirty), `flusher` and `freeze` (frozen into stripes), `placer`
-//!   (durable on servers), `commit` (part of the file).
+//! * *The way of written bytes*: `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
+//!   `placer` (durable on servers), `commit` (part of the file).
 //! * *The way of read bytes*: `view` (what a range consists of), `blocks` (cache, servers, decoding).
 //! * *The network*: `link` (what is needed of it), `session` over `monitors`, `servers`, `avoid`.
 //! * *Decisions*: `core`, pure and tested by itself.
@@ -28,6 +28,7 @@ pub mod fs;
 mod grants;
 mod link;
 mod monitors;
+mod owner;
 mod placer;
 mod servers;
 mod session;

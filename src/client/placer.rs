@@ -167,7 +167,7 @@ impl Placer {
             for step in placing.on(event, self.session.monotonic(), &cluster) {
                 match step {
                     Step::Put(index, server) => {
-                        puts.push(self.put(id, index, server, &images[index]))
+                        puts.push(self.put(id, index, server, &images[index]));
                     }
                     Step::Avoid(server) => {
                         self.avoided.add(server);

@@ -118,7 +118,7 @@ impl Fs {
         self.flush_or_fail(&from).await?;
         self.flush_or_fail(&to).await?;
         let mtime = self.session.now();
-        let range = CloneRange {
+        let mut range = CloneRange {
             from: from_ino,
             from_offset,
             to: to_ino,
@@ -126,14 +126,22 @@ impl Fs {
             length,
             mtime,
         };
-        let attr = self.content_op(Op::Clone(range)).await?;
+        let attr = loop {
+            match self.content_op(Op::Clone(range)).await {
+                // Too many extents for one command: a shorter part. The caller asks for the rest.
+                Err(Errno::TooBig) if range.length > BLOCK64 => {
+                    range.length = block_start(range.length / 2).max(BLOCK64);
+                }
+                answer => break answer?,
+            }
+        };
         let mut state = to.state.lock();
         state.size = attr.size;
         state.mtime = None;
         state.map.at_version(attr.dv);
         state.map.forget();
         state.rebase(attr);
-        Ok(length)
+        Ok(range.length)
     }
 
     /// Sets the size of a file.

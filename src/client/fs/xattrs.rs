@@ -124,20 +124,17 @@ impl Fs {
             let md5 = self.compute_md5(&self.files.get(ino), attr.size).await?;
             let after = self.getattr(ino).await?;
             if (after.dv, after.size) == (attr.dv, attr.size) {
-                self.session
-                    .mutate(Op::SetMd5 {
-                        ino,
-                        dv: attr.dv,
-                        md5,
-                    })
-                    .await?;
-                self.learn_md5(ino, attr.dv, md5);
+                self.store_md5(ino, attr.dv, md5).await;
                 return Ok(md5);
             }
         }
     }
 
-    fn learn_md5(&self, ino: Ino, dv: DataVersion, md5: [u8; 16]) {
+    /// The next to ask need not compute it again.
+    async fn store_md5(&self, ino: Ino, dv: DataVersion, md5: [u8; 16]) {
+        if let Err(errno) = self.session.mutate(Op::SetMd5 { ino, dv, md5 }).await {
+            log::debug!("inode {ino}: its MD5 was not stored: {errno}");
+        }
         let Some(file) = self.files.find(ino) else {
             return;
         };

@@ -118,7 +118,7 @@ impl World {
             }
             Step::Truncate { size } => self.truncate(size),
             Step::Punch { first, blocks } => {
-                self.punch(first * BLOCK64, (first + blocks) * BLOCK64)
+                self.punch(first * BLOCK64, (first + blocks) * BLOCK64);
             }
             Step::Freeze { all } => self.freeze(if all { Which::All } else { Which::Small }),
             Step::Commit => self.commit(),

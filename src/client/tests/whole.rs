@@ -330,3 +330,65 @@ async fn missing_silent_and_damaged_shards_are_decoded_around() {
         }
     }
 }
+
+/// Small numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 20) % end
+    }
+}
+
+/// Several programs write to one file, each to its own part, not in blocks, while the file is recalled again and
+/// again and commits are refused: each reads what it wrote last, always.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_one_file_do_not_disturb_one_another() {
+    const PART: u64 = 50_001;
+    let mounted = Arc::new(mounted().await);
+    let (ino, handle) = mounted.create("a").await;
+    let writer = |mounted: Arc<Mounted>, number: u64| async move {
+        let mut random = Random(number * 7919 + 1);
+        let mut model = vec![0; PART as usize];
+        for round in 0..150 {
+            let start = random.below(PART);
+            let length = (1 + random.below(12_000)).min(PART - start);
+            let data = vec![random.below(255) as u8 + 1; length as usize];
+            mounted.write(handle, number * PART + start, &data).await;
+            model[start as usize..(start + length) as usize].copy_from_slice(&data);
+            match random.below(10) {
+                0 => mounted.fs.fsync(handle).await.expect("durable"),
+                1 => drop(mounted.notices.send(Notice::Recall(vec![ino]))),
+                2 => mounted.monitors.refuse_commits.store(1, Ordering::Relaxed),
+                _ => {}
+            }
+            let read = mounted.read(handle, number * PART, PART as u32).await;
+            assert!(
+                read == model[..read.len()],
+                "writer {number}, round {round}"
+            );
+        }
+        model
+    };
+    let writers: Vec<_> = (0..6)
+        .map(|number| tokio::spawn(writer(Arc::clone(&mounted), number)))
+        .collect();
+    let mut content = Vec::new();
+    for writer in writers {
+        let model = tokio::time::timeout(Duration::from_secs(60), writer).await;
+        content.extend(
+            model
+                .expect("nobody waits for ever")
+                .expect("no writer fails"),
+        );
+    }
+    mounted.monitors.refuse_commits.store(0, Ordering::Relaxed);
+    let size = mounted.fs.getattr(ino).await.expect("attributes").size;
+    content.truncate(size as usize);
+    mounted.check(ino, &content).await;
+    mounted.close(ino, handle).await;
+    mounted.check(ino, &content).await;
+}
