@@ -4,6 +4,7 @@ pub mod credentials;
 pub mod disk;
 pub mod files;
 pub mod lock;
+pub mod memory;
 mod node;
 pub mod rpc;
 
