@@ -55,8 +55,13 @@ use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{ClusterId, Epoch, Incarnation, MonitorId, ServerId, SessionId, Width};
+use crate::types::{
+    ClusterId, Epoch, Incarnation, MonitorId, MonitorRole, ServerId, SessionId, Width,
+};
 use crate::wire::metadata::{Refusal, Register};
+
+/// How long a monitor that starts may take to lead.
+const ELECTION: Duration = Duration::from_secs(10);
 
 /// What a monitor needs to begin.
 #[derive(Debug)]
@@ -170,7 +175,7 @@ pub async fn run(
         RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
     let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply)).await?;
     raft.bootstrap().await?;
-    raft.confirm_leadership().await?;
+    lead(&raft).await?;
     let stamp = Arc::clone(&clock);
     let log = Batcher::start(raft.clone(), move || stamp.now());
     introduce(&log, &config, address).await?;
@@ -212,6 +217,16 @@ pub async fn run(
     monitor.raft.shutdown().await?;
     monitor.store.persist()?;
     ended
+}
+
+/// Waits until this monitor leads: a single voter elects itself as soon as its vote is on disk.
+async fn lead(raft: &Raft) -> Result<(), ProposeError> {
+    let mut leadership = raft.leadership();
+    let decided =
+        leadership.wait_for(|now| now.role == MonitorRole::Leader || now.stopped.is_some());
+    // Whether it leads after that time is for the next line to say.
+    drop(tokio::time::timeout(ELECTION, decided).await);
+    raft.confirm_leadership().await
 }
 
 /// Resolves, saying why, when the log can go on no more.
