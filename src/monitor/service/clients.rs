@@ -31,7 +31,7 @@ impl Monitor {
         }
     }
 
-    pub(super) async fn attach(
+    pub(super) fn attach(
         &self,
         caller: &Arc<Caller>,
         attach: Attach,

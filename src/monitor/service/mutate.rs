@@ -36,7 +36,7 @@ impl Monitor {
         join_all(answers)
             .await
             .into_iter()
-            .map(|answer| answer.unwrap_or_else(|_| Err(Refusal::NoLeader)))
+            .map(|answer| answer.unwrap_or(Err(Refusal::NoLeader)))
             .collect()
     }
 
