@@ -31,11 +31,7 @@ impl Monitor {
         }
     }
 
-    pub(super) fn attach(
-        &self,
-        caller: &Arc<Caller>,
-        attach: Attach,
-    ) -> Result<Response, Refusal> {
+    pub(super) fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
         let Attach { session, pins } = attach;
         query::session(&*self.store, session)
             .map_err(unreadable)?
