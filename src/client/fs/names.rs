@@ -44,10 +44,11 @@ impl Fs {
             rdev: 0,
             target: Vec::new(),
         };
+        let creator = self.session.id();
         let attr = self.create_inode(caller, parent, name, new, true).await?;
         let file = self.files.get(attr.ino);
         let handle = self.files.open(&file, open, Some(1));
-        self.grants.created(&file, attr.clone());
+        self.grants.created(&file, attr.clone(), creator);
         Ok((attr, handle))
     }
 
