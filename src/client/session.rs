@@ -236,9 +236,7 @@ impl Session {
             }
             replies
         };
-        tokio::spawn(work)
-            .await
-            .unwrap_or_else(|_| vec![Err(Errno::Io); count])
+        tokio::spawn(work).await.unwrap_or_else(|_| vec![Err(Errno::Io); count])
     }
 
     /// Tells the monitors something that is answered with `Done`.
@@ -279,15 +277,8 @@ impl Session {
         let session = self.id();
         let stalled = std::mem::take(&mut *self.stalled.lock());
         let placement_version = self.placement.borrow().version;
-        let (sent, spent) = (
-            self.clock.monotonic(),
-            self.credit.spent.load(Ordering::Relaxed),
-        );
-        let request = Request::Renew(Renew {
-            session,
-            placement_version,
-            stalled,
-        });
+        let (sent, spent) = (self.clock.monotonic(), self.credit.spent.load(Ordering::Relaxed));
+        let request = Request::Renew(Renew { session, placement_version, stalled });
         match self.monitors.call(&request).await {
             Response::Renewed(renewed) => self.renewed(renewed, sent, spent),
             Response::Refused(Refusal::SessionClosed) => self.reopen(session).await,
@@ -306,15 +297,11 @@ impl Session {
         if let Some(placement) = renewed.placement {
             self.placement.send_replace(Arc::new(placement));
         }
-        self.credit
-            .granted
-            .store(renewed.credit_bytes, Ordering::Relaxed);
+        self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
         // Another renewal may have been under way and have taken the same off already.
         let less = |now: u64| Some(now.saturating_sub(spent));
         let counted = &self.credit.spent;
-        counted
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-            .ok();
+        counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
         self.extend_lease(sent);
     }
 
@@ -331,11 +318,8 @@ impl Session {
 
     fn begin(&self, opened: &SessionOpened, sent: Duration) {
         self.state.lock().lease_ms = opened.lease_ms;
-        self.credit
-            .granted
-            .store(opened.credit_bytes, Ordering::Relaxed);
-        self.placement
-            .send_replace(Arc::new(opened.placement.clone()));
+        self.credit.granted.store(opened.credit_bytes, Ordering::Relaxed);
+        self.placement.send_replace(Arc::new(opened.placement.clone()));
         self.extend_lease(sent);
     }
 
@@ -380,16 +364,10 @@ impl Session {
         let count = ops.len();
         let taken = self.take_slots(count).await;
         let session = taken[0].session;
-        let mutation = |(op, taken): (Op, &Taken)| Mutation {
-            slot: taken.slot,
-            seq: taken.seq,
-            op,
-        };
+        let mutation =
+            |(op, taken): (Op, &Taken)| Mutation { slot: taken.slot, seq: taken.seq, op };
         let mutations = ops.into_iter().zip(&taken).map(mutation).collect();
-        let response = self
-            .monitors
-            .call(&Request::Mutate { session, mutations })
-            .await;
+        let response = self.monitors.call(&Request::Mutate { session, mutations }).await;
         match response {
             Response::Mutated(replies) if replies.len() == count => {
                 self.state.lock().slots.give_back(&taken);

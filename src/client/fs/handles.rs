@@ -16,8 +16,7 @@ impl Fs {
             self.must_be_writable()?;
         }
         let file = self.files.get(ino);
-        file.when(|state| (state.grant != Grant::Releasing).then_some(()))
-            .await;
+        file.when(|state| (state.grant != Grant::Releasing).then_some(())).await;
         // The handle comes first: a pin that it finds is not taken away by a close, nor what is dirty by an
         // unlink.
         let handle = self.files.open(&file, open, None);
@@ -56,16 +55,11 @@ impl Fs {
             Err(errno) => return Some(Err(errno)),
         };
         let range = offset..offset.saturating_add(u64::from(size));
-        self.reader
-            .try_read(&open.file, &range, &open.ahead)
-            .map(Ok)
+        self.reader.try_read(&open.file, &range, &open.ahead).map(Ok)
     }
 
     /// What `close` reports: an error that an earlier write met. Does not wait.
-    #[expect(
-        clippy::unused_async,
-        reason = "it will wait where a mount asks for it"
-    )]
+    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
     pub async fn flush(&self, handle: Handle) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
         let mut state = open.file.state.lock();
@@ -78,19 +72,14 @@ impl Fs {
         self.flusher.flush(&open.file).await;
         if open.file.state.lock().grant == Grant::Nothing {
             // Whoever holds the file commits before the monitors answer this.
-            self.session
-                .query(Query::Attr { ino: open.file.ino })
-                .await?;
+            self.session.query(Query::Attr { ino: open.file.ino }).await?;
         }
         let mut state = open.file.state.lock();
         state.take_failure(&open.seen)
     }
 
     /// The handle is closed.
-    #[expect(
-        clippy::unused_async,
-        reason = "it will wait where a mount asks for it"
-    )]
+    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
     pub async fn release(&self, handle: Handle) {
         let Some(file) = self.files.close(handle) else {
             return;
@@ -104,11 +93,7 @@ impl Fs {
         }
         file.changed.notify_waiters();
         if let Some(failure) = state.failure.filter(|failure| !failure.reported) {
-            log::error!(
-                "inode {}: closed although writes were lost: {}",
-                file.ino,
-                failure.errno
-            );
+            log::error!("inode {}: closed although writes were lost: {}", file.ino, failure.errno);
         }
     }
 
@@ -118,10 +103,7 @@ impl Fs {
         let files = self.files.all();
         let before: Vec<u64> = files.iter().map(failures).collect();
         self.flusher.flush_all(&files).await;
-        let failed = files
-            .iter()
-            .zip(before)
-            .any(|(file, before)| failures(file) > before);
+        let failed = files.iter().zip(before).any(|(file, before)| failures(file) > before);
         if failed { Err(Errno::Io) } else { Ok(()) }
     }
 
@@ -139,13 +121,8 @@ impl Fs {
     /// Has the monitors keep the file although its last name may go. The beginning of its map comes with it.
     async fn pin(&self, file: &Arc<File>) -> Result<(), Errno> {
         let generation = self.files.generation();
-        let Answer::Map(told) = self
-            .session
-            .query(Query::Open {
-                ino: file.ino,
-                generation,
-            })
-            .await?
+        let Answer::Map(told) =
+            self.session.query(Query::Open { ino: file.ino, generation }).await?
         else {
             return Err(Errno::Io);
         };
