@@ -44,6 +44,10 @@ pub(crate) async fn send(
     flusher: &Flusher,
     batch: Vec<Ready>,
 ) -> Vec<Refused> {
+    let batch = without_lost(session, flusher, batch);
+    if batch.is_empty() {
+        return Vec::new();
+    }
     let commits: Vec<Commit> = batch.iter().map(announce).collect();
     let ops = commits.iter().cloned().map(Op::Commit).collect();
     let asker = session.id();
@@ -60,7 +64,7 @@ pub(crate) async fn send(
             }
             Ok(_) => Fate::Lost(Errno::Io),
             Err(errno) if session_lost => Fate::Lost(errno),
-            Err(errno) => retract(ready, &newer, errno),
+            Err(errno) => retract(session, ready, &newer, errno),
         });
     }
     let mut refused = Vec::new();
@@ -82,7 +86,7 @@ pub(crate) async fn send(
             Fate::Lost(errno) => {
                 let id = ready.placed.record.id;
                 log::error!("the commit of stripe {id} failed: {errno}");
-                ready.frozen.lose(Errno::Io);
+                ready.frozen.lose(Errno::Io, session);
                 flusher.frozen_done(ready.frozen.bytes);
             }
         }
@@ -92,6 +96,30 @@ pub(crate) async fn send(
         session.renew().await;
     }
     refused
+}
+
+/// Leaves out what was lost with an earlier session: under this one's grants it could overwrite what others have
+/// written since.
+fn without_lost(session: &Session, flusher: &Flusher, batch: Vec<Ready>) -> Vec<Ready> {
+    let is_alive = |ready: &mut Ready| {
+        let seq = ready.frozen.seq;
+        let files = &ready.frozen.files;
+        let lost = |piece: &StripePiece| {
+            files.get(&piece.ino).is_none_or(|file| {
+                let state = file.state.lock();
+                state.frozen.iter().all(|part| part.seq != seq)
+            })
+        };
+        ready.pieces.retain(|piece| !lost(piece));
+        if ready.pieces.is_empty() {
+            session.stripe_done(ready.placed.record.id);
+            flusher.frozen_done(ready.frozen.bytes);
+        }
+        !ready.pieces.is_empty()
+    };
+    let mut batch = batch;
+    batch.retain_mut(is_alive);
+    batch
 }
 
 /// The commit as it is sent; from here on its files may not be what they were.
@@ -192,7 +220,9 @@ fn settle(
             log::error!("inode {}: written data is lost, its grant was revoked", file.ino);
             state.fail(Errno::Io);
             flusher.discard(file, state);
-            state.ungranted();
+            if state.grant != Grant::Acquiring {
+                state.ungranted();
+            }
         }
         PieceOutcome::FileGone => {
             state.gone = true;
@@ -223,7 +253,7 @@ enum Fate {
 
 /// The commit was refused: everything is as before it was sent, except that `newer` data was committed, which is
 /// cut out of it.
-fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)], errno: Errno) -> Fate {
+fn retract(session: &Session, ready: &Ready, newer: &[(Ino, Range<u64>)], errno: Errno) -> Fate {
     let left = without(&ready.pieces, newer);
     if left.is_empty() {
         return Fate::Overwritten;
@@ -241,9 +271,7 @@ fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)], errno: Errno) -> Fate {
                 left.iter().filter(|piece| piece.ino == file.ino).copied().collect();
             part.keep(&ours);
         }
-        if state.grant == Grant::Releasing {
-            state.grant = Grant::Held;
-        }
+        state.not_released(session.id());
         drop(state);
         file.changed.notify_waiters();
     }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::avoid::Avoided;
 use super::blocks::Blocks;
 use super::config::{Config, ConnectError};
+use super::file::Grant;
 use super::files::Files;
 use super::flusher::Flusher;
 use super::fs::{Fs, Parts};
@@ -18,12 +19,12 @@ use super::monitors::MonitorLink;
 use super::owner;
 use super::placer::Placer;
 use super::servers::ServerLinks;
-use super::session::Session;
+use super::session::{Lost, Session};
 use super::view::Reader;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::RunLock;
 use crate::env::system::node;
-use crate::types::{Errno, FileKind, Ino, SessionId};
+use crate::types::{Errno, FileKind, Ino};
 use crate::wire::metadata::{Answer, ClientInfo, Notice, Query, Request, Response};
 
 /// How long monitors that do not answer are tried at the start.
@@ -80,7 +81,7 @@ impl Fs {
         session: Arc<Session>,
         shards: Arc<dyn Shards>,
         notices: mpsc::UnboundedReceiver<Notice>,
-        lost: mpsc::UnboundedReceiver<SessionId>,
+        lost: mpsc::UnboundedReceiver<Lost>,
     ) -> Arc<Self> {
         shards.update(&session.placement());
         let avoided = Avoided::new(Arc::clone(&shards));
@@ -173,22 +174,29 @@ async fn obey(
 
 /// When the monitors have given our session up: nothing is held any more, and what was dirty is lost.
 async fn mourn(
-    mut lost: mpsc::UnboundedReceiver<SessionId>,
+    mut lost: mpsc::UnboundedReceiver<Lost>,
     session: Arc<Session>,
     files: Arc<Files>,
     flusher: Arc<Flusher>,
 ) {
-    while lost.recv().await.is_some() {
+    while let Some(Lost { session: closed, mourned }) = lost.recv().await {
         let mut open = Vec::new();
         for file in files.all() {
             let mut state = file.state.lock();
-            if !state.buffer.is_empty() {
-                log::error!("inode {}: written data is lost with the session", file.ino);
-                state.fail(Errno::Io);
-                flusher.discard(&file, &mut state);
+            if state.holder == closed {
+                // Commits that are on their way are settled by their answers, and so are releases.
+                let frozen = state.frozen.len();
+                state.frozen.retain(|part| part.sent);
+                if !state.buffer.is_empty() || state.frozen.len() < frozen {
+                    log::error!("inode {}: written data is lost with the session", file.ino);
+                    state.fail(Errno::Io);
+                    flusher.discard(&file, &mut state);
+                }
+                if state.grant == Grant::Held {
+                    state.ungranted();
+                }
+                state.map.forget();
             }
-            state.ungranted();
-            state.map.forget();
             if state.handles > 0 {
                 let generation = files.generation();
                 state.pin = Some(generation);
@@ -197,6 +205,8 @@ async fn mourn(
             drop(state);
             file.changed.notify_waiters();
         }
+        // Nobody waits any more only while the mount ends.
+        mourned.send(()).ok();
         for portion in open.chunks(64) {
             // Those that are gone will say so when they are used.
             drop(session.query_all(portion.to_vec()).await);

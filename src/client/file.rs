@@ -28,7 +28,7 @@ use super::core::commits::FreezeSeq;
 use super::core::layers::{Layers, Source};
 use super::core::map::FileMap;
 use super::core::{BLOCK64, shared};
-use crate::types::{Attr, Errno, Ino, StripePiece, Timestamp};
+use crate::types::{Attr, Errno, Ino, SessionId, StripePiece, Timestamp};
 
 /// See the module.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub(crate) struct File {
 pub(crate) struct FileState {
     /// What is held.
     pub(crate) grant: Grant,
+    /// Under the grant: the session that it was given to.
+    pub(crate) holder: SessionId,
     /// Somebody else wants the file: flush, release, begin nothing new under the grant.
     pub(crate) recalled: bool,
     /// Operations under way that rely on the grant.
@@ -188,8 +190,9 @@ impl FileState {
     }
 
     /// The exclusive grant came, and with it the file as it is.
-    pub(crate) fn granted(&mut self, attr: Attr) {
+    pub(crate) fn granted(&mut self, attr: Attr, holder: SessionId) {
         self.grant = Grant::Held;
+        self.holder = holder;
         self.map.at_version(attr.dv);
         self.size = attr.size;
         self.rebase(attr);
@@ -201,6 +204,18 @@ impl FileState {
         self.grant = Grant::Nothing;
         self.recalled = false;
         self.mtime = None;
+    }
+
+    /// A commit that was to release the grant was not done: it is still ours, unless the session is gone.
+    pub(crate) fn not_released(&mut self, current: SessionId) {
+        if self.grant != Grant::Releasing {
+            return;
+        }
+        if self.holder == current {
+            self.grant = Grant::Held;
+        } else {
+            self.ungranted();
+        }
     }
 
     /// The monitors told attributes that include everything of ours that was committed.

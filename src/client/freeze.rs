@@ -13,6 +13,7 @@ use super::core::commits::FreezeSeq;
 use super::core::pack::Packing;
 use super::core::pool::Pool;
 use super::file::{File, FileState, FrozenPart};
+use super::session::Session;
 use crate::types::{Errno, Ino, StripePiece, VolumeId};
 
 /// Files up to this size get their MD5 on the way.
@@ -78,12 +79,18 @@ impl Frozen {
     }
 
     /// It will never be committed: its files are told.
-    pub(crate) fn lose(&self, errno: Errno) {
+    pub(crate) fn lose(&self, errno: Errno, session: &Session) {
         let count = self.files.len();
         log::error!("{} written bytes of {count} files are lost: {errno}", self.bytes);
         for file in self.files.values() {
             let mut state = file.state.lock();
+            let before = state.frozen.len();
             state.frozen.retain(|part| part.seq != self.seq);
+            if state.frozen.len() == before {
+                // It was lost with the session already.
+                continue;
+            }
+            state.not_released(session.id());
             state.fail(errno);
             drop(state);
             file.changed.notify_waiters();

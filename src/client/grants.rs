@@ -15,7 +15,7 @@ use super::core::map::FileMap;
 use super::file::{File, FileState, Grant};
 use super::flusher::Flusher;
 use super::session::Session;
-use crate::types::{Attr, Errno, Ino};
+use crate::types::{Attr, Errno, Ino, SessionId};
 use crate::wire::metadata::{Op, Reply};
 
 /// A recall of something that we do not hold is remembered this long: its grant may be on the way to us.
@@ -77,14 +77,15 @@ impl Grants {
     }
 
     /// The grant came together with a new file.
-    pub(crate) fn created(self: &Arc<Self>, file: &Arc<File>, attr: Attr) {
+    pub(crate) fn created(self: &Arc<Self>, file: &Arc<File>, attr: Attr, creator: SessionId) {
         let mut state = file.state.lock();
-        if state.grant != Grant::Nothing {
-            // Somebody has found and opened it before the answer to its creator arrived here.
+        if state.grant != Grant::Nothing || self.session.id() != creator {
+            // Somebody has found and opened it before the answer to its creator arrived here; or the session
+            // was lost, and the grant with it.
             return;
         }
         state.map = FileMap::empty(attr.dv);
-        state.granted(attr);
+        state.granted(attr, creator);
         self.check_early_recall(file, &mut state);
     }
 
@@ -153,11 +154,18 @@ impl Grants {
         let (grants, file) = (Arc::clone(self), Arc::clone(file));
         // By itself, so that it is carried through even if the caller stops waiting.
         tokio::spawn(async move {
-            let reply = grants.session.mutate(Op::Acquire { ino: file.ino }).await;
-            let mut state = file.state.lock();
+            let (reply, holder, mut state) = loop {
+                let holder = grants.session.id();
+                let reply = grants.session.mutate(Op::Acquire { ino: file.ino }).await;
+                let state = file.state.lock();
+                if grants.session.id() == holder {
+                    break (reply, holder, state);
+                }
+                // The session was lost meanwhile: what the answer says is of the past.
+            };
             let result = match reply {
                 Ok(Reply::Inode(attr)) => {
-                    state.granted(attr);
+                    state.granted(attr, holder);
                     let held = begin_use(&file, &mut state);
                     grants.check_early_recall(&file, &mut state);
                     Ok(held)

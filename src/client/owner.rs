@@ -192,7 +192,7 @@ impl Owner {
             Event::Placed(frozen, Err(errno)) => {
                 self.placing -= 1;
                 self.queue.drop_entry(frozen.seq);
-                frozen.lose(errno);
+                frozen.lose(errno, &self.flusher.session);
                 self.flusher.frozen_done(frozen.bytes);
             }
             Event::Answered(refused) => {

@@ -23,6 +23,9 @@ use crate::wire::shards::{Refusal, ShardId};
 /// How often to look again when there are too few servers.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often to look after shards that are late.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// See the module.
 pub(crate) struct Placer {
     session: Arc<Session>,
@@ -97,7 +100,7 @@ impl Placer {
             let id = self.session.next_stripe().await;
             let choice = placement::choose(&map, &avoided, id, length);
             if let Choice::Place(width, servers) = choice {
-                match self.attempt(id, width, &servers, &map, payload, pieces).await {
+                match self.attempt(id, width, &servers, payload, pieces).await {
                     Attempt::Placed(placed) => return Ok(placed),
                     Attempt::Again { full: one_is } => full |= one_is,
                 }
@@ -120,7 +123,6 @@ impl Placer {
         id: StripeId,
         width: Width,
         servers: &[ServerId],
-        map: &PlacementMap,
         payload: &Bytes,
         pieces: &[StripePiece],
     ) -> Attempt {
@@ -132,7 +134,7 @@ impl Placer {
         };
         let images = shard::build(ident, payload, pieces);
         let length = u32::try_from(payload.len()).expect("a stripe's length fits");
-        let cluster = Surroundings { map, avoided: self.avoided.all(), stripe: id, length };
+        let cluster = Surroundings { placer: self, stripe: id, length };
         let mut placing = Placing::new(usize::from(width.data), servers, self.session.monotonic());
         let mut puts = FuturesUnordered::new();
         for (index, &server) in servers.iter().enumerate() {
@@ -196,34 +198,40 @@ impl Placer {
     async fn sleep_until(&self, deadline: Option<Duration>) {
         match deadline {
             Some(deadline) => {
-                tokio::time::sleep(deadline.saturating_sub(self.session.monotonic())).await;
+                // A shard that is late and has nowhere else to go stays due: it is looked at now and then.
+                let left = deadline.saturating_sub(self.session.monotonic());
+                tokio::time::sleep(left.max(LOOK_PAUSE)).await;
             }
             None => std::future::pending().await,
         }
     }
 }
 
-/// What the decisions ask about the cluster, as it was when the attempt began.
+/// What the decisions ask about the cluster, as it is now: a server that comes back while one is waited for is a
+/// spare.
 struct Surroundings<'a> {
-    map: &'a PlacementMap,
-    avoided: Vec<ServerId>,
+    placer: &'a Placer,
     stripe: StripeId,
     length: u32,
 }
 
 impl Surroundings<'_> {
     fn without(&self, tried: &[ServerId]) -> Vec<ServerId> {
-        self.avoided.iter().chain(tried).copied().collect()
+        let mut without = self.placer.avoided.all();
+        without.extend(tried);
+        without
     }
 }
 
 impl Cluster for Surroundings<'_> {
     fn spare(&self, kept: &[ServerId], tried: &[ServerId]) -> Option<ServerId> {
-        placement::spare(self.map, &self.without(tried), kept, self.stripe)
+        let map = self.placer.session.placement();
+        placement::spare(&map, &self.without(tried), kept, self.stripe)
     }
 
     fn can_narrow(&self, tried: &[ServerId]) -> bool {
-        let choice = placement::choose(self.map, &self.without(tried), self.stripe, self.length);
+        let map = self.placer.session.placement();
+        let choice = placement::choose(&map, &self.without(tried), self.stripe, self.length);
         matches!(choice, Choice::Place(..))
     }
 }

@@ -9,11 +9,11 @@
 //! Numbers for new inodes and stripes are leased ahead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::core::ids::{LeasedIds, OpenStripes};
 use super::core::slots::{Slots, Taken};
@@ -48,7 +48,19 @@ pub(crate) struct Session {
     credit: Credit,
     /// One reopening at a time.
     reopening: tokio::sync::Mutex<()>,
-    lost: mpsc::UnboundedSender<SessionId>,
+    /// What the last session held is still being given up: no lease holds.
+    mourning: AtomicBool,
+    lost: mpsc::UnboundedSender<Lost>,
+}
+
+/// A session that the monitors have given up. Nothing is served under the new one until `mourned` is told, or
+/// dropped: what the old one held must be forgotten before.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// Which one.
+    pub(crate) session: SessionId,
+    /// To be told when nothing is held by it any more.
+    pub(crate) mourned: oneshot::Sender<()>,
 }
 
 struct State {
@@ -79,7 +91,7 @@ impl Session {
         monitors: Arc<dyn Monitors>,
         clock: Arc<dyn Clock>,
         client: ClientInfo,
-    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<SessionId>), Refusal> {
+    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<Lost>), Refusal> {
         let sent = clock.monotonic();
         let opened = call_open(&*monitors, &client).await?;
         let (lost, lost_events) = mpsc::unbounded_channel();
@@ -101,6 +113,7 @@ impl Session {
             stalled: Mutex::default(),
             credit: Credit::default(),
             reopening: tokio::sync::Mutex::default(),
+            mourning: AtomicBool::new(false),
             lost,
             monitors,
         });
@@ -285,13 +298,22 @@ impl Session {
             self.placement.send_replace(Arc::new(placement));
         }
         self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
-        self.credit.spent.fetch_sub(spent, Ordering::Relaxed);
+        // Another renewal may have been under way and have taken the same off already.
+        let less = |now: u64| Some(now.saturating_sub(spent));
+        let counted = &self.credit.spent;
+        counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
         self.extend_lease(sent);
     }
 
     fn extend_lease(&self, sent: Duration) {
         let end = millis(sent) + self.state.lock().lease_ms;
-        self.lease_end_ms.send_replace(end);
+        self.lease_end_ms.send_if_modified(|now| {
+            let holds = !self.mourning.load(Ordering::SeqCst);
+            if holds {
+                *now = end;
+            }
+            holds
+        });
     }
 
     fn begin(&self, opened: &SessionOpened, sent: Duration) {
@@ -317,6 +339,8 @@ impl Session {
                 return;
             }
         };
+        self.mourning.store(true, Ordering::SeqCst);
+        self.lease_end_ms.send_replace(0);
         {
             let mut state = self.state.lock();
             state.slots = Slots::new(opened.session);
@@ -324,11 +348,16 @@ impl Session {
             state.stripes.reset();
             state.open_stripes = OpenStripes::default();
         }
-        self.begin(&opened, sent);
         self.slots_freed.notify_waiters();
         self.ids_leased.notify_waiters();
+        let (mourned, is_mourned) = oneshot::channel();
+        let session = closed;
         // Nobody listens any more only while the mount ends.
-        self.lost.send(closed).ok();
+        if self.lost.send(Lost { session, mourned }).is_ok() {
+            is_mourned.await.ok();
+        }
+        self.mourning.store(false, Ordering::SeqCst);
+        self.begin(&opened, sent);
     }
 
     async fn mutate_portion(&self, ops: Vec<Op>) -> Vec<Result<Reply, Errno>> {

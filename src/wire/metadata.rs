@@ -229,7 +229,8 @@ pub enum Op {
         /// Its name.
         name: Vec<u8>,
     },
-    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Done`].
+    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Removed`] when
+    /// something was replaced, else by [`Reply::Done`].
     Rename(Rename),
     /// Change attributes other than the size. Answered by [`Reply::Inode`].
     SetAttr {

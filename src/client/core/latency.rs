@@ -6,7 +6,7 @@ const KEPT: usize = 32;
 /// Below this, nothing is late.
 const HEDGE_MIN: Duration = Duration::from_millis(50);
 /// Above this, everything is.
-const HEDGE_MAX: Duration = Duration::from_secs(1);
+const HEDGE_MAX: Duration = Duration::from_millis(300);
 const LATE_FACTOR: u32 = 6;
 
 /// The latest durations of one kind of call.

@@ -16,18 +16,24 @@ impl Fs {
             self.must_be_writable()?;
         }
         let file = self.files.get(ino);
-        let pinned = file
-            .when(|state| (state.grant != Grant::Releasing).then_some(state.pin.is_some()))
-            .await;
-        let pin = if pinned { None } else { Some(self.pin(&file).await?) };
-        let handle = self.files.open(&file, open, pin);
-        if open.truncate
-            && let Err(errno) = self.truncate(ino, 0, Some(self.session.now())).await
-        {
+        file.when(|state| (state.grant != Grant::Releasing).then_some(())).await;
+        // The handle comes first: a pin that it finds is not taken away by a close, nor what is dirty by an
+        // unlink.
+        let handle = self.files.open(&file, open, None);
+        let opened = async {
+            if file.state.lock().pin.is_none() {
+                self.pin(&file).await?;
+            }
+            if open.truncate {
+                self.truncate(ino, 0, Some(self.session.now())).await?;
+            }
+            Ok(handle)
+        };
+        let opened = opened.await;
+        if opened.is_err() {
             self.release(handle).await;
-            return Err(errno);
         }
-        Ok(handle)
+        opened
     }
 
     /// Read up to `size` bytes; fewer only at the end of the file. The parts follow one another.
@@ -113,7 +119,7 @@ impl Fs {
     }
 
     /// Has the monitors keep the file although its last name may go. The beginning of its map comes with it.
-    async fn pin(&self, file: &Arc<File>) -> Result<u64, Errno> {
+    async fn pin(&self, file: &Arc<File>) -> Result<(), Errno> {
         let generation = self.files.generation();
         let Answer::Map(told) =
             self.session.query(Query::Open { ino: file.ino, generation }).await?
@@ -121,6 +127,7 @@ impl Fs {
             return Err(Errno::Io);
         };
         let mut state = file.state.lock();
+        state.pin = state.pin.max(Some(generation));
         if state.grant == Grant::Nothing && told.attr.dv >= state.map.dv() {
             // Not to be used without another check: it only saves being told again.
             state.map.at_version(told.attr.dv);
@@ -131,7 +138,7 @@ impl Fs {
                 state.map.forget();
             }
         }
-        Ok(generation)
+        Ok(())
     }
 }
 

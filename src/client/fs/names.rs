@@ -34,10 +34,11 @@ impl Fs {
     ) -> Result<(Attr, Handle), Errno> {
         self.must_be_writable()?;
         let new = NewInode { kind: FileKind::Regular, mode, rdev: 0, target: Vec::new() };
+        let creator = self.session.id();
         let attr = self.create_inode(caller, parent, name, new, true).await?;
         let file = self.files.get(attr.ino);
         let handle = self.files.open(&file, open, Some(1));
-        self.grants.created(&file, attr.clone());
+        self.grants.created(&file, attr.clone(), creator);
         Ok((attr, handle))
     }
 
@@ -82,7 +83,10 @@ impl Fs {
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         let rename = Rename { parent, name, new_parent, new_name, mode };
-        self.session.mutate(Op::Rename(rename)).await.map(drop)
+        if let Reply::Removed { ino, nlink } = self.session.mutate(Op::Rename(rename)).await? {
+            self.unlinked(ino, nlink);
+        }
+        Ok(())
     }
 
     /// Entries of a directory after `after` ([`crate::wire::metadata::DirEntry::next`] of the last one, 0 at the
@@ -149,6 +153,7 @@ impl Fs {
         let mut state = file.state.lock();
         if let Some(base) = &mut state.base {
             base.nlink = nlink;
+            base.ctime = base.ctime.max(self.session.now());
         }
         if nlink == 0 {
             state.gone = true;

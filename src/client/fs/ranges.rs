@@ -203,6 +203,14 @@ impl Fs {
             self.flusher.note(file, &mut state, before);
         }
         self.settle(file).await;
+        // The end of the file may have been in what was just forgotten.
+        let size = {
+            let state = file.state.lock();
+            state.base.as_ref().is_none_or(|base| base.size < state.size).then_some(state.size)
+        };
+        if let Some(size) = size {
+            self.content_op(Op::Truncate { ino: file.ino, size, mtime: None }).await?;
+        }
         let mtime = self.session.now();
         let (offset, length) = (first, last - first);
         let attr = self.content_op(Op::Punch { ino: file.ino, offset, length, mtime }).await?;

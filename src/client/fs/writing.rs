@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Fs, Handle};
 use crate::client::core::{BLOCK64, block_start};
-use crate::client::file::{File, FileState};
+use crate::client::file::{File, FileState, Grant};
 use crate::client::files::OpenFile;
 use crate::client::flusher::Admission;
 use crate::types::Errno;
@@ -56,17 +56,26 @@ impl Fs {
         data: &[u8],
     ) -> Result<(), Errno> {
         let _order = file.order.lock().await;
-        let _held = self.grants.hold(file).await?;
-        self.write_held(file, offset, data).await
+        loop {
+            let _held = self.grants.hold(file).await?;
+            let holder = file.state.lock().holder;
+            match self.write_held(file, offset, data).await {
+                // The grant went with the session while this waited: again, under another.
+                Err(Errno::Stale) if self.session.id() != holder => {}
+                written => return written,
+            }
+        }
     }
 
-    /// [`Self::write_content`] for a caller that holds the file's order and grant.
+    /// [`Self::write_content`] for a caller that holds the file's order and grant. [`Errno::Stale`] when the grant
+    /// was lost with the session.
     pub(super) async fn write_held(
         &self,
         file: &Arc<File>,
         offset: Option<u64>,
         data: &[u8],
     ) -> Result<(), Errno> {
+        let holder = file.state.lock().holder;
         self.flusher.wait_for_room(data.len() as u64).await?;
         let offset = offset.unwrap_or_else(|| file.state.lock().size);
         let range = range(offset, data)?;
@@ -80,6 +89,9 @@ impl Fs {
         }
         let now = self.session.monotonic();
         let mut state = file.state.lock();
+        if state.grant != Grant::Held || state.holder != holder {
+            return Err(Errno::Stale);
+        }
         let before = state.buffer.weight();
         for (block, content) in &blocks {
             state.buffer.fill(*block, content, now, self.flusher.pool());

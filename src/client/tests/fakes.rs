@@ -19,8 +19,8 @@ use crate::types::{
     Timestamp, VolumeId, Width,
 };
 use crate::wire::metadata::{
-    Answer, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query, Renewed, Reply,
-    Request, Response, SessionOpened,
+    self, Answer, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query, Renew, Renewed,
+    Reply, Request, Response, SessionOpened,
 };
 use crate::wire::shards::{Refusal, ShardId};
 
@@ -31,6 +31,8 @@ pub(super) struct FakeMonitors {
     ops: AtomicU64,
     /// So many commits are refused as a whole.
     pub(super) refuse_commits: AtomicU32,
+    /// Sessions that were evicted.
+    evicted: AtomicU64,
 }
 
 #[derive(Default)]
@@ -64,6 +66,17 @@ impl FakeMonitors {
         self.state.lock().files[&ino].attr.clone()
     }
 
+    /// Gives the client's session up, and all that it holds.
+    pub(super) fn evict(&self) {
+        let mut state = self.state.lock();
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+        state.files.values_mut().for_each(|file| file.held = false);
+    }
+
+    fn session(&self) -> SessionId {
+        SessionId(1 + self.evicted.load(Ordering::Relaxed))
+    }
+
     fn placement() -> PlacementMap {
         let server = |id| ServerEntry {
             id: ServerId(id),
@@ -79,8 +92,15 @@ impl FakeMonitors {
 
     fn answer(&self, request: &Request) -> Response {
         match request {
+            Request::Renew(Renew { session, .. })
+            | Request::Mutate { session, .. }
+            | Request::Query { session, .. }
+                if *session != self.session() =>
+            {
+                Response::Refused(metadata::Refusal::SessionClosed)
+            }
             Request::OpenSession(_) => Response::Session(SessionOpened {
-                session: SessionId(1),
+                session: self.session(),
                 cluster: ClusterId(7),
                 monitors: vec![],
                 lease_ms: 12_000,
@@ -288,6 +308,11 @@ impl FakeShards {
     /// From now on the server behaves like this.
     pub(super) fn set(&self, server: u64, mood: Mood) {
         self.moods.lock().insert(ServerId(server), mood);
+    }
+
+    /// From now on the server is well.
+    pub(super) fn heal(&self, server: u64) {
+        self.moods.lock().remove(&ServerId(server));
     }
 
     fn mood(&self, server: ServerId) -> Option<Mood> {

@@ -14,7 +14,7 @@ use crate::client::link::{Monitors, Shards};
 use crate::client::session::Session;
 use crate::crypto::{Authority, Credentials, Role};
 use crate::env::clock::{Clock, SystemClock};
-use crate::types::{ClusterId, Ino, Timestamp};
+use crate::types::{ClusterId, Errno, Ino, Timestamp};
 use crate::wire::metadata::{ClientInfo, Notice};
 
 struct Mounted {
@@ -266,6 +266,81 @@ async fn missing_silent_and_damaged_shards_are_decoded_around() {
             mounted.check(ino, &data).await;
         }
     }
+}
+
+/// The process was stopped for longer than its lease, say.
+#[tokio::test]
+async fn a_client_whose_session_was_evicted_goes_on_with_a_new_one() {
+    let mounted = mounted().await;
+    let (ino, handle) = mounted.create("a").await;
+    let mut data = content(100_000);
+    mounted.write(handle, 0, &data).await;
+    mounted.fs.fsync(handle).await.expect("durable");
+    mounted.write(handle, 50_000, b"lost").await;
+    mounted.monitors.evict();
+    assert_eq!(mounted.fs.fsync(handle).await, Err(Errno::Io), "it is said once");
+    mounted.check(ino, &data).await;
+    mounted.write(handle, 60_000, b"kept").await;
+    data[60_000..60_004].copy_from_slice(b"kept");
+    mounted.fs.fsync(handle).await.expect("durable");
+    mounted.check(ino, &data).await;
+    mounted.create("b").await;
+    mounted.close(ino, handle).await;
+    mounted.check(ino, &data).await;
+}
+
+#[tokio::test]
+async fn what_was_lost_with_a_session_is_not_committed_by_the_next() {
+    let mounted = mounted().await;
+    let (ino, handle) = mounted.create("a").await;
+    mounted.write(handle, 0, &content(100_000)).await;
+    mounted.fs.fsync(handle).await.expect("durable");
+    mounted.shards.set(1, Mood::Dead);
+    mounted.shards.set(2, Mood::Dead);
+    mounted.write(handle, 0, &[1; 8192]).await;
+    let waits = mounted.fs.fsync(handle);
+    tokio::time::timeout(Duration::from_millis(300), waits)
+        .await
+        .expect_err("one server is not enough");
+    mounted.monitors.evict();
+    mounted.fs.lookup(Ino::ROOT, b"a").await.expect("found");
+    mounted.write(handle, 8192, &[2; 4096]).await;
+    mounted.shards.heal(1);
+    mounted.shards.heal(2);
+    assert_eq!(mounted.fs.fsync(handle).await, Err(Errno::Io));
+    mounted.fs.fsync(handle).await.expect("said once");
+    let mut data = content(100_000);
+    data[8192..12_288].fill(2);
+    mounted.check(ino, &data).await;
+    mounted.close(ino, handle).await;
+    mounted.check(ino, &data).await;
+}
+
+#[tokio::test]
+async fn a_file_whose_last_commit_fails_for_good_can_be_used_again() {
+    let mounted = mounted().await;
+    let (ino, handle) = mounted.create("a").await;
+    mounted.write(handle, 0, &content(5000)).await;
+    mounted.monitors.refuse_commits.store(9, Ordering::Relaxed);
+    mounted.fs.release(handle).await;
+    mounted.fs.sync_all().await.expect_err("it was refused too often");
+    let again = async {
+        let handle = mounted.fs.open(ino, BOTH).await.expect("opened");
+        mounted.fs.flush(handle).await.expect_err("it says so");
+        mounted.write(handle, 0, b"again").await;
+        mounted.fs.fsync(handle).await.expect("durable");
+        mounted.close(ino, handle).await;
+    };
+    tokio::time::timeout(Duration::from_secs(10), again).await.expect("nobody waits for ever");
+}
+
+#[tokio::test]
+async fn two_renewals_at_once_do_not_use_up_the_credit() {
+    let mounted = mounted().await;
+    let session = &mounted.fs.session;
+    session.spend_credit(1 << 20);
+    tokio::join!(session.renew(), session.renew());
+    assert_eq!(session.credit(), 1 << 40);
 }
 
 /// Small numbers from a seed.

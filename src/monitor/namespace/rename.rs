@@ -41,8 +41,9 @@ pub(super) fn rename(
             check_acyclic(txn, &moved, rename)?;
             check_replaceable(txn, &moved, &there)?;
             let name = (rename.new_parent, rename.new_name.as_slice());
-            remove(txn, at, name, &there, pinned_by)?;
+            let removed = remove(txn, at, name, &there, pinned_by)?;
             move_entry(txn, at, rename, &moved)?;
+            return Ok(removed);
         }
         (_, None) => {
             check_acyclic(txn, &moved, rename)?;
