@@ -81,13 +81,14 @@ impl Files {
     pub(super) fn remove(&self, ids: &[ShardId]) -> Vec<ShardId> {
         let mut unlinked = Vec::new();
         for &id in ids {
-            self.open.remove(&id);
             match self.disk.remove(&path(id, SUFFIX)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     log::error!("{} cannot be removed: {error}", path(id, SUFFIX));
                 }
                 _ => unlinked.push(id),
             }
+            // Last, for a reader may have opened it meanwhile: a descriptor kept would keep the space.
+            self.open.remove(&id);
         }
         let touched: BTreeSet<usize> = unlinked.iter().map(|id| directory_of(*id)).collect();
         for number in touched {
