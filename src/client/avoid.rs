@@ -24,11 +24,7 @@ pub(crate) struct Avoided {
 impl Avoided {
     /// None yet.
     pub(crate) fn new(shards: Arc<dyn Shards>) -> Arc<Self> {
-        Arc::new(Self {
-            shards,
-            servers: Mutex::default(),
-            forgiven: Notify::new(),
-        })
+        Arc::new(Self { shards, servers: Mutex::default(), forgiven: Notify::new() })
     }
 
     /// Leaves `server` alone, and asks after it from time to time.

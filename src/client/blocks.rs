@@ -134,13 +134,10 @@ impl Blocks {
     ) -> Option<Vec<Bytes>> {
         let mut all = Vec::new();
         for range in shard_ranges(stripe, offset, length) {
-            let parts = self
-                .cached_parts(stripe.id, &range)
-                .into_iter()
-                .map(|part| match part {
-                    Part::Here(bytes) => Some(bytes),
-                    Part::Missing { .. } => None,
-                });
+            let parts = self.cached_parts(stripe.id, &range).into_iter().map(|part| match part {
+                Part::Here(bytes) => Some(bytes),
+                Part::Missing { .. } => None,
+            });
             all.extend(trim(parts.collect::<Option<Vec<Bytes>>>()?, &range));
         }
         Some(all)
@@ -181,11 +178,7 @@ impl Blocks {
             blocks.fetch(&stripe, index, first, count).await.ok();
             let mut fetching = blocks.fetching.lock();
             for chunk in first / CHUNK..(first + count).div_ceil(CHUNK) {
-                fetching.remove(&ChunkKey {
-                    stripe: stripe.id,
-                    index,
-                    chunk,
-                });
+                fetching.remove(&ChunkKey { stripe: stripe.id, index, chunk });
             }
             drop((fetching, done, permit));
         });
@@ -200,18 +193,12 @@ impl Blocks {
         last: u32,
     ) -> Option<(u32, u32, watch::Sender<()>)> {
         let mut fetching = self.fetching.lock();
-        let key = |chunk| ChunkKey {
-            stripe,
-            index,
-            chunk,
-        };
+        let key = |chunk| ChunkKey { stripe, index, chunk };
         let free = |chunk: &u32| {
             !fetching.contains_key(&key(*chunk)) && self.cache.peek(&key(*chunk)).is_none()
         };
         let first = (from..=last).find(|chunk| free(chunk))?;
-        let run = (first..=last)
-            .take(PREFETCH_CHUNKS as usize)
-            .take_while(|chunk| free(chunk));
+        let run = (first..=last).take(PREFETCH_CHUNKS as usize).take_while(|chunk| free(chunk));
         let count = u32::try_from(run.count()).expect("a few");
         let (done, waits) = watch::channel(());
         for chunk in first..first + count {
@@ -241,11 +228,7 @@ impl Blocks {
 
     async fn wait_for_prefetch(&self, stripe: StripeId, range: &ShardRange) {
         for (chunk, _, _) in chunks(range.first, range.count) {
-            let key = ChunkKey {
-                stripe,
-                index: range.index,
-                chunk,
-            };
+            let key = ChunkKey { stripe, index: range.index, chunk };
             let waits = self.fetching.lock().get(&key).cloned();
             if let Some(mut waits) = waits {
                 // It ends with an error, when the sender is dropped: that is the signal.
@@ -258,11 +241,7 @@ impl Blocks {
     fn cached_parts(&self, stripe: StripeId, range: &ShardRange) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
         for (chunk, first, count) in chunks(range.first, range.count) {
-            let cached = self.cache.get(&ChunkKey {
-                stripe,
-                index: range.index,
-                chunk,
-            });
+            let cached = self.cache.get(&ChunkKey { stripe, index: range.index, chunk });
             let here = cached.and_then(|cached| slice(&cached, first, count));
             match (here, parts.last_mut()) {
                 (Some(bytes), _) => parts.push(Part::Here(bytes)),
@@ -285,15 +264,8 @@ impl Blocks {
         for (chunk, start, length) in chunks(first, count) {
             let at = (start - first) as usize * BLOCK_BYTES;
             let data = blocks.slice(at..at + length as usize * BLOCK_BYTES);
-            let key = ChunkKey {
-                stripe: stripe.id,
-                index,
-                chunk,
-            };
-            let more = self
-                .cache
-                .peek(&key)
-                .is_none_or(|cached| cached.data.len() < data.len());
+            let key = ChunkKey { stripe: stripe.id, index, chunk };
+            let more = self.cache.peek(&key).is_none_or(|cached| cached.data.len() < data.len());
             if more {
                 self.cache.insert(key, Chunk { first: start, data });
             }
@@ -395,16 +367,11 @@ impl Blocks {
         first: u32,
         count: u32,
     ) -> Result<Bytes, ShardError> {
-        let shard = ShardId {
-            stripe: stripe.id,
-            index,
-        };
+        let shard = ShardId { stripe: stripe.id, index };
         let server = stripe.shards[usize::from(index.0)].server;
         let since = self.session.monotonic();
         let (checksums, blocks) = self.shards.get(server, shard, first, count).await?;
-        self.latency
-            .lock()
-            .record(self.session.monotonic().saturating_sub(since));
+        self.latency.lock().record(self.session.monotonic().saturating_sub(since));
         let damaged = checksum::damaged_blocks(stripe.id, index, first, &blocks, &checksums);
         if damaged.is_empty() {
             return Ok(blocks);
@@ -428,11 +395,8 @@ impl Blocks {
         let server = stripe.shards[usize::from(index.0)].server;
         let placement = self.session.placement();
         let entry = placement.servers.iter().find(|entry| entry.id == server);
-        let late = self
-            .late
-            .lock()
-            .get(&server)
-            .is_some_and(|until| self.session.monotonic() < *until);
+        let late =
+            self.late.lock().get(&server).is_some_and(|until| self.session.monotonic() < *until);
         !late
             && entry.is_some_and(|entry| entry.state == ServerState::Up)
             && !self.avoided.contains(server)

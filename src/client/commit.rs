@@ -103,11 +103,7 @@ fn announce(ready: &Ready) -> Commit {
     let mut files: BTreeMap<Ino, (Option<Timestamp>, bool)> = BTreeMap::new();
     for (ino, file) in &ready.frozen.files {
         let mut state = file.state.lock();
-        let Some(at) = state
-            .frozen
-            .iter()
-            .position(|part| part.seq == ready.frozen.seq)
-        else {
+        let Some(at) = state.frozen.iter().position(|part| part.seq == ready.frozen.seq) else {
             continue;
         };
         state.frozen[at].sent = true;
@@ -124,12 +120,7 @@ fn announce(ready: &Ready) -> Commit {
         let (mtime, release) = files.get(&piece.ino).copied().unwrap_or_default();
         let is_last = last.get(&piece.ino) == Some(&at);
         let md5 = ready.md5s.get(&piece.ino).copied().filter(|_| is_last);
-        CommitPiece {
-            piece: *piece,
-            mtime,
-            md5,
-            release: release && is_last,
-        }
+        CommitPiece { piece: *piece, mtime, md5, release: release && is_last }
     };
     Commit {
         stripe: StripeRecord::clone(&ready.placed.record),
@@ -143,22 +134,12 @@ fn accept(flusher: &Flusher, ready: &Ready, commit: &Commit, outcomes: &[PieceOu
     let mut at = 0;
     while at < outcomes.len() {
         let ino = commit.pieces[at].piece.ino;
-        let same = commit.pieces[at..]
-            .iter()
-            .take_while(|piece| piece.piece.ino == ino)
-            .count();
+        let same = commit.pieces[at..].iter().take_while(|piece| piece.piece.ino == ino).count();
         let (pieces, results) = (&commit.pieces[at..at + same], &outcomes[at..at + same]);
         if let Some(file) = ready.frozen.files.get(&ino) {
             let mut state = file.state.lock();
             for (piece, outcome) in pieces.iter().zip(results) {
-                settle(
-                    flusher,
-                    file,
-                    &mut state,
-                    piece,
-                    &ready.placed.record,
-                    *outcome,
-                );
+                settle(flusher, file, &mut state, piece, &ready.placed.record, *outcome);
             }
             // In the same moment in which the map has it.
             state.frozen.retain(|part| part.seq != ready.frozen.seq);
@@ -208,10 +189,7 @@ fn settle(
             }
         }
         PieceOutcome::GrantRevoked => {
-            log::error!(
-                "inode {}: written data is lost, its grant was revoked",
-                file.ino
-            );
+            log::error!("inode {}: written data is lost, its grant was revoked", file.ino);
             state.fail(Errno::Io);
             flusher.discard(file, state);
             state.ungranted();
@@ -222,10 +200,7 @@ fn settle(
             state.ungranted();
         }
         PieceOutcome::OverQuota => {
-            log::error!(
-                "inode {}: written data is lost, the quota is used up",
-                file.ino
-            );
+            log::error!("inode {}: written data is lost, the quota is used up", file.ino);
             state.fail(Errno::OverQuota);
             if state.grant == Grant::Releasing {
                 state.grant = Grant::Held;
@@ -260,17 +235,10 @@ fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)], errno: Errno) -> Fate {
     log::warn!("the commit of stripe {id} was refused ({errno}): it is written again");
     for file in ready.frozen.files.values() {
         let mut state = file.state.lock();
-        if let Some(part) = state
-            .frozen
-            .iter_mut()
-            .find(|part| part.seq == ready.frozen.seq)
-        {
+        if let Some(part) = state.frozen.iter_mut().find(|part| part.seq == ready.frozen.seq) {
             part.sent = false;
-            let ours: Vec<StripePiece> = left
-                .iter()
-                .filter(|piece| piece.ino == file.ino)
-                .copied()
-                .collect();
+            let ours: Vec<StripePiece> =
+                left.iter().filter(|piece| piece.ino == file.ino).copied().collect();
             part.keep(&ours);
         }
         if state.grant == Grant::Releasing {
@@ -284,8 +252,5 @@ fn retract(ready: &Ready, newer: &[(Ino, Range<u64>)], errno: Errno) -> Fate {
 }
 
 fn range(piece: &StripePiece) -> (Ino, Range<u64>) {
-    (
-        piece.ino,
-        piece.file_offset..piece.file_offset + u64::from(piece.length),
-    )
+    (piece.ino, piece.file_offset..piece.file_offset + u64::from(piece.length))
 }

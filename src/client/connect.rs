@@ -37,9 +37,7 @@ impl Fs {
     /// [`ConnectError`], a sentence that says what to do.
     pub async fn connect(config: Config) -> Result<Arc<Self>, ConnectError> {
         let node = node().map_err(ConnectError::NoNode)?;
-        let path = config
-            .run_dir
-            .join(format!("mount-{}.lock", std::process::id()));
+        let path = config.run_dir.join(format!("mount-{}.lock", std::process::id()));
         let run_lock = RunLock::create(&path)?;
         let credentials = config.credentials.clone();
         let (link, notices) =
@@ -86,11 +84,7 @@ impl Fs {
     ) -> Arc<Self> {
         shards.update(&session.placement());
         let avoided = Avoided::new(Arc::clone(&shards));
-        let placer = Placer::new(
-            Arc::clone(&session),
-            Arc::clone(&shards),
-            Arc::clone(&avoided),
-        );
+        let placer = Placer::new(Arc::clone(&session), Arc::clone(&shards), Arc::clone(&avoided));
         let (flusher, clean) = Flusher::new(Arc::clone(&session), placer);
         let grants = Grants::new(Arc::clone(&session), Arc::clone(&flusher));
         let blocks = Blocks::new(Arc::clone(&session), Arc::clone(&shards), avoided);
@@ -103,35 +97,17 @@ impl Fs {
         tokio::spawn(Arc::clone(&files).sweep(Arc::clone(&session)));
         tokio::spawn(Files::unpin(Arc::clone(&session), unpinned));
         tokio::spawn(obey(notices, Arc::clone(&files), Arc::clone(&grants)));
-        let lost_sessions = mourn(
-            lost,
-            Arc::clone(&session),
-            Arc::clone(&files),
-            Arc::clone(&flusher),
-        );
+        let lost_sessions =
+            mourn(lost, Arc::clone(&session), Arc::clone(&files), Arc::clone(&flusher));
         tokio::spawn(lost_sessions);
-        Self::from_parts(Parts {
-            config,
-            session,
-            flusher,
-            grants,
-            reader,
-            files,
-        })
+        Self::from_parts(Parts { config, session, flusher, grants, reader, files })
     }
 
     async fn find_root(self: Arc<Self>, run_lock: RunLock) -> Result<Arc<Self>, ConnectError> {
         let mut root = Ino::ROOT;
-        let names = self
-            .config
-            .subdir
-            .split(|byte| *byte == b'/')
-            .filter(|name| !name.is_empty());
+        let names = self.config.subdir.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         for name in names {
-            let query = Query::Lookup {
-                parent: root,
-                name: name.to_vec(),
-            };
+            let query = Query::Lookup { parent: root, name: name.to_vec() };
             let found = match self.session.query(query).await {
                 Ok(Answer::Attr(attr)) if attr.kind == FileKind::Directory => Ok(attr.ino),
                 Ok(_) => Err(Errno::NotDirectory),
@@ -153,9 +129,7 @@ impl Fs {
 
 /// Sessions of processes of this node that are dead are closed at once, so that nobody waits for their leases.
 async fn close_dead_sessions(monitors: &dyn Monitors, ours: &ClientInfo) {
-    let request = Request::SessionsOfNode {
-        node: ours.node.clone(),
-    };
+    let request = Request::SessionsOfNode { node: ours.node.clone() };
     let sessions = match monitors.call(&request).await {
         Response::Sessions(sessions) => sessions,
         other => {
@@ -169,15 +143,8 @@ async fn close_dead_sessions(monitors: &dyn Monitors, ours: &ClientInfo) {
             || client.run_lock == ours.run_lock
             || RunLock::is_free(Path::new(&client.run_lock));
         if dead {
-            log::info!(
-                "closing the session {} of dead process {}",
-                entry.session,
-                client.pid
-            );
-            let request = Request::EvictDead {
-                session: entry.session,
-                node: ours.node.clone(),
-            };
+            log::info!("closing the session {} of dead process {}", entry.session, client.pid);
+            let request = Request::EvictDead { session: entry.session, node: ours.node.clone() };
             let response = monitors.call(&request).await;
             if response != Response::Done {
                 log::warn!("session {} was not closed: {response:?}", entry.session);
@@ -225,10 +192,7 @@ async fn mourn(
             if state.handles > 0 {
                 let generation = files.generation();
                 state.pin = Some(generation);
-                open.push(Query::Open {
-                    ino: file.ino,
-                    generation,
-                });
+                open.push(Query::Open { ino: file.ino, generation });
             }
             drop(state);
             file.changed.notify_waiters();

@@ -153,14 +153,12 @@ impl File {
 
     /// Waits until everything that was written up to `moment` is committed or lost.
     pub(crate) async fn when_flushed(&self, moment: Duration) {
-        self.when(|state| state.is_flushed(moment).then_some(()))
-            .await;
+        self.when(|state| state.is_flushed(moment).then_some(())).await;
     }
 
     /// Waits until nothing of it is frozen: every command about it was answered.
     pub(crate) async fn when_settled(&self) {
-        self.when(|state| state.frozen.is_empty().then_some(()))
-            .await;
+        self.when(|state| state.frozen.is_empty().then_some(())).await;
     }
 }
 
@@ -216,12 +214,8 @@ impl FileState {
         let mut attr = self.base.clone()?;
         attr.size = self.size;
         let dirty = self.buffer.weight().bytes;
-        let frozen: u64 = self
-            .frozen
-            .iter()
-            .flat_map(FrozenPart::ranges)
-            .map(|r| r.end - r.start)
-            .sum();
+        let frozen: u64 =
+            self.frozen.iter().flat_map(FrozenPart::ranges).map(|r| r.end - r.start).sum();
         let stored = attr.stored + self.grown + dirty + frozen;
         attr.stored = stored.min(self.size.next_multiple_of(BLOCK64));
         if let Some(mtime) = self.mtime {
@@ -237,10 +231,7 @@ impl FileState {
     /// A write of ours was lost.
     pub(crate) fn fail(&mut self, errno: Errno) {
         self.failures += 1;
-        self.failure = Some(Failure {
-            errno,
-            reported: false,
-        });
+        self.failure = Some(Failure { errno, reported: false });
     }
 
     /// The failure, if the handle that has `seen` so many has not reported it yet.
@@ -269,11 +260,7 @@ impl FileState {
         for part in self.frozen.iter().rev() {
             part.lay(&mut layers);
         }
-        if let Some(unknown) = layers
-            .gaps()
-            .iter()
-            .find_map(|gap| self.map.first_unknown(gap))
-        {
+        if let Some(unknown) = layers.gaps().iter().find_map(|gap| self.map.first_unknown(gap)) {
             return Err(unknown);
         }
         self.map.lay(&mut layers);
@@ -293,9 +280,7 @@ impl FrozenPart {
     /// that block with zeros: it did when it was frozen.
     fn lay(&self, layers: &mut Layers) {
         let range = layers.range();
-        let first = self
-            .pieces
-            .partition_point(|(start, _)| *start < block_start(range.start));
+        let first = self.pieces.partition_point(|(start, _)| *start < block_start(range.start));
         for (start, bytes) in &self.pieces[first.saturating_sub(1)..] {
             if *start >= range.end {
                 break;
@@ -316,8 +301,7 @@ impl FrozenPart {
                 let part = shared(&kept, &(*start..start + bytes.len() as u64));
                 let at = |offset: u64| usize::try_from(offset - start).expect("within a piece");
                 if !part.is_empty() {
-                    self.pieces
-                        .push((part.start, bytes.slice(at(part.start)..at(part.end))));
+                    self.pieces.push((part.start, bytes.slice(at(part.start)..at(part.end))));
                 }
             }
         }
@@ -325,8 +309,6 @@ impl FrozenPart {
 
     /// The ranges of the file that it covers.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        self.pieces
-            .iter()
-            .map(|(start, bytes)| *start..start + bytes.len() as u64)
+        self.pieces.iter().map(|(start, bytes)| *start..start + bytes.len() as u64)
     }
 }

@@ -65,12 +65,7 @@ impl Files {
 
     /// The file; of a new one nothing is known.
     pub(crate) fn get(&self, ino: Ino) -> Arc<File> {
-        Arc::clone(
-            self.table
-                .lock()
-                .entry(ino)
-                .or_insert_with(|| File::new(ino)),
-        )
+        Arc::clone(self.table.lock().entry(ino).or_insert_with(|| File::new(ino)))
     }
 
     /// All of them.
@@ -80,11 +75,7 @@ impl Files {
 
     /// The open file.
     pub(crate) fn handle(&self, handle: Handle) -> Result<Arc<OpenFile>, Errno> {
-        self.handles
-            .read()
-            .get(&handle.0)
-            .map(Arc::clone)
-            .ok_or(Errno::BadHandle)
+        self.handles.read().get(&handle.0).map(Arc::clone).ok_or(Errno::BadHandle)
     }
 
     /// A generation for a pin, above all before.
@@ -132,10 +123,7 @@ impl Files {
     /// What a new leader has to know.
     pub(crate) fn attach(&self, session: &Session) -> Attach {
         let pin = |file: Arc<File>| file.state.lock().pin.map(|pin| (file.ino, pin));
-        Attach {
-            session: session.id(),
-            pins: self.all().into_iter().filter_map(pin).collect(),
-        }
+        Attach { session: session.id(), pins: self.all().into_iter().filter_map(pin).collect() }
     }
 
     /// Forgets files that are not needed, for ever.
@@ -169,12 +157,7 @@ impl Files {
             {
                 pins.push(pin);
             }
-            session
-                .tell(&Request::Unpin {
-                    session: session.id(),
-                    pins,
-                })
-                .await;
+            session.tell(&Request::Unpin { session: session.id(), pins }).await;
         }
     }
 }

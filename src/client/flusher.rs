@@ -115,17 +115,9 @@ impl Flusher {
         let waiting = self.uncommitted();
         let copies = u64::from(self.session.placement().width.parity) + 1;
         if (waiting + bytes).saturating_mul(copies) > self.session.credit() {
-            return if waiting == 0 {
-                Admission::NoSpace
-            } else {
-                Admission::Wait
-            };
+            return if waiting == 0 { Admission::NoSpace } else { Admission::Wait };
         }
-        if waiting > 0 && waiting + bytes > BUDGET {
-            Admission::Wait
-        } else {
-            Admission::Go
-        }
+        if waiting > 0 && waiting + bytes > BUDGET { Admission::Wait } else { Admission::Go }
     }
 
     /// Waits until `bytes` more may be written.
@@ -164,12 +156,8 @@ impl Flusher {
     /// The dirty data of a file changed; `before` is how much there was. Called with its state locked.
     pub(crate) fn note(&self, file: &Arc<File>, state: &mut FileState, before: Weight) {
         let now = state.buffer.weight();
-        self.totals
-            .dirty
-            .fetch_add(now.bytes.wrapping_sub(before.bytes), Ordering::Relaxed);
-        self.totals
-            .small
-            .fetch_add(now.small.wrapping_sub(before.small), Ordering::Relaxed);
+        self.totals.dirty.fetch_add(now.bytes.wrapping_sub(before.bytes), Ordering::Relaxed);
+        self.totals.small.fetch_add(now.small.wrapping_sub(before.small), Ordering::Relaxed);
         let newly_listed = now.bytes > 0 && !state.listed;
         let newly_full = now.full > before.full;
         if newly_listed || newly_full {
@@ -214,9 +202,7 @@ impl Flusher {
         while !file.state.lock().is_flushed(moment) {
             self.hurry(file);
             // Again after a while: what was hurried may have gone a way on which nobody hurries it.
-            tokio::time::timeout(HURRY_AGAIN, file.when_flushed(moment))
-                .await
-                .ok();
+            tokio::time::timeout(HURRY_AGAIN, file.when_flushed(moment)).await.ok();
         }
     }
 
@@ -226,9 +212,7 @@ impl Flusher {
         for file in files {
             while !file.state.lock().is_flushed(moment) {
                 self.hurry_all();
-                tokio::time::timeout(HURRY_AGAIN, file.when_flushed(moment))
-                    .await
-                    .ok();
+                tokio::time::timeout(HURRY_AGAIN, file.when_flushed(moment)).await.ok();
             }
         }
     }
@@ -263,15 +247,9 @@ impl Flusher {
 
     /// Some of what was dirty is frozen.
     pub(super) fn taken(&self, before: Weight, now: Weight) {
-        self.totals
-            .frozen
-            .fetch_add(before.bytes - now.bytes, Ordering::Relaxed);
-        self.totals
-            .dirty
-            .fetch_sub(before.bytes - now.bytes, Ordering::Relaxed);
-        self.totals
-            .small
-            .fetch_sub(before.small - now.small, Ordering::Relaxed);
+        self.totals.frozen.fetch_add(before.bytes - now.bytes, Ordering::Relaxed);
+        self.totals.dirty.fetch_sub(before.bytes - now.bytes, Ordering::Relaxed);
+        self.totals.small.fetch_sub(before.small - now.small, Ordering::Relaxed);
     }
 
     /// What is left of a file after some of it was taken is listed as it was before.

@@ -80,10 +80,7 @@ impl Frozen {
     /// It will never be committed: its files are told.
     pub(crate) fn lose(&self, errno: Errno) {
         let count = self.files.len();
-        log::error!(
-            "{} written bytes of {count} files are lost: {errno}",
-            self.bytes
-        );
+        log::error!("{} written bytes of {count} files are lost: {errno}", self.bytes);
         for file in self.files.values() {
             let mut state = file.state.lock();
             state.frozen.retain(|part| part.seq != self.seq);
@@ -163,13 +160,7 @@ impl<'a> Collector<'a> {
             self.whole.push((file.ino, content.clone()));
         }
         let mtime = state.mtime;
-        state.frozen.push(FrozenPart {
-            seq: self.seq,
-            born,
-            pieces,
-            mtime,
-            sent: false,
-        });
+        state.frozen.push(FrozenPart { seq: self.seq, born, pieces, mtime, sent: false });
     }
 
     /// The stripe, if anything was gathered.

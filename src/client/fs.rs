@@ -166,25 +166,16 @@ impl Fs {
 
     /// The root was found. The lock is kept for as long as the process lives.
     pub(super) fn started(&self, root: Ino, run_lock: RunLock) {
-        self.started.get_or_init(|| Started {
-            root,
-            _run_lock: run_lock,
-        });
+        self.started.get_or_init(|| Started { root, _run_lock: run_lock });
     }
 
     fn must_be_writable(&self) -> Result<(), Errno> {
-        if self.config.read_only {
-            Err(Errno::ReadOnly)
-        } else {
-            Ok(())
-        }
+        if self.config.read_only { Err(Errno::ReadOnly) } else { Ok(()) }
     }
 }
 
 impl fmt::Debug for Fs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fs")
-            .field("session", &self.session.id())
-            .finish_non_exhaustive()
+        f.debug_struct("Fs").field("session", &self.session.id()).finish_non_exhaustive()
     }
 }

@@ -55,11 +55,7 @@ enum Next {
 impl Grants {
     /// Nothing held.
     pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>) -> Arc<Self> {
-        Arc::new(Self {
-            session,
-            flusher,
-            early: Mutex::default(),
-        })
+        Arc::new(Self { session, flusher, early: Mutex::default() })
     }
 
     /// Takes the exclusive grant, unless it is held already, and keeps it while the result lives. Waits for
@@ -140,10 +136,7 @@ impl Grants {
         if releasing.is_empty() {
             return;
         }
-        let ops = releasing
-            .iter()
-            .map(|file| Op::Release { ino: file.ino })
-            .collect();
+        let ops = releasing.iter().map(|file| Op::Release { ino: file.ino }).collect();
         let replies = self.session.mutate_all(ops).await;
         for (file, reply) in releasing.iter().zip(replies) {
             if let Err(errno) = reply {

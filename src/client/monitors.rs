@@ -127,17 +127,14 @@ impl MonitorLink {
             let (credentials, role) = (&self.credentials, Role::Monitor);
             match Connection::open(address, credentials, role, incarnation, CONNECT_TIMEOUT).await {
                 Ok(connected) => {
-                    self.incarnation
-                        .store(connected.0.incarnation().0, Ordering::Relaxed);
+                    self.incarnation.store(connected.0.incarnation().0, Ordering::Relaxed);
                     return Ok(connected);
                 }
                 Err(error) => failure = Some(error),
             }
         }
         // The next attempt begins with another one.
-        self.addresses
-            .lock()
-            .rotate_left(usize::from(!addresses.is_empty()));
+        self.addresses.lock().rotate_left(usize::from(!addresses.is_empty()));
         Err(failure.unwrap_or(ConnectError::Unresolvable {
             address: String::new(),
             reason: "no monitor was named".to_owned(),
@@ -219,8 +216,7 @@ impl MonitorLink {
                     }
                     connection.close();
                     let gone = |now: &Option<Connection>| {
-                        now.as_ref()
-                            .is_none_or(|connection| !connection.is_closed())
+                        now.as_ref().is_none_or(|connection| !connection.is_closed())
                     };
                     // Only fails when the sender, in `self`, is gone.
                     connections.wait_for(gone).await.ok();

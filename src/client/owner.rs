@@ -38,13 +38,7 @@ struct Owner {
 pub(crate) async fn run(flusher: Arc<Flusher>) {
     let (events, mut happened) = mpsc::unbounded_channel();
     let queue = CommitQueue::default();
-    let mut owner = Owner {
-        flusher,
-        queue,
-        placing: 0,
-        next_seq: 1,
-        events,
-    };
+    let mut owner = Owner { flusher, queue, placing: 0, next_seq: 1, events };
     loop {
         owner.freeze();
         owner.commit();
@@ -64,8 +58,7 @@ impl Owner {
                 continue;
             };
             let frozen = Arc::new(frozen);
-            self.queue
-                .frozen(frozen.seq, frozen.bytes, frozen.pieces().len());
+            self.queue.frozen(frozen.seq, frozen.bytes, frozen.pieces().len());
             if frozen.urgent {
                 self.queue.hurry(frozen.seq);
             }
@@ -168,12 +161,7 @@ impl Owner {
             let placing = flusher.placer.place(&frozen.payload, &pieces);
             let (placed, md5s) = tokio::join!(placing, frozen.md5s());
             let frozen_too = Arc::clone(&frozen);
-            let ready = placed.map(|placed| Ready {
-                frozen: frozen_too,
-                placed,
-                pieces,
-                md5s,
-            });
+            let ready = placed.map(|placed| Ready { frozen: frozen_too, placed, pieces, md5s });
             // The owner ends only with the process.
             events.send(Event::Placed(frozen, ready)).ok();
         });
@@ -210,8 +198,7 @@ impl Owner {
             Event::Answered(refused) => {
                 self.queue.answered();
                 for Refused(frozen) in refused.into_iter().rev() {
-                    self.queue
-                        .refused(frozen.seq, frozen.bytes, frozen.pieces().len());
+                    self.queue.refused(frozen.seq, frozen.bytes, frozen.pieces().len());
                     self.place(frozen);
                 }
             }

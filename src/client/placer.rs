@@ -55,11 +55,7 @@ impl Placer {
         shards: Arc<dyn Shards>,
         avoided: Arc<Avoided>,
     ) -> Self {
-        Self {
-            session,
-            shards,
-            avoided,
-        }
+        Self { session, shards, avoided }
     }
 
     /// Places a stripe, under as many ids and in whatever width it takes. Waits while there are too few
@@ -101,10 +97,7 @@ impl Placer {
             let id = self.session.next_stripe().await;
             let choice = placement::choose(&map, &avoided, id, length);
             if let Choice::Place(width, servers) = choice {
-                match self
-                    .attempt(id, width, &servers, &map, payload, pieces)
-                    .await
-                {
+                match self.attempt(id, width, &servers, &map, payload, pieces).await {
                     Attempt::Placed(placed) => return Ok(placed),
                     Attempt::Again { full: one_is } => full |= one_is,
                 }
@@ -139,12 +132,7 @@ impl Placer {
         };
         let images = shard::build(ident, payload, pieces);
         let length = u32::try_from(payload.len()).expect("a stripe's length fits");
-        let cluster = Surroundings {
-            map,
-            avoided: self.avoided.all(),
-            stripe: id,
-            length,
-        };
+        let cluster = Surroundings { map, avoided: self.avoided.all(), stripe: id, length };
         let mut placing = Placing::new(usize::from(width.data), servers, self.session.monotonic());
         let mut puts = FuturesUnordered::new();
         for (index, &server) in servers.iter().enumerate() {
@@ -189,10 +177,7 @@ impl Placer {
         server: ServerId,
         image: &ShardImage,
     ) -> impl Future<Output = (usize, ServerId, Result<Epoch, ShardError>)> + use<> {
-        let shard = ShardId {
-            stripe,
-            index: shard_index(index),
-        };
+        let shard = ShardId { stripe, index: shard_index(index) };
         let mut bytes = Vec::with_capacity(1 + image.data.len());
         bytes.push(image.head.clone());
         bytes.extend(image.data.iter().cloned());
@@ -276,21 +261,11 @@ fn placed(
     places: &[(ServerId, Epoch)],
 ) -> Placed {
     let shards = images.iter().zip(places);
-    let shards = shards.map(|(image, (server, _))| ShardPlace {
-        server: *server,
-        hash: image.hash,
-    });
-    let record = StripeRecord {
-        id,
-        width,
-        codec: Codec::ReedSolomon,
-        length,
-        shards: shards.collect(),
-    };
-    Placed {
-        record: Arc::new(record),
-        epochs: places.iter().map(|(_, epoch)| *epoch).collect(),
-    }
+    let shards =
+        shards.map(|(image, (server, _))| ShardPlace { server: *server, hash: image.hash });
+    let record =
+        StripeRecord { id, width, codec: Codec::ReedSolomon, length, shards: shards.collect() };
+    Placed { record: Arc::new(record), epochs: places.iter().map(|(_, epoch)| *epoch).collect() }
 }
 
 fn shard_index(index: usize) -> ShardIndex {

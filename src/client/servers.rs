@@ -48,11 +48,7 @@ struct Retry {
 impl ServerLinks {
     /// No connections yet; `monitors` know the incarnation.
     pub(crate) fn new(credentials: Credentials, monitors: Arc<dyn Monitors>) -> Self {
-        Self {
-            credentials,
-            monitors,
-            servers: Mutex::default(),
-        }
+        Self { credentials, monitors, servers: Mutex::default() }
     }
 
     fn call(
@@ -90,16 +86,8 @@ impl ServerLinks {
 
 impl Server {
     fn new(address: String, epoch: Epoch) -> Self {
-        let retry = Retry {
-            not_before: Instant::now(),
-            pause: RETRY_FIRST,
-        };
-        Self {
-            address,
-            epoch,
-            connection: Mutex::default(),
-            retry: tokio::sync::Mutex::new(retry),
-        }
+        let retry = Retry { not_before: Instant::now(), pause: RETRY_FIRST };
+        Self { address, epoch, connection: Mutex::default(), retry: tokio::sync::Mutex::new(retry) }
     }
 
     async fn connection(
@@ -118,14 +106,8 @@ impl Server {
             return Err(ShardError::Unreachable);
         }
         let role = Role::Server;
-        let opened = Connection::open(
-            &self.address,
-            credentials,
-            role,
-            incarnation,
-            CONNECT_TIMEOUT,
-        )
-        .await;
+        let opened =
+            Connection::open(&self.address, credentials, role, incarnation, CONNECT_TIMEOUT).await;
         match opened {
             Ok((connection, _notices)) => {
                 *self.connection.lock() = Some(connection.clone());
@@ -142,10 +124,7 @@ impl Server {
     }
 
     fn live(&self) -> Option<Connection> {
-        self.connection
-            .lock()
-            .clone()
-            .filter(|connection| !connection.is_closed())
+        self.connection.lock().clone().filter(|connection| !connection.is_closed())
     }
 }
 
@@ -173,11 +152,7 @@ impl Shards for ServerLinks {
         first: u32,
         count: u32,
     ) -> BoxFuture<'static, Result<(Vec<u32>, Bytes), ShardError>> {
-        let request = Request::Get {
-            shard,
-            first,
-            count,
-        };
+        let request = Request::Get { shard, first, count };
         let call = self.call(server, &request, Vec::new(), GET_TIMEOUT);
         async move {
             match call.await? {

@@ -223,9 +223,7 @@ impl Session {
             }
             replies
         };
-        tokio::spawn(work)
-            .await
-            .unwrap_or_else(|_| vec![Err(Errno::Io); count])
+        tokio::spawn(work).await.unwrap_or_else(|_| vec![Err(Errno::Io); count])
     }
 
     /// Tells the monitors something that is answered with `Done`.
@@ -266,15 +264,8 @@ impl Session {
         let session = self.id();
         let stalled = std::mem::take(&mut *self.stalled.lock());
         let placement_version = self.placement.borrow().version;
-        let (sent, spent) = (
-            self.clock.monotonic(),
-            self.credit.spent.load(Ordering::Relaxed),
-        );
-        let request = Request::Renew(Renew {
-            session,
-            placement_version,
-            stalled,
-        });
+        let (sent, spent) = (self.clock.monotonic(), self.credit.spent.load(Ordering::Relaxed));
+        let request = Request::Renew(Renew { session, placement_version, stalled });
         match self.monitors.call(&request).await {
             Response::Renewed(renewed) => self.renewed(renewed, sent, spent),
             Response::Refused(Refusal::SessionClosed) => self.reopen(session).await,
@@ -293,9 +284,7 @@ impl Session {
         if let Some(placement) = renewed.placement {
             self.placement.send_replace(Arc::new(placement));
         }
-        self.credit
-            .granted
-            .store(renewed.credit_bytes, Ordering::Relaxed);
+        self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
         self.credit.spent.fetch_sub(spent, Ordering::Relaxed);
         self.extend_lease(sent);
     }
@@ -307,11 +296,8 @@ impl Session {
 
     fn begin(&self, opened: &SessionOpened, sent: Duration) {
         self.state.lock().lease_ms = opened.lease_ms;
-        self.credit
-            .granted
-            .store(opened.credit_bytes, Ordering::Relaxed);
-        self.placement
-            .send_replace(Arc::new(opened.placement.clone()));
+        self.credit.granted.store(opened.credit_bytes, Ordering::Relaxed);
+        self.placement.send_replace(Arc::new(opened.placement.clone()));
         self.extend_lease(sent);
     }
 
@@ -349,16 +335,10 @@ impl Session {
         let count = ops.len();
         let taken = self.take_slots(count).await;
         let session = taken[0].session;
-        let mutation = |(op, taken): (Op, &Taken)| Mutation {
-            slot: taken.slot,
-            seq: taken.seq,
-            op,
-        };
+        let mutation =
+            |(op, taken): (Op, &Taken)| Mutation { slot: taken.slot, seq: taken.seq, op };
         let mutations = ops.into_iter().zip(&taken).map(mutation).collect();
-        let response = self
-            .monitors
-            .call(&Request::Mutate { session, mutations })
-            .await;
+        let response = self.monitors.call(&Request::Mutate { session, mutations }).await;
         match response {
             Response::Mutated(replies) if replies.len() == count => {
                 self.state.lock().slots.give_back(&taken);

@@ -109,10 +109,7 @@ impl Reader {
                 Source::Bytes(bytes) => parts.push(bytes),
                 Source::Zeros => parts.extend(zeros(&segment.range)),
                 Source::Stripe(stripe, offset) => {
-                    parts.extend(
-                        self.blocks
-                            .try_read(&stripe, offset, length(&segment.range))?,
-                    );
+                    parts.extend(self.blocks.try_read(&stripe, offset, length(&segment.range))?);
                 }
             }
         }
@@ -172,10 +169,7 @@ impl Reader {
         let this_check = file.tickets.fetch_add(1, Ordering::Relaxed);
         let (from, known) = {
             let state = file.state.lock();
-            let wanted = state
-                .base
-                .as_ref()
-                .map(|attr| range.start..range.end.min(attr.size));
+            let wanted = state.base.as_ref().map(|attr| range.start..range.end.min(attr.size));
             match wanted.map(|wanted| state.map.first_unknown(&wanted)) {
                 Some(None) => (range.start, Some(state.map.dv())),
                 Some(Some(unknown)) => (unknown, None),
@@ -194,10 +188,7 @@ impl Reader {
         if let Some(extents) = told.extents {
             let progress = extents.to > from;
             if !state.map.install(extents) || !progress {
-                log::error!(
-                    "inode {}: the monitors told a map that makes no sense",
-                    file.ino
-                );
+                log::error!("inode {}: the monitors told a map that makes no sense", file.ino);
                 return Err(Errno::Io);
             }
         }
@@ -213,16 +204,7 @@ impl Reader {
         length: u64,
         known: Option<DataVersion>,
     ) -> Result<MapSlice, Errno> {
-        match self
-            .session
-            .query(Query::Map {
-                ino: file.ino,
-                offset,
-                length,
-                known,
-            })
-            .await?
-        {
+        match self.session.query(Query::Map { ino: file.ino, offset, length, known }).await? {
             Answer::Map(told) => Ok(told),
             _ => Err(Errno::Io),
         }
@@ -235,9 +217,7 @@ impl Reader {
                 Source::Bytes(bytes) => Ok(vec![bytes]),
                 Source::Zeros => Ok(zeros(&segment.range).collect()),
                 Source::Stripe(stripe, offset) => {
-                    self.blocks
-                        .read(&stripe, offset, length(&segment.range))
-                        .await
+                    self.blocks.read(&stripe, offset, length(&segment.range)).await
                 }
             }
         });
@@ -259,14 +239,11 @@ impl Reader {
         let segments = {
             let state = file.state.lock();
             let end = state.map.first_unknown(&fetch).unwrap_or(fetch.end);
-            state
-                .compose(fetch.start..end)
-                .map_or_else(|_| Vec::new(), |layers| layers.finish())
+            state.compose(fetch.start..end).map_or_else(|_| Vec::new(), |layers| layers.finish())
         };
         for segment in segments {
             if let Source::Stripe(stripe, offset) = &segment.source {
-                self.blocks
-                    .prefetch(stripe, *offset, length(&segment.range));
+                self.blocks.prefetch(stripe, *offset, length(&segment.range));
             }
         }
     }
@@ -285,19 +262,12 @@ fn local(state: &FileState, range: &Range<u64>) -> Local {
 fn unheld(state: &FileState, range: &Range<u64>) -> Option<View> {
     let held = !matches!(state.grant, Grant::Nothing | Grant::Acquiring);
     let size = state.base.as_ref()?.size;
-    if held {
-        None
-    } else {
-        compose(state, range, size).ok()
-    }
+    if held { None } else { compose(state, range, size).ok() }
 }
 
 fn compose(state: &FileState, range: &Range<u64>, size: u64) -> Result<View, u64> {
     let range = range.start..range.end.min(size).max(range.start);
-    Ok(View {
-        segments: state.compose(range)?.finish(),
-        size,
-    })
+    Ok(View { segments: state.compose(range)?.finish(), size })
 }
 
 fn zeros(range: &Range<u64>) -> impl Iterator<Item = Bytes> + use<> {

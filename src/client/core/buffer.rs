@@ -109,9 +109,7 @@ impl WriteBuffer {
             && range.end < size
             && !(tail == head && head_wanted)
             && !self.holds(tail);
-        [head_wanted.then_some(head), tail_wanted.then_some(tail)]
-            .into_iter()
-            .flatten()
+        [head_wanted.then_some(head), tail_wanted.then_some(tail)].into_iter().flatten()
     }
 
     /// Gives the content of a block that was [`Self::missing`]: `data` is a whole block, or what the file has
@@ -145,8 +143,7 @@ impl WriteBuffer {
             if start + length > size {
                 self.weight.remove(Weight::of(length));
                 self.weight.add(Weight::of(size - start));
-                run.data
-                    .truncate(usize::try_from(size - start).expect("within a run"));
+                run.data.truncate(usize::try_from(size - start).expect("within a run"));
             }
         }
     }
@@ -154,11 +151,8 @@ impl WriteBuffer {
     /// Forgets the blocks of `range`; both ends are multiples of the block.
     pub(crate) fn punch(&mut self, range: &Range<u64>, pool: &Arc<Pool>) {
         let first = self.run_before(range.start).unwrap_or(range.start);
-        let touched: Vec<u64> = self
-            .runs
-            .range(first..range.end)
-            .map(|(&start, _)| start)
-            .collect();
+        let touched: Vec<u64> =
+            self.runs.range(first..range.end).map(|(&start, _)| start).collect();
         for start in touched {
             let run = self.runs.remove(&start).expect("it was just seen");
             let end = start + run.data.len() as u64;
@@ -177,21 +171,14 @@ impl WriteBuffer {
         if self.weight.full == 0 {
             return None;
         }
-        let start = self
-            .runs
-            .iter()
-            .find(|(_, run)| run.data.len() as u64 == RUN_MAX)?
-            .0;
+        let start = self.runs.iter().find(|(_, run)| run.data.len() as u64 == RUN_MAX)?.0;
         self.take(*start)
     }
 
     /// Takes the first run, or the first small one, if it is at most `bytes` long.
     pub(crate) fn take_first(&mut self, bytes: u64, only_small: bool) -> Option<(u64, Run)> {
         let length = |run: &Run| run.data.len() as u64;
-        let (&start, run) = self
-            .runs
-            .iter()
-            .find(|(_, run)| !only_small || length(run) < SMALL)?;
+        let (&start, run) = self.runs.iter().find(|(_, run)| !only_small || length(run) < SMALL)?;
         (length(run) <= bytes).then(|| self.take(start)).flatten()
     }
 
@@ -201,9 +188,7 @@ impl WriteBuffer {
         let first = self.run_before(range.start).unwrap_or(range.start);
         for (&start, run) in self.runs.range(first..range.end) {
             layers.add(start..start + run.data.len() as u64, |part| {
-                Source::Bytes(Bytes::copy_from_slice(
-                    &run.data.as_ref()[within(part, start)],
-                ))
+                Source::Bytes(Bytes::copy_from_slice(&run.data.as_ref()[within(part, start)]))
             });
         }
     }
@@ -224,22 +209,14 @@ impl WriteBuffer {
     }
 
     fn put_some(&mut self, offset: u64, data: &[u8], now: Duration, pool: &Arc<Pool>) -> usize {
-        let next = self
-            .runs
-            .range(offset + 1..)
-            .next()
-            .map_or(u64::MAX, |(&start, _)| start);
-        let room = usize::try_from(next - offset)
-            .unwrap_or(usize::MAX)
-            .min(data.len());
+        let next = self.runs.range(offset + 1..).next().map_or(u64::MAX, |(&start, _)| start);
+        let room = usize::try_from(next - offset).unwrap_or(usize::MAX).min(data.len());
         let before = self.runs.range_mut(..=offset).next_back();
         if let Some((&start, run)) = before {
             let length = run.data.len() as u64;
             let at = offset - start;
             if at < length {
-                let count = data
-                    .len()
-                    .min(usize::try_from(length - at).expect("within a run"));
+                let count = data.len().min(usize::try_from(length - at).expect("within a run"));
                 let at = usize::try_from(at).expect("within a run");
                 run.data.bytes_mut()[at..at + count].copy_from_slice(&data[..count]);
                 return count;
@@ -257,13 +234,7 @@ impl WriteBuffer {
         let mut fresh = Buffer::default();
         fresh.append(&data[..count], pool);
         self.weight.add(Weight::of(count as u64));
-        self.runs.insert(
-            offset,
-            Run {
-                data: fresh,
-                born: now,
-            },
-        );
+        self.runs.insert(offset, Run { data: fresh, born: now });
         count
     }
 
@@ -281,10 +252,7 @@ impl WriteBuffer {
 
     /// Where the last run begins that begins before `offset`.
     fn run_before(&self, offset: u64) -> Option<u64> {
-        self.runs
-            .range(..offset)
-            .next_back()
-            .map(|(&start, _)| start)
+        self.runs.range(..offset).next_back().map(|(&start, _)| start)
     }
 }
 

@@ -36,11 +36,7 @@ struct Entry<T> {
 
 impl<T> Default for CommitQueue<T> {
     fn default() -> Self {
-        Self {
-            entries: VecDeque::new(),
-            urgent: None,
-            sending: false,
-        }
+        Self { entries: VecDeque::new(), urgent: None, sending: false }
     }
 }
 
@@ -48,12 +44,7 @@ impl<T> CommitQueue<T> {
     /// A stripe was frozen.
     pub(crate) fn frozen(&mut self, seq: FreezeSeq, bytes: u64, pieces: usize) {
         debug_assert!(self.entries.back().is_none_or(|last| last.seq < seq));
-        self.entries.push_back(Entry {
-            seq,
-            bytes,
-            pieces,
-            ready: None,
-        });
+        self.entries.push_back(Entry { seq, bytes, pieces, ready: None });
     }
 
     /// All its shards are durable.
@@ -65,12 +56,7 @@ impl<T> CommitQueue<T> {
 
     /// Its commit was refused: it is to be placed and committed again, before everything later.
     pub(crate) fn refused(&mut self, seq: FreezeSeq, bytes: u64, pieces: usize) {
-        self.entries.push_front(Entry {
-            seq,
-            bytes,
-            pieces,
-            ready: None,
-        });
+        self.entries.push_front(Entry { seq, bytes, pieces, ready: None });
         self.hurry(seq);
     }
 
@@ -98,9 +84,7 @@ impl<T> CommitQueue<T> {
         let count = self.sendable();
         self.sending = count > 0;
         let batch = self.entries.drain(..count);
-        batch
-            .filter_map(|entry| entry.ready.map(|(_, commit)| (entry.seq, commit)))
-            .collect()
+        batch.filter_map(|entry| entry.ready.map(|(_, commit)| (entry.seq, commit))).collect()
     }
 
     /// When [`Self::next_batch`] has to be asked again if nothing else happens.
@@ -110,20 +94,11 @@ impl<T> CommitQueue<T> {
     }
 
     fn is_due(&self, now: Duration) -> bool {
-        let Some(Entry {
-            seq,
-            ready: Some((since, _)),
-            ..
-        }) = self.entries.front()
-        else {
+        let Some(Entry { seq, ready: Some((since, _)), .. }) = self.entries.front() else {
             return false;
         };
         let hurried = self.urgent.is_some_and(|urgent| *seq <= urgent);
-        let bytes = || {
-            self.entries
-                .iter()
-                .take_while(|entry| entry.ready.is_some())
-        };
+        let bytes = || self.entries.iter().take_while(|entry| entry.ready.is_some());
         hurried
             || now >= *since + LINGER
             || bytes().map(|entry| entry.bytes).sum::<u64>() >= ENOUGH_BYTES
@@ -182,10 +157,7 @@ mod tests {
         assert_eq!(seqs(&queue.next_batch(T0)).len(), 7);
         queue.frozen(8, 8 << 20, 1);
         queue.ready(8, T0, 'y');
-        assert!(
-            queue.next_batch(T0 + LINGER).is_empty(),
-            "one request at a time"
-        );
+        assert!(queue.next_batch(T0 + LINGER).is_empty(), "one request at a time");
         queue.answered();
         assert_eq!(queue.deadline(), Some(T0 + LINGER));
         assert_eq!(seqs(&queue.next_batch(T0 + LINGER)), [8]);

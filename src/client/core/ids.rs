@@ -14,11 +14,7 @@ pub(crate) struct LeasedIds {
 impl LeasedIds {
     /// Nothing leased yet; wants more when fewer than `low` are left.
     pub(crate) fn new(low: u64) -> Self {
-        Self {
-            ranges: VecDeque::new(),
-            low,
-            refilling: false,
-        }
+        Self { ranges: VecDeque::new(), low, refilling: false }
     }
 
     /// The next number.
@@ -38,11 +34,7 @@ impl LeasedIds {
 
     /// Whether a range should be leased now; says so once until [`Self::refilled`].
     pub(crate) fn wants_refill(&mut self) -> bool {
-        let left: u64 = self
-            .ranges
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum();
+        let left: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
         let wants = !self.refilling && left < self.low;
         self.refilling |= wants;
         wants
@@ -78,13 +70,7 @@ impl OpenStripes {
 
     /// Every id below this one was answered or given up; `next` is the next unused one, if any is leased.
     pub(crate) fn done_below(&self, next: Option<u64>) -> u64 {
-        self.0
-            .first()
-            .copied()
-            .into_iter()
-            .chain(next)
-            .min()
-            .unwrap_or(0)
+        self.0.first().copied().into_iter().chain(next).min().unwrap_or(0)
     }
 }
 

@@ -43,11 +43,7 @@ pub(crate) struct Layers {
 impl Layers {
     /// Nothing laid yet.
     pub(crate) fn new(range: Range<u64>) -> Self {
-        Self {
-            gaps: vec![range.clone()],
-            range,
-            segments: Vec::new(),
-        }
+        Self { gaps: vec![range.clone()], range, segments: Vec::new() }
     }
 
     /// The range that is composed.
@@ -62,11 +58,7 @@ impl Layers {
 
     /// Lays `range` under everything that was laid before; `source` says where a part of it comes from.
     pub(crate) fn add(&mut self, range: Range<u64>, source: impl Fn(&Range<u64>) -> Source) {
-        if !self
-            .gaps
-            .iter()
-            .any(|gap| gap.start < range.end && range.start < gap.end)
-        {
+        if !self.gaps.iter().any(|gap| gap.start < range.end && range.start < gap.end) {
             return;
         }
         let mut gaps = Vec::with_capacity(self.gaps.len() + 1);
@@ -82,10 +74,7 @@ impl Layers {
             if part.end < gap.end {
                 gaps.push(part.end..gap.end);
             }
-            self.segments.push(Segment {
-                source: source(&part),
-                range: part,
-            });
+            self.segments.push(Segment { source: source(&part), range: part });
         }
         self.gaps = gaps;
     }
@@ -93,12 +82,8 @@ impl Layers {
     /// All of it, in the order of the file; what no layer covered is zeros.
     pub(crate) fn finish(mut self) -> Vec<Segment> {
         let zeros = self.gaps.into_iter().filter(|gap| !gap.is_empty());
-        self.segments.extend(zeros.map(|range| Segment {
-            range,
-            source: Source::Zeros,
-        }));
-        self.segments
-            .sort_unstable_by_key(|segment| segment.range.start);
+        self.segments.extend(zeros.map(|range| Segment { range, source: Source::Zeros }));
+        self.segments.sort_unstable_by_key(|segment| segment.range.start);
         self.segments
     }
 }

@@ -32,11 +32,7 @@ struct Placed {
 impl FileMap {
     /// The map of a file without any content.
     pub(crate) fn empty(dv: DataVersion) -> Self {
-        Self {
-            dv,
-            extents: BTreeMap::new(),
-            known: BTreeMap::from([(0, u64::MAX)]),
-        }
+        Self { dv, extents: BTreeMap::new(), known: BTreeMap::from([(0, u64::MAX)]) }
     }
 
     /// The version it belongs to.
@@ -47,10 +43,7 @@ impl FileMap {
     /// Makes it belong to `dv`: when that is another version, nothing is known any more.
     pub(crate) fn at_version(&mut self, dv: DataVersion) {
         if self.dv != dv {
-            *self = Self {
-                dv,
-                ..Self::default()
-            };
+            *self = Self { dv, ..Self::default() };
         }
     }
 
@@ -85,11 +78,8 @@ impl FileMap {
     /// sense: an extent names a stripe that is not told, or lies outside it.
     #[must_use]
     pub(crate) fn install(&mut self, told: Extents) -> bool {
-        let stripes: BTreeMap<StripeId, Arc<StripeRecord>> = told
-            .stripes
-            .into_iter()
-            .map(|record| (record.id, Arc::new(record)))
-            .collect();
+        let stripes: BTreeMap<StripeId, Arc<StripeRecord>> =
+            told.stripes.into_iter().map(|record| (record.id, Arc::new(record))).collect();
         self.clear(&(told.from..told.to));
         for extent in told.extents {
             let Some(stripe) = stripes.get(&extent.stripe) else {
@@ -100,21 +90,10 @@ impl FileMap {
                 .checked_add(extent.length)
                 .is_some_and(|end| end <= stripe.length);
             let shaped = stripe.width.is_valid() && stripe.shards.len() == stripe.width.total();
-            if !fits
-                || !shaped
-                || extent
-                    .offset
-                    .checked_add(u64::from(extent.length))
-                    .is_none()
-            {
+            if !fits || !shaped || extent.offset.checked_add(u64::from(extent.length)).is_none() {
                 return false;
             }
-            self.place(
-                extent.offset,
-                extent.length,
-                Arc::clone(stripe),
-                extent.stripe_offset,
-            );
+            self.place(extent.offset, extent.length, Arc::clone(stripe), extent.stripe_offset);
         }
         self.know(told.from..told.to);
         true
@@ -123,12 +102,7 @@ impl FileMap {
     /// A piece was committed.
     pub(crate) fn commit(&mut self, piece: &StripePiece, stripe: &Arc<StripeRecord>) {
         let end = piece.file_offset + u64::from(piece.length);
-        self.place(
-            piece.file_offset,
-            piece.length,
-            Arc::clone(stripe),
-            piece.stripe_offset,
-        );
+        self.place(piece.file_offset, piece.length, Arc::clone(stripe), piece.stripe_offset);
         self.know(piece.file_offset..end);
     }
 
@@ -147,9 +121,7 @@ impl FileMap {
     /// Lays the committed extents under what was laid before.
     pub(crate) fn lay(&self, layers: &mut Layers) {
         let range = layers.range();
-        for (&start, placed) in self
-            .from(range.start)
-            .take_while(|(start, _)| **start < range.end)
+        for (&start, placed) in self.from(range.start).take_while(|(start, _)| **start < range.end)
         {
             layers.add(start..start + placed.length, |part| {
                 let skip = u32::try_from(part.start - start).expect("within an extent");
@@ -160,25 +132,14 @@ impl FileMap {
 
     /// Extents that may touch `offset` and all after them.
     fn from(&self, offset: u64) -> impl Iterator<Item = (&u64, &Placed)> {
-        let first = self
-            .extents
-            .range(..=offset)
-            .next_back()
-            .map_or(offset, |(&start, _)| start);
+        let first = self.extents.range(..=offset).next_back().map_or(offset, |(&start, _)| start);
         self.extents.range(first..)
     }
 
     fn place(&mut self, offset: u64, length: u32, stripe: Arc<StripeRecord>, stripe_offset: u32) {
         let length = u64::from(length);
         self.clear(&(offset..offset + length));
-        self.extents.insert(
-            offset,
-            Placed {
-                length,
-                stripe,
-                stripe_offset,
-            },
-        );
+        self.extents.insert(offset, Placed { length, stripe, stripe_offset });
     }
 
     /// Cuts `range` out of all extents.
@@ -195,10 +156,7 @@ impl FileMap {
             let placed = self.extents.remove(&start).expect("it was just seen");
             let end = start + placed.length;
             if start < range.start {
-                let head = Placed {
-                    length: range.start - start,
-                    ..placed.clone()
-                };
+                let head = Placed { length: range.start - start, ..placed.clone() };
                 self.extents.insert(start, head);
             }
             if range.end < end {
@@ -217,11 +175,8 @@ impl FileMap {
         if range.is_empty() {
             return;
         }
-        let first = self
-            .known
-            .range(..=range.start)
-            .next_back()
-            .map_or(range.start, |(&start, _)| start);
+        let first =
+            self.known.range(..=range.start).next_back().map_or(range.start, |(&start, _)| start);
         let touching: Vec<(u64, u64)> = self
             .known
             .range(first..=range.end)

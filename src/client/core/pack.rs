@@ -39,12 +39,7 @@ impl Packing {
             {
                 last.length += length;
             }
-            _ => self.pieces.push(StripePiece {
-                ino,
-                file_offset,
-                stripe_offset,
-                length,
-            }),
+            _ => self.pieces.push(StripePiece { ino, file_offset, stripe_offset, length }),
         }
         self.end = stripe_offset + length;
         stripe_offset
@@ -62,10 +57,7 @@ pub(crate) fn without(pieces: &[StripePiece], newer: &[(Ino, Range<u64>)]) -> Ve
     let mut left = pieces.to_vec();
     for (ino, range) in newer {
         let range = range.start..range.end.next_multiple_of(BLOCK64);
-        left = left
-            .iter()
-            .flat_map(|piece| cut(piece, *ino, &range))
-            .collect();
+        left = left.iter().flat_map(|piece| cut(piece, *ino, &range)).collect();
     }
     left
 }
@@ -94,12 +86,7 @@ mod tests {
     use super::*;
 
     fn piece(ino: u64, file_offset: u64, stripe_offset: u32, length: u32) -> StripePiece {
-        StripePiece {
-            ino: Ino(ino),
-            file_offset,
-            stripe_offset,
-            length,
-        }
+        StripePiece { ino: Ino(ino), file_offset, stripe_offset, length }
     }
 
     #[test]
@@ -110,11 +97,8 @@ mod tests {
         assert_eq!(packing.add(Ino(3), 12_288, 5), 8192);
         assert_eq!(packing.add(Ino(4), 0, 1), 12_288);
         let pieces = packing.into_pieces();
-        let expected = vec![
-            piece(2, 0, 0, 100),
-            piece(3, 8192, 4096, 4101),
-            piece(4, 0, 12_288, 1),
-        ];
+        let expected =
+            vec![piece(2, 0, 0, 100), piece(3, 8192, 4096, 4101), piece(4, 0, 12_288, 1)];
         assert_eq!(pieces, expected);
     }
 
@@ -131,15 +115,8 @@ mod tests {
     #[test]
     fn newer_data_is_cut_out_of_a_stripe_that_is_put_again() {
         let pieces = [piece(2, 0, 0, 40_960), piece(3, 0, 40_960, 100)];
-        let newer = [
-            (Ino(2), 4096..8192),
-            (Ino(2), 36_864..37_000),
-            (Ino(3), 0..50),
-        ];
+        let newer = [(Ino(2), 4096..8192), (Ino(2), 36_864..37_000), (Ino(3), 0..50)];
         let left = without(&pieces, &newer);
-        assert_eq!(
-            left,
-            vec![piece(2, 0, 0, 4096), piece(2, 8192, 8192, 28_672)]
-        );
+        assert_eq!(left, vec![piece(2, 0, 0, 4096), piece(2, 8192, 8192, 28_672)]);
     }
 }

@@ -37,10 +37,7 @@ pub(crate) fn choose(
     let domains = usable(map, avoided);
     match width(map, domains.len(), length) {
         Some(width) => Choice::Place(width, pick(&domains, width.total(), stripe)),
-        None => Choice::Wait {
-            up: domains.len(),
-            needed: usize::from(map.min_copies.max(1)),
-        },
+        None => Choice::Wait { up: domains.len(), needed: usize::from(map.min_copies.max(1)) },
     }
 }
 
@@ -83,18 +80,11 @@ fn width(map: &PlacementMap, up: usize, length: u32) -> Option<Width> {
     let data = usize::from(map.width.data)
         .min(up.saturating_sub(parity))
         .min(usize::try_from(length.div_ceil(BLOCK)).expect("fits"));
-    let (data, parity) = if data >= 1 {
-        (data, parity)
-    } else {
-        (1, up.checked_sub(1)?)
-    };
+    let (data, parity) = if data >= 1 { (data, parity) } else { (1, up.checked_sub(1)?) };
     let copies_short =
         parity < usize::from(map.width.parity) && 1 + parity < usize::from(map.min_copies);
     let byte = |count: usize| u8::try_from(count).expect("a width fits in a byte");
-    (!copies_short).then(|| Width {
-        data: byte(data),
-        parity: byte(parity),
-    })
+    (!copies_short).then(|| Width { data: byte(data), parity: byte(parity) })
 }
 
 /// `count` servers of distinct domains.
@@ -104,10 +94,7 @@ fn pick(
     stripe: StripeId,
 ) -> Vec<ServerId> {
     let groups = copysets(domains, count);
-    let weights: Vec<u64> = groups
-        .iter()
-        .map(|group| group_weight(domains, group))
-        .collect();
+    let weights: Vec<u64> = groups.iter().map(|group| group_weight(domains, group)).collect();
     let group = &groups[weighted(&weights, mix(stripe.0))];
     let turn = usize::try_from(mix(stripe.0 ^ 0x5bd1_e995) % count as u64).expect("small");
     (0..count)
@@ -127,22 +114,13 @@ fn copysets<'a>(domains: &BTreeMap<&'a str, Vec<&ServerEntry>>, count: usize) ->
         order.sort_by_key(|domain| hash(domain, permutation));
         let circle = order.iter().copied().chain(order.iter().copied());
         let circle: Vec<&str> = circle.collect();
-        groups.extend(
-            (0..order.len())
-                .step_by(count)
-                .map(|at| circle[at..at + count].to_vec()),
-        );
+        groups.extend((0..order.len()).step_by(count).map(|at| circle[at..at + count].to_vec()));
     }
     groups
 }
 
 fn group_weight(domains: &BTreeMap<&str, Vec<&ServerEntry>>, group: &[&str]) -> u64 {
-    let free = |domain: &&str| {
-        domains[*domain]
-            .iter()
-            .map(|server| weight(server))
-            .sum::<u64>()
-    };
+    let free = |domain: &&str| domains[*domain].iter().map(|server| weight(server)).sum::<u64>();
     group.iter().map(free).min().unwrap_or(0)
 }
 
@@ -164,8 +142,7 @@ fn weighted(weights: &[u64], random: u64) -> usize {
 }
 
 fn hash(text: &str, seed: u64) -> u64 {
-    text.bytes()
-        .fold(mix(seed + 1), |hash, byte| mix(hash ^ u64::from(byte)))
+    text.bytes().fold(mix(seed + 1), |hash, byte| mix(hash ^ u64::from(byte)))
 }
 
 /// SplitMix64's finalizer (Steele, Lea & Flood 2014).
@@ -216,30 +193,19 @@ mod tests {
     fn width_follows_servers_and_size() {
         let map = cluster(3, 2, 1);
         assert_eq!(widths(&map, &[], 8 << 20), Some((2, 1)));
-        assert_eq!(
-            widths(&map, &[], 4096),
-            Some((1, 1)),
-            "one block needs one data shard"
-        );
+        assert_eq!(widths(&map, &[], 4096), Some((1, 1)), "one block needs one data shard");
         assert_eq!(widths(&map, &[2], 8 << 20), Some((1, 1)), "narrower");
         assert_eq!(widths(&map, &[1, 2], 8 << 20), None, "one copy is too few");
         let map = cluster(6, 4, 2);
         assert_eq!(widths(&map, &[1], 8 << 20), Some((3, 2)));
-        assert_eq!(
-            widths(&map, &[1, 2, 3, 4], 8 << 20),
-            Some((1, 1)),
-            "at risk, but two copies"
-        );
+        assert_eq!(widths(&map, &[1, 2, 3, 4], 8 << 20), Some((1, 1)), "at risk, but two copies");
     }
 
     #[test]
     fn volumes_without_parity_or_with_one_copy_can_be_written() {
         let map = cluster(1, 2, 0);
         assert_eq!(widths(&map, &[], 8 << 20), Some((1, 0)));
-        let lenient = PlacementMap {
-            min_copies: 1,
-            ..cluster(3, 2, 1)
-        };
+        let lenient = PlacementMap { min_copies: 1, ..cluster(3, 2, 1) };
         assert_eq!(widths(&lenient, &[1, 2], 8 << 20), Some((1, 0)));
         assert_eq!(widths(&lenient, &[1, 2, 3], 8 << 20), None);
     }
@@ -277,10 +243,7 @@ mod tests {
             }
         }
         assert!(sets.len() <= 16, "{}", sets.len());
-        assert!(
-            counts.get(&1).is_none_or(|&count| count < 200),
-            "{counts:?}"
-        );
+        assert!(counts.get(&1).is_none_or(|&count| count < 200), "{counts:?}");
         assert!((2..=12).all(|id| counts[&id] > 700), "{counts:?}");
     }
 }

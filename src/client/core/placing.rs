@@ -91,21 +91,9 @@ enum TryState {
 impl Placing {
     /// All shards have just been sent to `servers`; `data` of them carry data.
     pub(crate) fn new(data: usize, servers: &[ServerId], now: Duration) -> Self {
-        let sent = |&server: &ServerId| Try {
-            server,
-            since: now,
-            state: TryState::Sent,
-        };
-        let shard = |server| Shard {
-            tries: vec![sent(server)],
-            durable: None,
-        };
-        Self {
-            data,
-            shards: servers.iter().map(shard).collect(),
-            took: Vec::new(),
-            over: false,
-        }
+        let sent = |&server: &ServerId| Try { server, since: now, state: TryState::Sent };
+        let shard = |server| Shard { tries: vec![sent(server)], durable: None };
+        Self { data, shards: servers.iter().map(shard).collect(), took: Vec::new(), over: false }
     }
 
     /// Takes in an event; what to do now. After `Narrow` or `Placed` there is nothing more to do.
@@ -136,24 +124,16 @@ impl Placing {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let late_after = self.late_after()?;
         let open = self.shards.iter().filter(|shard| shard.durable.is_none());
-        let sent = open
-            .flat_map(|shard| &shard.tries)
-            .filter(|a_try| a_try.state == TryState::Sent);
+        let sent =
+            open.flat_map(|shard| &shard.tries).filter(|a_try| a_try.state == TryState::Sent);
         sent.map(|a_try| a_try.since + late_after).min()
     }
 
     /// Shards that are not durable yet, and the servers they wait for.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, ServerId)> {
-        let open = self
-            .shards
-            .iter()
-            .enumerate()
-            .filter(|(_, shard)| shard.durable.is_none());
+        let open = self.shards.iter().enumerate().filter(|(_, shard)| shard.durable.is_none());
         open.flat_map(|(index, shard)| {
-            let live = shard
-                .tries
-                .iter()
-                .filter(|a_try| a_try.state != TryState::Failed);
+            let live = shard.tries.iter().filter(|a_try| a_try.state != TryState::Failed);
             live.map(move |a_try| (index, a_try.server))
         })
     }
@@ -169,28 +149,18 @@ impl Placing {
             return;
         }
         let late = self.late_tries(index, now);
-        let waits = self.shards[index]
-            .tries
-            .iter()
-            .any(|a_try| a_try.state == TryState::Sent);
+        let waits = self.shards[index].tries.iter().any(|a_try| a_try.state == TryState::Sent);
         if waits && late.is_empty() {
             return;
         }
-        let tried: Vec<ServerId> = self.shards[index]
-            .tries
-            .iter()
-            .map(|a_try| a_try.server)
-            .collect();
+        let tried: Vec<ServerId> =
+            self.shards[index].tries.iter().map(|a_try| a_try.server).collect();
         if let Some(spare) = cluster.spare(&self.kept(index), &tried) {
             for server in late {
                 self.mark(index, server, TryState::Late);
                 steps.push(Step::Avoid(server));
             }
-            let sent = Try {
-                server: spare,
-                since: now,
-                state: TryState::Sent,
-            };
+            let sent = Try { server: spare, since: now, state: TryState::Sent };
             self.shards[index].tries.push(sent);
             steps.push(Step::Put(index, spare));
         } else if self.all_failed(index) || cluster.can_narrow(&tried) {
@@ -212,15 +182,8 @@ impl Placing {
     }
 
     fn mark(&mut self, index: usize, server: ServerId, state: TryState) {
-        let tries = self
-            .shards
-            .get_mut(index)
-            .map(|shard| shard.tries.iter_mut());
-        if let Some(a_try) = tries
-            .into_iter()
-            .flatten()
-            .find(|a_try| a_try.server == server)
-        {
+        let tries = self.shards.get_mut(index).map(|shard| shard.tries.iter_mut());
+        if let Some(a_try) = tries.into_iter().flatten().find(|a_try| a_try.server == server) {
             a_try.state = state;
         }
     }
@@ -230,18 +193,11 @@ impl Placing {
     }
 
     fn all_failed(&self, index: usize) -> bool {
-        self.shards[index]
-            .tries
-            .iter()
-            .all(|a_try| a_try.state == TryState::Failed)
+        self.shards[index].tries.iter().all(|a_try| a_try.state == TryState::Failed)
     }
 
     fn late_after(&self) -> Option<Duration> {
-        let durable = self
-            .shards
-            .iter()
-            .filter(|shard| shard.durable.is_some())
-            .count();
+        let durable = self.shards.iter().filter(|shard| shard.durable.is_some()).count();
         (durable >= self.data).then(|| LATE_MIN.max(median(&self.took) * LATE_FACTOR))
     }
 
@@ -257,11 +213,7 @@ impl Placing {
 
     /// Where the other shards are, or may yet be.
     fn kept(&self, except: usize) -> Vec<ServerId> {
-        let others = self
-            .shards
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != except);
+        let others = self.shards.iter().enumerate().filter(|(index, _)| *index != except);
         others
             .flat_map(|(_, shard)| match shard.durable {
                 Some((server, _)) => vec![server],
@@ -307,58 +259,30 @@ mod tests {
 
     #[test]
     fn a_stripe_is_placed_only_when_every_shard_is_durable() {
-        let (mut placing, cluster) = (
-            three(),
-            Fake {
-                servers: vec![1, 2, 3],
-                narrow: true,
-            },
-        );
+        let (mut placing, cluster) = (three(), Fake { servers: vec![1, 2, 3], narrow: true });
         assert_eq!(placing.on(ok(0, 1), ms(10), &cluster), []);
         assert_eq!(placing.on(ok(2, 3), ms(11), &cluster), []);
         let places = [1, 2, 3].map(|id| (ServerId(id), Epoch(7))).to_vec();
-        assert_eq!(
-            placing.on(ok(1, 2), ms(12), &cluster),
-            [Step::Placed(places)]
-        );
+        assert_eq!(placing.on(ok(1, 2), ms(12), &cluster), [Step::Placed(places)]);
     }
 
     #[test]
     fn a_hung_server_is_replaced_by_a_spare() {
-        let (mut placing, cluster) = (
-            three(),
-            Fake {
-                servers: vec![1, 2, 3, 4],
-                narrow: true,
-            },
-        );
+        let (mut placing, cluster) = (three(), Fake { servers: vec![1, 2, 3, 4], narrow: true });
         placing.on(ok(0, 1), ms(10), &cluster);
-        assert_eq!(
-            placing.deadline(),
-            None,
-            "too few have finished to call anybody late"
-        );
+        assert_eq!(placing.deadline(), None, "too few have finished to call anybody late");
         placing.on(ok(1, 2), ms(11), &cluster);
         assert_eq!(placing.deadline(), Some(ms(250)));
         assert_eq!(placing.on(Event::Tick, ms(249), &cluster), []);
         let steps = placing.on(Event::Tick, ms(250), &cluster);
         assert_eq!(steps, [Step::Avoid(ServerId(3)), Step::Put(2, ServerId(4))]);
         let steps = placing.on(ok(2, 3), ms(300), &cluster);
-        assert!(
-            matches!(&steps[..], [Step::Placed(at)] if at[2].0 == ServerId(3)),
-            "late is fine"
-        );
+        assert!(matches!(&steps[..], [Step::Placed(at)] if at[2].0 == ServerId(3)), "late is fine");
     }
 
     #[test]
     fn without_a_spare_the_stripe_becomes_narrower() {
-        let (mut placing, cluster) = (
-            three(),
-            Fake {
-                servers: vec![1, 2, 3],
-                narrow: true,
-            },
-        );
+        let (mut placing, cluster) = (three(), Fake { servers: vec![1, 2, 3], narrow: true });
         placing.on(ok(0, 1), ms(100), &cluster);
         placing.on(ok(1, 2), ms(100), &cluster);
         assert_eq!(placing.on(Event::Tick, ms(399), &cluster), [], "4 × 100 ms");
@@ -369,26 +293,14 @@ mod tests {
 
     #[test]
     fn slow_disks_narrow_nothing() {
-        let (mut placing, cluster) = (
-            three(),
-            Fake {
-                servers: vec![1, 2, 3, 4],
-                narrow: true,
-            },
-        );
+        let (mut placing, cluster) = (three(), Fake { servers: vec![1, 2, 3, 4], narrow: true });
         placing.on(ok(0, 1), ms(10), &cluster);
         assert_eq!(placing.on(Event::Tick, ms(20_000), &cluster), []);
     }
 
     #[test]
     fn a_failed_put_does_not_wait_to_be_late() {
-        let (mut placing, cluster) = (
-            three(),
-            Fake {
-                servers: vec![1, 2, 3, 4],
-                narrow: true,
-            },
-        );
+        let (mut placing, cluster) = (three(), Fake { servers: vec![1, 2, 3, 4], narrow: true });
         let steps = placing.on(Event::Failed(1, ServerId(2)), ms(1), &cluster);
         assert_eq!(steps, [Step::Avoid(ServerId(2)), Step::Put(1, ServerId(4))]);
         let steps = placing.on(Event::Failed(1, ServerId(4)), ms(2), &cluster);
@@ -398,15 +310,9 @@ mod tests {
     #[test]
     fn where_nothing_else_is_left_a_late_server_is_waited_for() {
         let mut placing = Placing::new(1, &[ServerId(1), ServerId(2)], T0);
-        let cluster = Fake {
-            servers: vec![1, 2],
-            narrow: false,
-        };
+        let cluster = Fake { servers: vec![1, 2], narrow: false };
         placing.on(ok(0, 1), ms(10), &cluster);
         assert_eq!(placing.on(Event::Tick, ms(9000), &cluster), []);
-        assert!(matches!(
-            &placing.on(ok(1, 2), ms(9001), &cluster)[..],
-            [Step::Placed(_)]
-        ));
+        assert!(matches!(&placing.on(ok(1, 2), ms(9001), &cluster)[..], [Step::Placed(_)]));
     }
 }

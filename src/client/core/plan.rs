@@ -52,25 +52,14 @@ mod tests {
 
     fn record(data: u8, length: u32) -> StripeRecord {
         let width = Width { data, parity: 1 };
-        StripeRecord {
-            id: StripeId(1),
-            width,
-            codec: Codec::ReedSolomon,
-            length,
-            shards: vec![],
-        }
+        StripeRecord { id: StripeId(1), width, codec: Codec::ReedSolomon, length, shards: vec![] }
     }
 
     #[test]
     fn a_block_is_one_range_of_one_shard() {
         let ranges = shard_ranges(&record(2, 8 << 20), (4 << 20) + 4096 + 10, 100);
-        let expected = ShardRange {
-            index: ShardIndex(1),
-            first: 1,
-            count: 1,
-            skip: 10,
-            length: 100,
-        };
+        let expected =
+            ShardRange { index: ShardIndex(1), first: 1, count: 1, skip: 10, length: 100 };
         assert_eq!(ranges, [expected]);
     }
 

@@ -31,23 +31,13 @@ pub(crate) struct Buffer {
 impl Pool {
     /// A pool that keeps at most `keep` unused buffers.
     pub(crate) fn new(keep: usize) -> Arc<Self> {
-        Arc::new(Self {
-            free: Mutex::new(Vec::new()),
-            keep,
-        })
+        Arc::new(Self { free: Mutex::new(Vec::new()), keep })
     }
 
     /// An empty buffer with room for a whole stripe.
     pub(crate) fn whole(self: &Arc<Self>) -> Buffer {
-        let bytes = self
-            .free
-            .lock()
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(WHOLE));
-        Buffer {
-            bytes,
-            pool: Some(Arc::clone(self)),
-        }
+        let bytes = self.free.lock().pop().unwrap_or_else(|| Vec::with_capacity(WHOLE));
+        Buffer { bytes, pool: Some(Arc::clone(self)) }
     }
 
     fn give_back(&self, mut bytes: Vec<u8>) {

@@ -28,11 +28,7 @@ impl ReadAhead {
         let stream = range.start <= self.next + DISORDER && self.next <= range.start + DISORDER;
         let begins = range.start == 0 || range.start == self.next;
         if !stream || (self.window == 0 && !begins) {
-            *self = Self {
-                next: range.end,
-                window: 0,
-                fetched: range.end,
-            };
+            *self = Self { next: range.end, window: 0, fetched: range.end };
             return None;
         }
         self.next = self.next.max(range.end);
@@ -64,10 +60,7 @@ mod tests {
             let read = start..start + step as u64;
             if let Some(fetch) = ahead.on_read(&read, size) {
                 assert!(fetch.start >= fetched.min(read.end) && fetch.end <= size);
-                assert!(
-                    fetch.start == fetched.max(read.end),
-                    "nothing twice, nothing left out"
-                );
+                assert!(fetch.start == fetched.max(read.end), "nothing twice, nothing left out");
                 longest = longest.max(fetch.end - read.end);
                 fetched = fetch.end;
             }
@@ -92,9 +85,7 @@ mod tests {
         let mut last = 0;
         for at in [1u64, 0, 3, 2, 5, 4, 7, 6, 9, 8] {
             let read = at * step..(at + 1) * step;
-            last = ahead
-                .on_read(&read, 1 << 40)
-                .map_or(last, |fetch| fetch.end);
+            last = ahead.on_read(&read, 1 << 40).map_or(last, |fetch| fetch.end);
         }
         assert!(last > 1 << 20, "{last}");
     }

@@ -29,10 +29,7 @@ pub(crate) struct Slots {
 impl Slots {
     /// All slots of a new session.
     pub(crate) fn new(session: SessionId) -> Self {
-        let free = (0..SESSION_SLOTS)
-            .rev()
-            .map(|slot| (Slot(slot), SlotSeq(1)))
-            .collect();
+        let free = (0..SESSION_SLOTS).rev().map(|slot| (Slot(slot), SlotSeq(1))).collect();
         Self { session, free }
     }
 
@@ -46,18 +43,13 @@ impl Slots {
         let keep = self.free.len().checked_sub(count)?;
         let session = self.session;
         let taken = self.free.drain(keep..);
-        Some(
-            taken
-                .map(|(slot, seq)| Taken { session, slot, seq })
-                .collect(),
-        )
+        Some(taken.map(|(slot, seq)| Taken { session, slot, seq }).collect())
     }
 
     /// The operations in them were answered.
     pub(crate) fn give_back(&mut self, taken: &[Taken]) {
         let ours = taken.iter().filter(|taken| taken.session == self.session);
-        self.free
-            .extend(ours.map(|taken| (taken.slot, SlotSeq(taken.seq.0 + 1))));
+        self.free.extend(ours.map(|taken| (taken.slot, SlotSeq(taken.seq.0 + 1))));
     }
 }
 

@@ -26,21 +26,8 @@ impl Fs {
         if let Some(size) = changes.size {
             attr = Some(self.truncate(ino, size, Some(self.session.now())).await?);
         }
-        let SetAttr {
-            mode,
-            uid,
-            gid,
-            atime,
-            mtime,
-            size: _,
-        } = changes;
-        let changes = AttrChanges {
-            mode,
-            uid,
-            gid,
-            atime,
-            mtime,
-        };
+        let SetAttr { mode, uid, gid, atime, mtime, size: _ } = changes;
+        let changes = AttrChanges { mode, uid, gid, atime, mtime };
         if changes != AttrChanges::default() {
             attr = Some(self.change_attrs(ino, changes).await?);
         }

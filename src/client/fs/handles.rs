@@ -19,11 +19,7 @@ impl Fs {
         let pinned = file
             .when(|state| (state.grant != Grant::Releasing).then_some(state.pin.is_some()))
             .await;
-        let pin = if pinned {
-            None
-        } else {
-            Some(self.pin(&file).await?)
-        };
+        let pin = if pinned { None } else { Some(self.pin(&file).await?) };
         let handle = self.files.open(&file, open, pin);
         if open.truncate
             && let Err(errno) = self.truncate(ino, 0, Some(self.session.now())).await
@@ -53,16 +49,11 @@ impl Fs {
             Err(errno) => return Some(Err(errno)),
         };
         let range = offset..offset.saturating_add(u64::from(size));
-        self.reader
-            .try_read(&open.file, &range, &open.ahead)
-            .map(Ok)
+        self.reader.try_read(&open.file, &range, &open.ahead).map(Ok)
     }
 
     /// What `close` reports: an error that an earlier write met. Does not wait.
-    #[expect(
-        clippy::unused_async,
-        reason = "it will wait where a mount asks for it"
-    )]
+    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
     pub async fn flush(&self, handle: Handle) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
         let mut state = open.file.state.lock();
@@ -75,19 +66,14 @@ impl Fs {
         self.flusher.flush(&open.file).await;
         if open.file.state.lock().grant == Grant::Nothing {
             // Whoever holds the file commits before the monitors answer this.
-            self.session
-                .query(Query::Attr { ino: open.file.ino })
-                .await?;
+            self.session.query(Query::Attr { ino: open.file.ino }).await?;
         }
         let mut state = open.file.state.lock();
         state.take_failure(&open.seen)
     }
 
     /// The handle is closed.
-    #[expect(
-        clippy::unused_async,
-        reason = "it will wait where a mount asks for it"
-    )]
+    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
     pub async fn release(&self, handle: Handle) {
         let Some(file) = self.files.close(handle) else {
             return;
@@ -101,11 +87,7 @@ impl Fs {
         }
         file.changed.notify_waiters();
         if let Some(failure) = state.failure.filter(|failure| !failure.reported) {
-            log::error!(
-                "inode {}: closed although writes were lost: {}",
-                file.ino,
-                failure.errno
-            );
+            log::error!("inode {}: closed although writes were lost: {}", file.ino, failure.errno);
         }
     }
 
@@ -115,10 +97,7 @@ impl Fs {
         let files = self.files.all();
         let before: Vec<u64> = files.iter().map(failures).collect();
         self.flusher.flush_all(&files).await;
-        let failed = files
-            .iter()
-            .zip(before)
-            .any(|(file, before)| failures(file) > before);
+        let failed = files.iter().zip(before).any(|(file, before)| failures(file) > before);
         if failed { Err(Errno::Io) } else { Ok(()) }
     }
 
@@ -136,13 +115,8 @@ impl Fs {
     /// Has the monitors keep the file although its last name may go. The beginning of its map comes with it.
     async fn pin(&self, file: &Arc<File>) -> Result<u64, Errno> {
         let generation = self.files.generation();
-        let Answer::Map(told) = self
-            .session
-            .query(Query::Open {
-                ino: file.ino,
-                generation,
-            })
-            .await?
+        let Answer::Map(told) =
+            self.session.query(Query::Open { ino: file.ino, generation }).await?
         else {
             return Err(Errno::Io);
         };

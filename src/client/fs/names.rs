@@ -7,12 +7,7 @@ use crate::wire::metadata::{Answer, Create, Op, Query, Rename, RenameMode, Reply
 impl Fs {
     /// The inode with that name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
-        let attr = self
-            .ask_attr(Query::Lookup {
-                parent,
-                name: name.to_vec(),
-            })
-            .await?;
+        let attr = self.ask_attr(Query::Lookup { parent, name: name.to_vec() }).await?;
         self.freshen(attr).await
     }
 
@@ -38,12 +33,7 @@ impl Fs {
         open: OpenMode,
     ) -> Result<(Attr, Handle), Errno> {
         self.must_be_writable()?;
-        let new = NewInode {
-            kind: FileKind::Regular,
-            mode,
-            rdev: 0,
-            target: Vec::new(),
-        };
+        let new = NewInode { kind: FileKind::Regular, mode, rdev: 0, target: Vec::new() };
         let attr = self.create_inode(caller, parent, name, new, true).await?;
         let file = self.files.get(attr.ino);
         let handle = self.files.open(&file, open, Some(1));
@@ -54,25 +44,14 @@ impl Fs {
     /// One more name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
         self.must_be_writable()?;
-        let op = Op::Link {
-            ino,
-            parent,
-            name: name.to_vec(),
-        };
+        let op = Op::Link { ino, parent, name: name.to_vec() };
         self.change_inode(op).await
     }
 
     /// Remove a name of something that is not a directory.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
-        match self
-            .session
-            .mutate(Op::Unlink {
-                parent,
-                name: name.to_vec(),
-            })
-            .await?
-        {
+        match self.session.mutate(Op::Unlink { parent, name: name.to_vec() }).await? {
             Reply::Removed { ino, nlink } => {
                 self.unlinked(ino, nlink);
                 Ok(())
@@ -84,13 +63,7 @@ impl Fs {
     /// Remove an empty directory.
     pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
-        self.session
-            .mutate(Op::Rmdir {
-                parent,
-                name: name.to_vec(),
-            })
-            .await
-            .map(drop)
+        self.session.mutate(Op::Rmdir { parent, name: name.to_vec() }).await.map(drop)
     }
 
     /// Rename. Where it replaces a file, the new file's data is committed first: after a crash there is the old
@@ -105,17 +78,10 @@ impl Fs {
     ) -> Result<(), Errno> {
         self.must_be_writable()?;
         if mode == RenameMode::Replace && !self.flusher.is_idle() {
-            self.commit_before_replacing(parent, name, new_parent, new_name)
-                .await?;
+            self.commit_before_replacing(parent, name, new_parent, new_name).await?;
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        let rename = Rename {
-            parent,
-            name,
-            new_parent,
-            new_name,
-            mode,
-        };
+        let rename = Rename { parent, name, new_parent, new_name, mode };
         self.session.mutate(Op::Rename(rename)).await.map(drop)
     }
 
@@ -128,21 +94,8 @@ impl Fs {
         limit: u32,
         attrs: bool,
     ) -> Result<Listing, Errno> {
-        let answer = self
-            .session
-            .query(Query::ReadDir {
-                dir,
-                after,
-                limit,
-                attrs,
-            })
-            .await?;
-        let Answer::Entries {
-            parent,
-            mut entries,
-            end,
-        } = answer
-        else {
+        let answer = self.session.query(Query::ReadDir { dir, after, limit, attrs }).await?;
+        let Answer::Entries { parent, mut entries, end } = answer else {
             return Err(Errno::Io);
         };
         for entry in &mut entries {
@@ -151,11 +104,7 @@ impl Fs {
                 entry.attr = self.freshen(attr).await.ok();
             }
         }
-        Ok(Listing {
-            parent,
-            entries,
-            end,
-        })
+        Ok(Listing { parent, entries, end })
     }
 
     /// Where a symbolic link points.
@@ -219,10 +168,7 @@ impl Fs {
         new_parent: Ino,
         new_name: &[u8],
     ) -> Result<(), Errno> {
-        let lookup = |parent, name: &[u8]| Query::Lookup {
-            parent,
-            name: name.to_vec(),
-        };
+        let lookup = |parent, name: &[u8]| Query::Lookup { parent, name: name.to_vec() };
         let lookups = vec![lookup(parent, name), lookup(new_parent, new_name)];
         let answers = self.session.query_all(lookups).await;
         let [Ok(Answer::Attr(source)), Ok(Answer::Attr(_))] = &answers[..] else {

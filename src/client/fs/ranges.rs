@@ -25,9 +25,7 @@ impl Fs {
     ) -> Result<(), Errno> {
         self.must_be_writable()?;
         let (file, _) = self.file_of(handle)?;
-        let end = offset
-            .checked_add(length)
-            .filter(|end| *end <= FILE_BYTES_MAX);
+        let end = offset.checked_add(length).filter(|end| *end <= FILE_BYTES_MAX);
         let range = offset..end.ok_or(Errno::FileTooBig)?;
         let _order = file.order.lock().await;
         let _held = self.grants.hold(&file).await?;
@@ -50,10 +48,7 @@ impl Fs {
         let mut at = offset;
         loop {
             // As much as a map is told at a time.
-            let view = self
-                .reader
-                .view(&file, at..at.saturating_add(64 << 20))
-                .await?;
+            let view = self.reader.view(&file, at..at.saturating_add(64 << 20)).await?;
             if offset >= view.size {
                 return Err(Errno::NoSuchOffset);
             }
@@ -89,11 +84,7 @@ impl Fs {
     ) -> Result<u64, Errno> {
         self.must_be_writable()?;
         let ((from, from_ino), (to, to_ino)) = (self.file_of(from)?, self.file_of(to)?);
-        let (first, second) = if from_ino <= to_ino {
-            (&from, &to)
-        } else {
-            (&to, &from)
-        };
+        let (first, second) = if from_ino <= to_ino { (&from, &to) } else { (&to, &from) };
         let _first_order = first.order.lock().await;
         let _second_order = match from_ino == to_ino {
             true => None,
@@ -118,14 +109,8 @@ impl Fs {
         self.flush_or_fail(&from).await?;
         self.flush_or_fail(&to).await?;
         let mtime = self.session.now();
-        let mut range = CloneRange {
-            from: from_ino,
-            from_offset,
-            to: to_ino,
-            to_offset,
-            length,
-            mtime,
-        };
+        let mut range =
+            CloneRange { from: from_ino, from_offset, to: to_ino, to_offset, length, mtime };
         let attr = loop {
             match self.content_op(Op::Clone(range)).await {
                 // Too many extents for one command: a shorter part. The caller asks for the rest.
@@ -181,13 +166,7 @@ impl Fs {
             self.flusher.note(file, &mut state, before);
         }
         self.settle(file).await;
-        let attr = self
-            .content_op(Op::Truncate {
-                ino: file.ino,
-                size,
-                mtime,
-            })
-            .await?;
+        let attr = self.content_op(Op::Truncate { ino: file.ino, size, mtime }).await?;
         let mut state = file.state.lock();
         state.truncate(size);
         state.map.advance(attr.dv);
@@ -209,11 +188,7 @@ impl Fs {
         }
         let first = range.start.next_multiple_of(BLOCK64);
         // The last block of the file is whole, however short it is.
-        let last = if end == size {
-            end.next_multiple_of(BLOCK64)
-        } else {
-            block_start(end)
-        };
+        let last = if end == size { end.next_multiple_of(BLOCK64) } else { block_start(end) };
         if first >= last {
             return self.write_zeros(file, range.start..end).await;
         }
@@ -230,14 +205,7 @@ impl Fs {
         self.settle(file).await;
         let mtime = self.session.now();
         let (offset, length) = (first, last - first);
-        let attr = self
-            .content_op(Op::Punch {
-                ino: file.ino,
-                offset,
-                length,
-                mtime,
-            })
-            .await?;
+        let attr = self.content_op(Op::Punch { ino: file.ino, offset, length, mtime }).await?;
         let mut state = file.state.lock();
         state.map.punch(&(first..last));
         state.map.advance(attr.dv);

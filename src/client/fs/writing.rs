@@ -108,9 +108,7 @@ impl Fs {
 
     fn put(&self, file: &Arc<File>, state: &mut FileState, offset: u64, data: &[u8]) {
         let before = state.buffer.weight();
-        state
-            .buffer
-            .write(offset, data, self.session.monotonic(), self.flusher.pool());
+        state.buffer.write(offset, data, self.session.monotonic(), self.flusher.pool());
         state.size = state.size.max(offset + data.len() as u64);
         state.mtime = Some(self.session.now());
         self.flusher.note(file, state, before);
@@ -125,8 +123,6 @@ impl Fs {
 }
 
 fn range(offset: u64, data: &[u8]) -> Result<Range<u64>, Errno> {
-    let end = offset
-        .checked_add(data.len() as u64)
-        .filter(|end| *end <= FILE_BYTES_MAX);
+    let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_BYTES_MAX);
     end.map(|end| offset..end).ok_or(Errno::FileTooBig)
 }

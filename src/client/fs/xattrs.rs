@@ -15,11 +15,8 @@ const OURS: &[u8] = b"user.okapifs.";
 /// What a program may use.
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
 /// What the kernel asks for often and nobody can set.
-const NEVER_SET: [&[u8]; 3] = [
-    b"security.capability",
-    b"system.posix_acl_access",
-    b"system.posix_acl_default",
-];
+const NEVER_SET: [&[u8]; 3] =
+    [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
 /// How much is read at a time for an MD5.
 const MD5_PORTION: u64 = 4 << 20;
 
@@ -32,14 +29,7 @@ impl Fs {
         if NEVER_SET.contains(&name) {
             return Err(Errno::NoAttribute);
         }
-        match self
-            .session
-            .query(Query::GetXattr {
-                ino,
-                name: name.to_vec(),
-            })
-            .await?
-        {
+        match self.session.query(Query::GetXattr { ino, name: name.to_vec() }).await? {
             Answer::Bytes(value) => Ok(value),
             _ => Err(Errno::Io),
         }
@@ -63,25 +53,13 @@ impl Fs {
     ) -> Result<(), Errno> {
         self.may_change(name)?;
         let (name, value) = (name.to_vec(), value.to_vec());
-        self.change_inode(Op::SetXattr {
-            ino,
-            name,
-            value,
-            mode,
-        })
-        .await
-        .map(drop)
+        self.change_inode(Op::SetXattr { ino, name, value, mode }).await.map(drop)
     }
 
     /// Remove an extended attribute.
     pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
         self.may_change(name)?;
-        self.change_inode(Op::RemoveXattr {
-            ino,
-            name: name.to_vec(),
-        })
-        .await
-        .map(drop)
+        self.change_inode(Op::RemoveXattr { ino, name: name.to_vec() }).await.map(drop)
     }
 
     fn may_change(&self, name: &[u8]) -> Result<(), Errno> {
@@ -89,9 +67,7 @@ impl Fs {
         if name.starts_with(OURS) {
             return Err(Errno::NotPermitted);
         }
-        let known = NAMESPACES
-            .iter()
-            .any(|namespace| name.starts_with(namespace));
+        let known = NAMESPACES.iter().any(|namespace| name.starts_with(namespace));
         if !known || NEVER_SET.contains(&name) {
             return Err(Errno::NotSupported);
         }
@@ -168,8 +144,5 @@ impl Fs {
 }
 
 fn hex(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .iter()
-        .flat_map(|byte| format!("{byte:02x}").into_bytes())
-        .collect()
+    bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
 }

@@ -25,30 +25,14 @@ const SIZE_MAX: u64 = 64 * 1024;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write {
-        offset: u64,
-        length: usize,
-        fill: u8,
-    },
-    Append {
-        length: usize,
-        fill: u8,
-    },
-    Truncate {
-        size: u64,
-    },
-    Punch {
-        first: u64,
-        blocks: u64,
-    },
-    Freeze {
-        all: bool,
-    },
+    Write { offset: u64, length: usize, fill: u8 },
+    Append { length: usize, fill: u8 },
+    Truncate { size: u64 },
+    Punch { first: u64, blocks: u64 },
+    Freeze { all: bool },
     Commit,
     Refuse,
-    ForgetMap {
-        portion: u64,
-    },
+    ForgetMap { portion: u64 },
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -108,11 +92,7 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Write {
-                offset,
-                length,
-                fill,
-            } => self.write(offset, &pattern(length, fill)),
+            Step::Write { offset, length, fill } => self.write(offset, &pattern(length, fill)),
             Step::Append { length, fill } => {
                 self.write(self.model.len() as u64, &pattern(length, fill));
             }
@@ -134,9 +114,7 @@ impl World {
         for block in missing {
             let end = (block + BLOCK64).min(state.size);
             let content = self.read(&state, block, end);
-            state
-                .buffer
-                .fill(block, &content, Duration::ZERO, &self.pool);
+            state.buffer.fill(block, &content, Duration::ZERO, &self.pool);
         }
         state.buffer.write(offset, data, Duration::ZERO, &self.pool);
         state.size = state.size.max(range.end);
@@ -156,11 +134,7 @@ impl World {
     }
 
     fn punch(&mut self, start: u64, end: u64) {
-        self.file
-            .state
-            .lock()
-            .buffer
-            .punch(&(start..end), &self.pool);
+        self.file.state.lock().buffer.punch(&(start..end), &self.pool);
         self.settle();
         self.file.state.lock().map.punch(&(start..end));
         self.tell_hole(start, end);
@@ -217,10 +191,7 @@ impl World {
         let newer: Vec<_> = newer
             .iter()
             .map(|piece| {
-                (
-                    piece.ino,
-                    piece.file_offset..piece.file_offset + u64::from(piece.length),
-                )
+                (piece.ino, piece.file_offset..piece.file_offset + u64::from(piece.length))
             })
             .collect();
         let left = crate::client::core::pack::without(&first.pieces(), &newer);
@@ -280,12 +251,7 @@ impl World {
                 |record: &&StripeRecord| extents.iter().any(|extent| extent.stripe == record.id);
             let stripes = self.records.values().filter(named).cloned().collect();
             assert_eq!(state.map.first_unknown(&(from..to)), Some(from));
-            assert!(state.map.install(Extents {
-                from,
-                to,
-                extents,
-                stripes
-            }));
+            assert!(state.map.install(Extents { from, to, extents, stripes }));
             from = to;
         }
         assert!(state.map.knows(&(0..SIZE_MAX)));
@@ -328,9 +294,7 @@ impl World {
 
 /// Bytes that tell where they were written.
 fn pattern(length: usize, fill: u8) -> Vec<u8> {
-    (0..length)
-        .map(|at| fill.wrapping_add((at % 7) as u8).max(1))
-        .collect()
+    (0..length).map(|at| fill.wrapping_add((at % 7) as u8).max(1)).collect()
 }
 
 proptest! {
@@ -361,11 +325,7 @@ fn a_stream_becomes_whole_stripes_without_gaps() {
     world.freeze(Which::Full);
     world.freeze(Which::Full);
     world.freeze(Which::Full);
-    let lengths: Vec<usize> = world
-        .frozen
-        .iter()
-        .map(|frozen| frozen.payload.len())
-        .collect();
+    let lengths: Vec<usize> = world.frozen.iter().map(|frozen| frozen.payload.len()).collect();
     assert_eq!(lengths, [8 << 20, 8 << 20]);
     assert_eq!(world.frozen[0].pieces().len(), 1);
     world.freeze(Which::All);
@@ -377,10 +337,7 @@ fn a_stream_becomes_whole_stripes_without_gaps() {
 fn scattered_blocks_of_one_file_become_one_stripe() {
     let mut world = World::new();
     for at in 0..1000u64 {
-        world.write(
-            (at * 7919 % 1000) * 2 * BLOCK64,
-            &pattern(BLOCK as usize, at as u8),
-        );
+        world.write((at * 7919 % 1000) * 2 * BLOCK64, &pattern(BLOCK as usize, at as u8));
     }
     world.freeze(Which::Small);
     assert_eq!(world.frozen.len(), 1);

@@ -74,12 +74,7 @@ impl FakeMonitors {
             free_bytes: 1 << 40,
         };
         let servers = (1..=3).map(server).collect();
-        PlacementMap {
-            version: 1,
-            width: Width { data: 2, parity: 1 },
-            min_copies: 2,
-            servers,
-        }
+        PlacementMap { version: 1, width: Width { data: 2, parity: 1 }, min_copies: 2, servers }
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -92,15 +87,11 @@ impl FakeMonitors {
                 placement: Self::placement(),
                 credit_bytes: 1 << 40,
             }),
-            Request::Renew(_) => Response::Renewed(Renewed {
-                placement: None,
-                credit_bytes: 1 << 40,
-            }),
+            Request::Renew(_) => {
+                Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40 })
+            }
             Request::Mutate { mutations, .. } => Response::Mutated(
-                mutations
-                    .iter()
-                    .map(|mutation| self.mutate(&mutation.op))
-                    .collect(),
+                mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),
             ),
             Request::Query { queries, .. } => {
                 Response::Answers(queries.iter().map(|query| self.query(query)).collect())
@@ -115,10 +106,7 @@ impl FakeMonitors {
         match op {
             Op::LeaseInodes | Op::LeaseStripes { .. } => {
                 state.next += 1000;
-                Ok(Reply::Range {
-                    first: state.next,
-                    count: 1000,
-                })
+                Ok(Reply::Range { first: state.next, count: 1000 })
             }
             Op::Create(create) => {
                 let file = FakeFile {
@@ -162,17 +150,11 @@ impl FakeMonitors {
 
     fn commit(&self, state: &mut State, commit: &Commit, birth: OpSeq) -> Result<Reply, Errno> {
         let refuse = |left: u32| left.checked_sub(1);
-        if self
-            .refuse_commits
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, refuse)
-            .is_ok()
-        {
+        if self.refuse_commits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, refuse).is_ok() {
             return Err(Errno::Stale);
         }
         assert_eq!(commit.epochs.len(), commit.stripe.width.total());
-        let known = state
-            .stripes
-            .insert(commit.stripe.id, commit.stripe.clone());
+        let known = state.stripes.insert(commit.stripe.id, commit.stripe.clone());
         assert!(known.is_none(), "a stripe id is used once");
         let State { files, .. } = state;
         let outcome = |piece: &CommitPiece| {
@@ -185,29 +167,15 @@ impl FakeMonitors {
             let (offset, length) = (piece.piece.file_offset, piece.piece.length);
             cut(&mut file.extents, offset, offset + u64::from(length));
             let (stripe, stripe_offset) = (commit.stripe.id, piece.piece.stripe_offset);
-            file.extents.insert(
-                offset,
-                Extent {
-                    offset,
-                    length,
-                    stripe,
-                    stripe_offset,
-                    birth,
-                },
-            );
+            file.extents.insert(offset, Extent { offset, length, stripe, stripe_offset, birth });
             file.attr.size = file.attr.size.max(offset + u64::from(length));
             file.attr.mtime = piece.mtime.unwrap_or(file.attr.mtime);
             file.attr.dv = file.attr.dv.next();
             file.attr.md5 = piece.md5;
             file.held = !piece.release;
-            PieceOutcome::Accepted {
-                dv: file.attr.dv,
-                birth,
-            }
+            PieceOutcome::Accepted { dv: file.attr.dv, birth }
         };
-        Ok(Reply::Committed(
-            commit.pieces.iter().map(outcome).collect(),
-        ))
+        Ok(Reply::Committed(commit.pieces.iter().map(outcome).collect()))
     }
 
     fn query(&self, query: &Query) -> Result<Answer, Errno> {
@@ -216,15 +184,13 @@ impl FakeMonitors {
         match query {
             Query::Lookup { name, .. } => {
                 let found = state.files.values().find(|file| file.name == *name);
-                found
-                    .map(|file| Answer::Attr(file.attr.clone()))
-                    .ok_or(Errno::NotFound)
+                found.map(|file| Answer::Attr(file.attr.clone())).ok_or(Errno::NotFound)
             }
             Query::Attr { ino } => Ok(Answer::Attr(file(ino)?.attr.clone())),
             Query::Open { ino, .. } => Ok(Answer::Map(told(&state, file(ino)?, 0, None))),
-            Query::Map {
-                ino, offset, known, ..
-            } => Ok(Answer::Map(told(&state, file(ino)?, *offset, *known))),
+            Query::Map { ino, offset, known, .. } => {
+                Ok(Answer::Map(told(&state, file(ino)?, *offset, *known)))
+            }
             _ => Err(Errno::NotSupported),
         }
     }
@@ -234,33 +200,19 @@ impl FakeMonitors {
 fn told(state: &State, file: &FakeFile, from: u64, known: Option<DataVersion>) -> MapSlice {
     let attr = file.attr.clone();
     if known == Some(attr.dv) {
-        return MapSlice {
-            attr,
-            extents: None,
-        };
+        return MapSlice { attr, extents: None };
     }
     let mut all = file.extents.values().filter(|extent| extent.end() > from);
     let extents: Vec<Extent> = all.by_ref().take(2).copied().collect();
     let to = all.next().map_or(u64::MAX, |extent| extent.offset);
     let names = |record: &&StripeRecord| extents.iter().any(|extent| extent.stripe == record.id);
     let stripes = state.stripes.values().filter(names).cloned().collect();
-    MapSlice {
-        attr,
-        extents: Some(Extents {
-            from,
-            to,
-            extents,
-            stripes,
-        }),
-    }
+    MapSlice { attr, extents: Some(Extents { from, to, extents, stripes }) }
 }
 
 fn cut(extents: &mut BTreeMap<u64, Extent>, start: u64, end: u64) {
     for extent in std::mem::take(extents).into_values() {
-        for part in [
-            extent.offset..extent.end().min(start),
-            extent.offset.max(end)..extent.end(),
-        ] {
+        for part in [extent.offset..extent.end().min(start), extent.offset.max(end)..extent.end()] {
             if part.start < part.end {
                 let skip = (part.start - extent.offset) as u32;
                 let cut = Extent {
@@ -395,22 +347,12 @@ impl Shards for FakeShards {
 
     fn ping(&self, server: ServerId) -> BoxFuture<'static, Result<(), ShardError>> {
         let well = self.mood(server).is_none();
-        async move {
-            if well {
-                Ok(())
-            } else {
-                Err(ShardError::Silent)
-            }
-        }
-        .boxed()
+        async move { if well { Ok(()) } else { Err(ShardError::Silent) } }.boxed()
     }
 
     fn update(&self, _placement: &PlacementMap) {}
 }
 
 fn hash_of(image: &[Bytes]) -> ShardHash {
-    Head::parse(&image.concat())
-        .expect("what is put parses")
-        .header
-        .hash
+    Head::parse(&image.concat()).expect("what is put parses").header.hash
 }

@@ -24,13 +24,8 @@ struct Mounted {
     notices: mpsc::UnboundedSender<Notice>,
 }
 
-const BOTH: OpenMode = OpenMode {
-    read: true,
-    write: true,
-    append: false,
-    sync: false,
-    truncate: false,
-};
+const BOTH: OpenMode =
+    OpenMode { read: true, write: true, append: false, sync: false, truncate: false };
 
 async fn mounted() -> Mounted {
     let monitors = Arc::new(FakeMonitors::default());
@@ -45,26 +40,17 @@ async fn mounted() -> Mounted {
         pid: 1,
     };
     let asked = Arc::clone(&monitors) as Arc<dyn Monitors>;
-    let (session, lost) = Session::open(asked, clock, client)
-        .await
-        .expect("a session");
+    let (session, lost) = Session::open(asked, clock, client).await.expect("a session");
     let (notices, told) = mpsc::unbounded_channel();
     let servers = Arc::clone(&shards) as Arc<dyn Shards>;
     let fs = Fs::assemble(config(), session, servers, told, lost);
-    Mounted {
-        fs,
-        monitors,
-        shards,
-        notices,
-    }
+    Mounted { fs, monitors, shards, notices }
 }
 
 fn config() -> Config {
     let now = SystemClock::new().now();
     let authority = Authority::create(ClusterId(7), now).expect("an authority");
-    let issued = authority
-        .issue(Role::Client, "test", now)
-        .expect("a certificate");
+    let issued = authority.issue(Role::Client, "test", now).expect("a certificate");
     let credentials =
         Credentials::from_pem(authority.cert_pem(), &issued.cert_pem, &issued.key_pem);
     Config {
@@ -81,10 +67,7 @@ fn config() -> Config {
 impl Mounted {
     async fn create(&self, name: &str) -> (Ino, Handle) {
         let caller = Caller { uid: 0, gid: 0 };
-        let created = self
-            .fs
-            .create(caller, Ino::ROOT, name.as_bytes(), 0o644, BOTH)
-            .await;
+        let created = self.fs.create(caller, Ino::ROOT, name.as_bytes(), 0o644, BOTH).await;
         let (attr, handle) = created.expect("created");
         (attr.ino, handle)
     }
@@ -113,9 +96,7 @@ impl Mounted {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), released)
-            .await
-            .expect("released");
+        tokio::time::timeout(Duration::from_secs(5), released).await.expect("released");
     }
 
     async fn write_and_close(&self, name: &str, content: &[u8]) -> Ino {
@@ -146,10 +127,7 @@ fn content(length: usize) -> Vec<u8> {
         state ^= state << 17;
         state
     };
-    (0..length.div_ceil(8))
-        .flat_map(|_| next().to_le_bytes())
-        .take(length)
-        .collect()
+    (0..length.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(length).collect()
 }
 
 #[tokio::test]
@@ -160,10 +138,7 @@ async fn a_stream_comes_back_as_it_was_written() {
     assert_eq!(mounted.monitors.attr(ino).size, data.len() as u64);
     mounted.check(ino, &data).await;
     let widths = mounted.monitors.widths();
-    assert!(
-        widths.len() <= 4 && widths.iter().all(|width| *width == (2, 1)),
-        "{widths:?}"
-    );
+    assert!(widths.len() <= 4 && widths.iter().all(|width| *width == (2, 1)), "{widths:?}");
 }
 
 #[tokio::test]
@@ -177,18 +152,10 @@ async fn many_small_files_share_a_stripe_and_bring_their_md5() {
         files.push((ino, content(at * 7)));
     }
     mounted.fs.sync_all().await.expect("committed");
-    assert!(
-        mounted.monitors.widths().len() <= 3,
-        "{:?}",
-        mounted.monitors.widths()
-    );
+    assert!(mounted.monitors.widths().len() <= 3, "{:?}", mounted.monitors.widths());
     for (ino, data) in &files {
         mounted.check(*ino, data).await;
-        let md5 = mounted
-            .fs
-            .getxattr(*ino, b"user.okapifs.md5")
-            .await
-            .expect("an MD5");
+        let md5 = mounted.fs.getxattr(*ino, b"user.okapifs.md5").await.expect("an MD5");
         let digest: [u8; 16] = <md5::Md5 as md5::Digest>::digest(data).into();
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(md5, hex.into_bytes());
@@ -206,10 +173,7 @@ async fn partial_blocks_are_completed_from_what_is_committed() {
         data.resize(data.len().max(offset + 100), 0);
         data[offset..offset + 100].fill(7);
     }
-    assert_eq!(
-        mounted.fs.getattr(ino).await.expect("attributes").size,
-        data.len() as u64
-    );
+    assert_eq!(mounted.fs.getattr(ino).await.expect("attributes").size, data.len() as u64);
     mounted.check(ino, &data).await;
     mounted.close(ino, handle).await;
     mounted.check(ino, &data).await;
@@ -220,10 +184,7 @@ async fn truncation_leaves_zeros_behind() {
     let mounted = mounted().await;
     let mut data = content(30_000);
     let ino = mounted.write_and_close("a", &data).await;
-    let size = |size| SetAttr {
-        size: Some(size),
-        ..SetAttr::default()
-    };
+    let size = |size| SetAttr { size: Some(size), ..SetAttr::default() };
     mounted.fs.setattr(ino, size(10_001)).await.expect("cut");
     let attr = mounted.fs.setattr(ino, size(20_000)).await.expect("grown");
     assert_eq!(attr.size, 20_000);
@@ -237,18 +198,9 @@ async fn a_time_that_a_program_sets_outlives_the_writes_before_it() {
     let mounted = mounted().await;
     let (ino, handle) = mounted.create("a").await;
     mounted.write(handle, 0, &content(5000)).await;
-    let mtime = Timestamp {
-        seconds: 1_000_000,
-        nanos: 5,
-    };
-    let set = SetAttr {
-        mtime: Some(mtime),
-        ..SetAttr::default()
-    };
-    assert_eq!(
-        mounted.fs.setattr(ino, set).await.expect("set").mtime,
-        mtime
-    );
+    let mtime = Timestamp { seconds: 1_000_000, nanos: 5 };
+    let set = SetAttr { mtime: Some(mtime), ..SetAttr::default() };
+    assert_eq!(mounted.fs.setattr(ino, set).await.expect("set").mtime, mtime);
     mounted.close(ino, handle).await;
     assert_eq!(mounted.monitors.attr(ino).mtime, mtime);
 }
@@ -259,18 +211,13 @@ async fn a_recall_has_everything_committed_and_released() {
     let (ino, handle) = mounted.create("a").await;
     let data = content(100_000);
     mounted.write(handle, 0, &data).await;
-    mounted
-        .notices
-        .send(Notice::Recall(vec![ino]))
-        .expect("heard");
+    mounted.notices.send(Notice::Recall(vec![ino])).expect("heard");
     let released = async {
         while mounted.monitors.is_held(ino) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), released)
-        .await
-        .expect("released");
+    tokio::time::timeout(Duration::from_secs(5), released).await.expect("released");
     assert_eq!(mounted.monitors.attr(ino).size, 100_000);
     mounted.write(handle, 100_000, b"more").await;
     mounted.close(ino, handle).await;
@@ -302,18 +249,8 @@ async fn servers_that_die_or_hang_make_stripes_narrower() {
         mounted.shards.set(2, mood);
         let begin = std::time::Instant::now();
         let ino = mounted.write_and_close("a", &data).await;
-        assert!(
-            begin.elapsed() < Duration::from_secs(4),
-            "{:?}",
-            begin.elapsed()
-        );
-        assert!(
-            mounted
-                .monitors
-                .widths()
-                .iter()
-                .all(|width| *width == (1, 1))
-        );
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        assert!(mounted.monitors.widths().iter().all(|width| *width == (1, 1)));
         mounted.check(ino, &data).await;
     }
 }
@@ -366,24 +303,16 @@ async fn writers_of_one_file_do_not_disturb_one_another() {
                 _ => {}
             }
             let read = mounted.read(handle, number * PART, PART as u32).await;
-            assert!(
-                read == model[..read.len()],
-                "writer {number}, round {round}"
-            );
+            assert!(read == model[..read.len()], "writer {number}, round {round}");
         }
         model
     };
-    let writers: Vec<_> = (0..6)
-        .map(|number| tokio::spawn(writer(Arc::clone(&mounted), number)))
-        .collect();
+    let writers: Vec<_> =
+        (0..6).map(|number| tokio::spawn(writer(Arc::clone(&mounted), number))).collect();
     let mut content = Vec::new();
     for writer in writers {
         let model = tokio::time::timeout(Duration::from_secs(60), writer).await;
-        content.extend(
-            model
-                .expect("nobody waits for ever")
-                .expect("no writer fails"),
-        );
+        content.extend(model.expect("nobody waits for ever").expect("no writer fails"));
     }
     mounted.monitors.refuse_commits.store(0, Ordering::Relaxed);
     let size = mounted.fs.getattr(ino).await.expect("attributes").size;
