@@ -45,10 +45,10 @@ pub struct ShardReport {
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// It cannot be read.
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read")]
     Read(#[from] io::Error),
     /// It is no shard, or too damaged to say which.
-    #[error("{0}")]
+    #[error(transparent)]
     Bad(#[from] BadShard),
 }
 

@@ -77,6 +77,11 @@ impl Files {
         self.open.get_or_insert_with(&id, open)
     }
 
+    /// Opens a file anew when it is needed the next time.
+    pub(super) fn forget(&self, id: ShardId) {
+        self.open.remove(&id);
+    }
+
     /// Removes files; one that is not there is fine. Those returned are durably gone.
     pub(super) fn remove(&self, ids: &[ShardId]) -> Vec<ShardId> {
         let mut unlinked = Vec::new();

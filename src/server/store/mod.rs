@@ -222,6 +222,8 @@ impl Store {
         if !deep && entry.condition == Condition::Whole {
             return Verdict::Present { hash: entry.hash };
         }
+        // A file that somebody removed is still read well through a descriptor from before.
+        self.forget_descriptor(id, &entry);
         let blocks = match self.damaged_blocks(id, &entry) {
             Ok(blocks) if blocks.is_empty() => return Verdict::Present { hash: entry.hash },
             Ok(blocks) => blocks,
@@ -354,6 +356,13 @@ impl Store {
             _ if is_bad_sector(&error) => self.note_damage(id, entry),
             _ => failed("read", &error),
         })
+    }
+
+    fn forget_descriptor(&self, id: ShardId, entry: &Entry) {
+        match entry.place {
+            Place::File => self.files.forget(id),
+            Place::Pack(record) => self.packs.forget(record.segment),
+        }
     }
 
     /// Notes that a shard is damaged, to be reported once; says what the reader is to be told.

@@ -176,9 +176,30 @@ impl Packs {
         self.open.remove(&number);
     }
 
+    /// Opens a segment anew when it is needed the next time.
+    pub(super) fn forget(&self, number: u32) {
+        self.open.remove(&number);
+    }
+
     fn file(&self, number: u32) -> io::Result<Arc<dyn DiskFile>> {
         let open = || self.disk.open(&path(number), Access::Cached);
-        self.open.get_or_insert_with(&number, open)
+        let file = self.open.get_or_insert_with(&number, open);
+        if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.abandon(number);
+        }
+        file
+    }
+
+    /// A segment has no name any more: somebody removed it. What would be appended to it would be lost.
+    fn abandon(&self, number: u32) {
+        let mut state = self.state.lock();
+        if let Some(current) = state.current.take_if(|current| current.number == number) {
+            log::error!("{} was removed by somebody: the next shards go elsewhere", path(number));
+            let tally = state.tallies.get_mut(&number).expect("kept while appended to");
+            tally.is_current = false;
+            tally.is_broken = true;
+            current.is_failed.store(true, Ordering::SeqCst);
+        }
     }
 
     /// A place for an image in the current segment, or in a new one.

@@ -220,6 +220,28 @@ fn rot_is_reported_once_read_around_and_put_right() {
 }
 
 #[test]
+fn files_that_somebody_removes_are_missed() {
+    for (length, path) in
+        [(SMALL, "packs/00000000.pack"), (LARGE, "shards/00/0000000000000001-01.shard")]
+    {
+        let disk = SimDisk::new(1 << 30);
+        let store = open(&disk);
+        let image = image(1, length);
+        store.put(id(1), &image).unwrap();
+        assert_whole(&store, id(1), &image);
+        disk.remove(path).unwrap();
+        assert_eq!(store.verify(id(1), true), Verdict::Damaged { blocks: Vec::new() });
+        assert_eq!(store.take_lost(), [id(1)]);
+        store.put(id(1), &image).unwrap();
+        store.put(id(2), &image_of(2, length, 2)).unwrap();
+        for store in [store, open(&disk)] {
+            assert_whole(&store, id(1), &image);
+            assert_eq!(listed(&store), [1, 2]);
+        }
+    }
+}
+
+#[test]
 fn a_damaged_head_costs_one_shard_of_a_segment() {
     let disk = SimDisk::new(1 << 30);
     let store = open(&disk);
