@@ -94,7 +94,8 @@ fn a_cluster_is_made_by_hand() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     edit(&format!("{monitor}/monitor.toml"), "127.0.0.1:1", &address);
-    refused(&["monitor", &monitor], &address);
+    let port = taken.local_addr().expect("bound").port();
+    refused(&["monitor", &monitor], &format!("port {port} of 127.0.0.1 is in use"));
 
     // A directory with the certificate of another cluster.
     let other = dir.path().join("other").display().to_string();

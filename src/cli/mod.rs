@@ -31,6 +31,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::codec::erasure::check_cpu;
+use crate::env::system::memory::keep_freed_memory;
+
 /// A shared filesystem for a few machines: striped with parity, mounted as a directory.
 #[derive(Parser, Debug)]
 #[command(name = "okapifs", version, propagate_version = true)]
@@ -75,8 +78,13 @@ impl Command {
 
 /// Reads the arguments, does what they say, and reports what went wrong.
 pub fn main() -> ExitCode {
+    keep_freed_memory();
     let arguments = Arguments::parse();
     start_log(&arguments);
+    if let Err(error) = check_cpu() {
+        say::error(&error.into());
+        return ExitCode::FAILURE;
+    }
     let failure = match arguments.command {
         Command::Mount(_) => mount::EXIT_FAILURE,
         _ => 1,

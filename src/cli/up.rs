@@ -4,9 +4,8 @@
 //! talks to the others over TCP. What is there already is left alone; what is missing is added. Ctrl-C stops what
 //! this command started, and everything when that includes the monitor, because without it nothing works.
 
-use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -99,19 +98,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })
 }
 
-/// The mountpoints as absolute paths, made where they are not there. Those in use by this cluster are fine.
+/// The mountpoints as absolute paths, made where they are not there.
+///
+/// One where a mount of this cluster runs is not looked at: the mount would answer only when its monitor is
+/// there, which may be what is to be started.
 fn mountpoints(dir: &ClusterDir, wanted: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let running = dir.running();
+    let runs = |path: &Path| running.iter().any(|(unit, _)| *unit == mount_unit(path));
     let mut found = Vec::new();
     for path in wanted {
-        fuse::clear_dead(path)?;
-        init::make_dir(path, 0o755)?;
-        let path =
-            fs::canonicalize(path).with_context(|| format!("{} cannot be used", path.display()))?;
-        let unit = mount_unit(&path);
-        if !running.iter().any(|(other, _)| *other == unit) {
-            fuse::usable(&path, false)?;
-        }
+        let path = match fuse::resolve(path) {
+            Ok(path) if runs(&path) => path,
+            _ => {
+                fuse::clear_dead(path)?;
+                init::make_dir(path, 0o755)?;
+                fuse::usable(path, false)?
+            }
+        };
         found.push(path);
     }
     Ok(found)

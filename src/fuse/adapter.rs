@@ -286,7 +286,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let handle = Handle(fh.0);
-        if let Some(read) = at_once(|| self.mine.fs.try_read(handle, offset, size)) {
+        if let Some(read) = at_once(&self.runtime, || self.mine.fs.try_read(handle, offset, size)) {
             return answer!(reply, read, |parts| send_data(reply, &parts));
         }
         self.begin(|my| async move {
@@ -317,7 +317,7 @@ impl fuser::Filesystem for Adapter {
             from_mapping: flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             takes_set_ids: flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        if let Some(result) = self.mine.try_write(write, data) {
+        if let Some(result) = self.mine.try_write(&self.runtime, write, data) {
             return self.mine.written(write, result, reply);
         }
         let data = Bytes::copy_from_slice(data);

@@ -43,10 +43,13 @@ pub(super) fn begin(runtime: &Handle, call: impl Future<Output = ()> + Send + 's
     }
 }
 
-/// The result of a call that does not wait; an input/output error if it panics.
+/// The result of a call that does not wait (but may begin tasks, to read ahead say); an input/output error if it
+/// panics.
 pub(super) fn at_once<T>(
+    runtime: &Handle,
     call: impl FnOnce() -> Option<Result<T, Errno>>,
 ) -> Option<Result<T, Errno>> {
+    let _runtime_of_this_thread = runtime.enter();
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(Some(Err(Errno::Io)))
 }
 
@@ -105,7 +108,20 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         begin(runtime.handle(), async { panic!("expected by this test") });
-        let answer = at_once::<()>(|| panic!("expected by this test"));
+        let answer = at_once::<()>(runtime.handle(), || panic!("expected by this test"));
         assert_eq!(answer, Some(Err(Errno::Io)));
+    }
+
+    #[test]
+    fn what_is_answered_at_once_may_begin_tasks() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (ended, ends) = mpsc::channel();
+        let answer = at_once(runtime.handle(), || {
+            tokio::spawn(async move { ended.send(()).unwrap() });
+            Some(Ok(5))
+        });
+        assert_eq!(answer, Some(Ok(5)));
+        ends.recv().unwrap();
     }
 }

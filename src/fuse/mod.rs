@@ -60,4 +60,4 @@ mod shared;
 mod translate;
 
 pub use mount::{Mount, MountFlags, MountOptions, Unmounted};
-pub use mountpoint::{MountError, clear_dead, usable};
+pub use mountpoint::{MountError, clear_dead, resolve, usable};

@@ -84,7 +84,10 @@ pub fn clear_dead(path: &Path) -> Result<(), MountError> {
 }
 
 /// The absolute path of `path`, without asking a filesystem that may be mounted there.
-pub(super) fn resolve(path: &Path) -> Result<PathBuf, MountError> {
+///
+/// # Errors
+/// When the directory that it is in is not there.
+pub fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     let resolved = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -121,7 +124,8 @@ fn clear_dead_mount(path: &Path) -> Result<(), MountError> {
         return Ok(());
     }
     match std::fs::metadata(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+        // The second while the kernel is still cutting the connection of a daemon that was just killed.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
             log::info!("{} was left behind by a daemon that died: unmounting it", path.display());
             super::mount::detach(path)
                 .map_err(|source| MountError::Mount { path: path.to_owned(), source })

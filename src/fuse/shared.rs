@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fuser::{FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEntry, ReplyWrite};
 use parking_lot::Mutex;
+use tokio::runtime::Handle as Runtime;
 
 use super::answer::{at_once, number};
 use super::directory::Directories;
@@ -129,7 +130,12 @@ impl Shared {
     }
 
     /// A write that only has to be copied.
-    pub(super) fn try_write(&self, write: Write, data: &[u8]) -> Option<Result<(), Errno>> {
+    pub(super) fn try_write(
+        &self,
+        runtime: &Runtime,
+        write: Write,
+        data: &[u8],
+    ) -> Option<Result<(), Errno>> {
         {
             let open_files = self.open_files.lock();
             let clean = write.from_mapping || open_files.is_clean(write.ino, Instant::now());
@@ -138,7 +144,7 @@ impl Shared {
                 return None;
             }
         }
-        at_once(|| self.fs.try_write(write.handle, write.offset, data))
+        at_once(runtime, || self.fs.try_write(write.handle, write.offset, data))
     }
 
     /// A write that may wait.

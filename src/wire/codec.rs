@@ -29,6 +29,11 @@ pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
         .expect("messages and records are bounded by their senders")
 }
 
+/// [`encode`] for what no sender has bounded: `None` when it is too long.
+pub fn try_encode<T: Encode>(value: &T) -> Option<Vec<u8>> {
+    bincode::encode_to_vec(value, CONFIG).ok().filter(|bytes| bytes.len() <= LIMIT)
+}
+
 /// Decodes what [`encode`] wrote. All of `bytes` must be used up.
 ///
 /// # Errors

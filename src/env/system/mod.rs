@@ -5,6 +5,7 @@ mod descriptors;
 pub mod disk;
 pub mod files;
 pub mod lock;
+pub mod memory;
 mod node;
 pub mod rpc;
 

@@ -82,7 +82,7 @@ pub(super) fn remove_xattr(
 ) -> Result<Reply, Fail> {
     let mut inode = live(txn, ino)?;
     let key = keys::xattr(ino, name);
-    if !exists(txn, &key)? {
+    if name.len() > limits::XATTR_NAME_MAX || !exists(txn, &key)? {
         return Err(Errno::NoAttribute.into());
     }
     txn.delete(&key);

@@ -60,6 +60,10 @@ pub(super) fn entry(
     parent: Ino,
     name: &[u8],
 ) -> Result<Option<Entry>, StoreError> {
+    if name.len() > limits::NAME_MAX {
+        // Nor may it become a key: a store takes no long ones.
+        return Ok(None);
+    }
     get(read, &keys::entry(parent, name))
 }
 

@@ -23,6 +23,8 @@ use crate::wire;
 pub const ACTIONS_MAX: usize = 512;
 /// Most bytes of encoded actions in an entry; a single action may be longer.
 pub const BYTES_MAX: usize = 1 << 20;
+/// Longest action that is taken, in bytes: an entry, with what is around the action, has to be encoded too.
+pub const ACTION_BYTES_MAX: usize = 3 << 20;
 /// Longest wait for company while another entry is on its way.
 const WAIT: Duration = Duration::from_millis(1);
 /// Most entries on their way: one that is applied while the next is synced, and one to spare.
@@ -59,10 +61,14 @@ impl Batcher {
     /// sessions make a retry harmless.)
     pub fn submit(&self, action: Action) -> impl Future<Output = Answer> + Send + use<> {
         let (answer, waiting) = oneshot::channel();
-        let bytes = wire::encode(&action).len();
-        let submitted = Submitted { action, bytes, answer };
-        // When the packer is gone the answer's sender is dropped with the action.
-        drop(self.queue.send(submitted));
+        match wire::try_encode(&action).map(|encoded| encoded.len()) {
+            // When the packer is gone the answer's sender is dropped with the action.
+            Some(bytes) if bytes <= ACTION_BYTES_MAX => {
+                drop(self.queue.send(Submitted { action, bytes, answer }));
+            }
+            // The receiver is here still.
+            _ => drop(answer.send(Err(ProposeError::TooLong))),
+        }
         async {
             waiting.await.unwrap_or_else(|_| Err(ProposeError::Stopped("it was shut down".into())))
         }

@@ -136,6 +136,9 @@ pub enum ProposeError {
         /// Who leads, and where it is reached.
         leader: Option<(MonitorId, String)>,
     },
+    /// The action is longer than an entry of the log may be.
+    #[error("that is too much for one change: send it in parts")]
+    TooLong,
     /// This monitor's Raft has stopped, in order or because its disk failed.
     #[error("this monitor's Raft has stopped: {0}")]
     Stopped(String),

@@ -24,14 +24,15 @@ impl Monitor {
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
             Request::Where { ino, offset } => {
                 self.in_background(move |store| {
-                    Ok(query::map_of(store, ino, offset)?.map_or(Response::NotFound, Response::Map))
+                    Ok(query::map_of(&*store.snapshot(), ino, offset)?
+                        .map_or(Response::NotFound, Response::Map))
                 })
                 .await
             }
             Request::Stripes { after, limit } => {
                 let limit = limit.min(STRIPES_MAX) as usize;
                 self.in_background(move |store| {
-                    let (stripes, end) = query::live_stripes(store, after, limit)?;
+                    let (stripes, end) = query::live_stripes(&*store.snapshot(), after, limit)?;
                     Ok(Response::Stripes { stripes, end })
                 })
                 .await

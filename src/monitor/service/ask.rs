@@ -40,14 +40,15 @@ impl Monitor {
                 // Pinned first and looked at after, so that it cannot go in between.
                 self.wait_until(|| Ok(self.state.lock().pins.pin(session, *ino, *generation).ok()))
                     .await?;
-                let answer =
-                    query::answer_within(&*self.store, query, budget).map_err(unreadable)?;
+                let answer = query::answer_within(&*self.store.snapshot(), query, budget)
+                    .map_err(unreadable)?;
                 if answer.is_err() {
                     self.state.lock().pins.unpin(session, *ino, *generation);
                 }
                 Ok(answer)
             }
-            _ => query::answer_within(&*self.store, query, budget).map_err(unreadable),
+            // One state: a commit may replace the stripes of a map while it is being read.
+            _ => query::answer_within(&*self.store.snapshot(), query, budget).map_err(unreadable),
         }
     }
 

@@ -13,26 +13,55 @@ use crate::monitor::namespace::query;
 use crate::wire::metadata::Refusal;
 
 const TICK: Duration = Duration::from_millis(250);
+/// A tick that comes so much too late means that this process stood still.
+const LATE: Duration = Duration::from_secs(1);
 /// How long freeing waits after a failure before it tries again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(monitor: Arc<Monitor>, mut shutdown: watch::Receiver<bool>) {
     tokio::select! {
         _ = shutdown.wait_for(|stop| *stop) => {}
+        () = close_halves(&monitor) => {}
         () = keep_time(&monitor) => {}
         () = free_orphans(&monitor) => {}
     }
 }
 
+/// Sessions whose closing a leader before this one did not finish hold up everybody until they are gone.
+async fn close_halves(monitor: &Monitor) {
+    while let Err(error) = close_all_halves(monitor).await {
+        log::warn!("a session could not be closed yet: {error}");
+        tokio::time::sleep(PAUSE).await;
+    }
+    std::future::pending().await
+}
+
+async fn close_all_halves(monitor: &Monitor) -> Result<(), Refusal> {
+    for (session, record) in query::sessions(&*monitor.store).map_err(unreadable)? {
+        if record.closing {
+            monitor.close_session(session, true).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn keep_time(monitor: &Monitor) {
     let mut ticks = tokio::time::interval(TICK);
-    // After a stop of the whole process, everybody gets the time to renew before the next look.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = monitor.clock.monotonic();
     loop {
         ticks.tick().await;
         let expired = {
             let now = monitor.clock.monotonic();
             let mut state = monitor.state.lock();
+            // After a stop of the whole process, everybody gets the time to renew.
+            let pause = now.saturating_sub(last).saturating_sub(TICK);
+            if pause > LATE {
+                log::warn!("this monitor stood still for {} ms", pause.as_millis());
+                state.servers.excuse(pause);
+                state.sessions.excuse(pause);
+            }
+            last = now;
             state.servers.tick(now);
             state.sessions.expired(now, state.servers.wanting())
         };

@@ -1,5 +1,6 @@
 //! From the wire to the right hands: decode, check who asks, dispatch, encode.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use super::Monitor;
@@ -7,7 +8,7 @@ use crate::crypto::Role;
 use crate::env::system::rpc::{Answer, Caller, Service};
 use crate::types::SessionId;
 use crate::wire::metadata::{MUTATIONS_MAX, Refusal, Request, Response};
-use crate::wire::{decode, encode};
+use crate::wire::{decode, encode, try_encode};
 
 impl Service for Monitor {
     async fn call(
@@ -20,14 +21,21 @@ impl Service for Monitor {
             Ok(request) => self.answer(&caller, request).await.unwrap_or_else(Response::Refused),
             Err(error) => Response::Refused(Refusal::Malformed(error.to_string())),
         };
-        Answer { header: encode(&response), payload: Vec::new() }
+        let header = try_encode(&response).unwrap_or_else(|| {
+            let why = "the answer is too long: ask for less at a time".to_owned();
+            encode(&Response::Refused(Refusal::Malformed(why)))
+        });
+        Answer { header, payload: Vec::new() }
     }
 
     fn closed(&self, caller: &Caller) {
         let mut state = self.state.lock();
         state.callers.retain(|_, attached| attached.id != caller.id);
         if let Some((server, epoch)) = state.registered.remove(&caller.id) {
-            state.servers.disconnected(server, epoch);
+            let is_back = state.registered.values().any(|other| *other == (server, epoch));
+            if !is_back {
+                state.servers.disconnected(server, epoch);
+            }
         }
     }
 }
@@ -41,18 +49,20 @@ impl Monitor {
         authorize(caller.identity.role, &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,
-            Request::Attach(attach) => self.attach(caller, attach).await,
+            Request::Attach(attach) => self.attach(caller, attach),
             Request::CloseSession(session) => self.close_own_session(caller, session).await,
             Request::Renew(renew) => self.renew(caller, &renew).await,
             Request::Mutate { session, mutations } => {
                 self.check_attached(caller, session)?;
                 check_batch(mutations.len())?;
-                self.mutate(session, mutations).await.map(Response::Mutated)
+                let mutated = self.mutate(session, mutations);
+                while_connected(caller, mutated).await.map(Response::Mutated)
             }
             Request::Query { session, queries } => {
                 self.check_attached(caller, session)?;
                 check_batch(queries.len())?;
-                self.ask_all(session, &queries).await.map(Response::Answers)
+                let answers = self.ask_all(session, &queries);
+                while_connected(caller, answers).await.map(Response::Answers)
             }
             Request::Unpin { session, pins } => {
                 self.check_attached(caller, session)?;
@@ -75,6 +85,18 @@ impl Monitor {
     ) -> Result<(), Refusal> {
         let attached = self.state.lock().callers.get(&session).is_some_and(|at| at.id == caller.id);
         attached.then_some(()).ok_or(Refusal::SessionClosed)
+    }
+}
+
+/// A call may wait long for a holder or a fence: not when nobody is there any more to be answered. What was
+/// put into the log goes on, and whoever comes back asks again.
+async fn while_connected<T>(
+    caller: &Caller,
+    answer: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        answer = answer => answer,
+        () = caller.closed() => Err(Refusal::NoLeader),
     }
 }
 

@@ -16,12 +16,16 @@ use crate::wire::metadata::{
 /// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.
 const RESERVE_PART: u64 = 32;
 
+/// Longest path or name that a client says of itself, in bytes.
+const CLIENT_TEXT_MAX: usize = 8 << 10;
+
 impl Monitor {
     pub(super) async fn open_session(
         &self,
         caller: &Arc<Caller>,
         client: ClientInfo,
     ) -> Result<Response, Refusal> {
+        check_client(&client)?;
         log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
         match self.submit(Action::OpenSession(client)).await? {
             Outcome::Session(session) => self.attached(caller, session),
@@ -31,11 +35,7 @@ impl Monitor {
         }
     }
 
-    pub(super) async fn attach(
-        &self,
-        caller: &Arc<Caller>,
-        attach: Attach,
-    ) -> Result<Response, Refusal> {
+    pub(super) fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
         let Attach { session, pins } = attach;
         query::session(&*self.store, session)
             .map_err(unreadable)?
@@ -167,6 +167,16 @@ impl Monitor {
             Refusal::NoLeader
         })
     }
+}
+
+/// Sessions are told of together: none may take up all the room.
+fn check_client(client: &ClientInfo) -> Result<(), Refusal> {
+    let ClientInfo { node, boot, run_lock, host, mountpoint, pid: _ } = client;
+    let long = [node, boot, run_lock, host, mountpoint].map(String::len).into_iter().max();
+    if long > Some(CLIENT_TEXT_MAX) {
+        return Err(Refusal::Malformed("what the client says of itself is too long".to_owned()));
+    }
+    Ok(())
 }
 
 impl super::State {

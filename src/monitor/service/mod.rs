@@ -29,8 +29,11 @@ mod servers;
 mod sessions;
 mod status;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,8 +58,13 @@ use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{ClusterId, Epoch, Incarnation, MonitorId, ServerId, SessionId, Width};
+use crate::types::{
+    ClusterId, Epoch, Incarnation, MonitorId, MonitorRole, ServerId, SessionId, Timestamp, Width,
+};
 use crate::wire::metadata::{Refusal, Register};
+
+/// How long a monitor that starts may take to lead.
+const ELECTION: Duration = Duration::from_secs(10);
 
 /// What a monitor needs to begin.
 #[derive(Debug)]
@@ -170,7 +178,7 @@ pub async fn run(
         RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
     let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply)).await?;
     raft.bootstrap().await?;
-    raft.confirm_leadership().await?;
+    lead(&raft).await?;
     let stamp = Arc::clone(&clock);
     let log = Batcher::start(raft.clone(), move || stamp.now());
     introduce(&log, &config, address).await?;
@@ -180,7 +188,7 @@ pub async fn run(
     if identity.id != expected {
         return Err(RunError::OtherCluster { found: identity.id, expected });
     }
-    let state = Mutex::new(State::recover(&*store, clock.monotonic())?);
+    let state = Mutex::new(State::recover(&*store, clock.now(), clock.monotonic())?);
     let monitor = Arc::new(Monitor {
         id: config.id,
         cluster: identity.id,
@@ -194,8 +202,8 @@ pub async fn run(
         changed: Notify::new(),
         orphaned: Notify::new(),
     });
-    let chores = tokio::spawn(background::run(Arc::clone(&monitor), shutdown.clone()));
-    let serving = tokio::spawn(listener.serve(
+    let mut chores = tokio::spawn(background::run(Arc::clone(&monitor), shutdown.clone()));
+    let mut serving = tokio::spawn(listener.serve(
         config.credentials,
         identity.incarnation,
         Arc::clone(&monitor),
@@ -203,15 +211,29 @@ pub async fn run(
     ));
     ready(address);
     let ended = tokio::select! {
+        biased;
         // The sender lives in the caller; if it is gone, there is nobody left to run for.
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         why = stopped(&monitor.raft) => Err(RunError::Stopped(why)),
+        // Without either of them it would be a monitor that looks alive and is not.
+        ended = &mut chores => Err(RunError::Stopped(format!("its chores ended: {ended:?}"))),
+        ended = &mut serving => Err(RunError::Stopped(format!("it serves no more: {ended:?}"))),
     };
     serving.abort();
     chores.abort();
     monitor.raft.shutdown().await?;
     monitor.store.persist()?;
     ended
+}
+
+/// Waits until this monitor leads: a single voter elects itself as soon as its vote is on disk.
+async fn lead(raft: &Raft) -> Result<(), ProposeError> {
+    let mut leadership = raft.leadership();
+    let decided =
+        leadership.wait_for(|now| now.role == MonitorRole::Leader || now.stopped.is_some());
+    // Whether it leads after that time is for the next line to say.
+    drop(tokio::time::timeout(ELECTION, decided).await);
+    raft.confirm_leadership().await
 }
 
 /// Resolves, saying why, when the log can go on no more.
@@ -231,9 +253,9 @@ async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Resul
 
 impl State {
     /// What a new leader knows from the replicated state.
-    fn recover(store: &dyn Store, now: Duration) -> Result<Self, StoreError> {
+    fn recover(store: &dyn Store, started: Timestamp, now: Duration) -> Result<Self, StoreError> {
         let volume = query::volume(store)?.expect("the first command made it");
-        let mut servers = Servers::new(volume.width, volume.min_copies);
+        let mut servers = Servers::new(volume.width, volume.min_copies, started);
         for (id, server) in query::servers(store)? {
             let Register { address, domain, usage, .. } = server.info;
             servers.known(id, server.epoch, address, domain, usage, now);
@@ -250,12 +272,21 @@ impl State {
 }
 
 impl Monitor {
-    /// Puts one action into the log and waits until it is applied.
-    async fn submit(&self, action: Action) -> Result<Outcome, Refusal> {
-        self.log.submit(action).await.map_err(|error| {
-            log::warn!("a command was not taken: {error}");
-            Refusal::NoLeader
-        })
+    /// Puts one action into the log, now; the future waits until it is applied.
+    fn submit(
+        &self,
+        action: Action,
+    ) -> impl Future<Output = Result<Outcome, Refusal>> + Send + use<> {
+        let submitted = self.log.submit(action);
+        async move {
+            submitted.await.map_err(|error| match error {
+                ProposeError::TooLong => Refusal::Malformed(error.to_string()),
+                error => {
+                    log::warn!("a command was not taken: {error}");
+                    Refusal::NoLeader
+                }
+            })
+        }
     }
 
     /// Waits until `ready` gives something; it is asked again whenever anything has [`Self::changed`], and

@@ -7,16 +7,21 @@
 //! The changes of one request reach the log in their order. None waits for the answer of the one before,
 //! unless it has to wait for a holder.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::{Monitor, unreadable};
+use super::{Monitor, State, unreadable};
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::command::{Action, Outcome, Removal};
+use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId};
 use crate::wire::encode;
 use crate::wire::metadata::{Mutation, Notice, Op, Refusal, Reply};
+
+/// Generation of the pin that comes with the creation of a file.
+const CREATION: u64 = 1;
 
 impl Monitor {
     pub(super) async fn mutate(
@@ -29,33 +34,55 @@ impl Monitor {
         for mutation in mutations {
             self.wait_for_holders(session, || caps::touched_by_op(&*self.store, &mutation.op))
                 .await?;
-            // Spawned, so that it is on its way before the next one is looked at, and so that a fence falls
-            // even if the client goes away.
-            answers.push(tokio::spawn(Arc::clone(self).settle(session, mutation)));
+            // In line before the next one is looked at: tasks run in any order. Only the wait is spawned, so
+            // that it goes on, and a fence falls, even if the client goes away.
+            let proposed = self.propose(session, &mutation).await?;
+            answers.push(tokio::spawn(Arc::clone(self).settle(session, mutation, proposed)));
         }
         join_all(answers)
             .await
             .into_iter()
-            .map(|answer| answer.unwrap_or_else(|_| Err(Refusal::NoLeader)))
+            .map(|answer| answer.unwrap_or(Err(Refusal::NoLeader)))
             .collect()
     }
 
-    /// Puts a change into the log, again and again until it is done or refused.
+    /// Puts a change into the log, behind all that were put there before. What is given back waits until it
+    /// is applied, then lets the fence fall.
+    async fn propose(
+        self: &Arc<Self>,
+        session: SessionId,
+        mutation: &Mutation,
+    ) -> Result<impl Future<Output = Result<Outcome, Refusal>> + Send + use<>, Refusal> {
+        let fence = self.fence(&mutation.op).await?;
+        let removes = fence.as_ref().map(|fence| fence.removal.clone());
+        let action = Action::Mutate { session, mutation: mutation.clone(), removes };
+        // Before anybody can see the file, and remove it.
+        let created = opened_by(&mutation.op);
+        created.into_iter().for_each(|ino| self.state.lock().pins.restore(session, ino, CREATION));
+        let submitted = self.submit(action);
+        let monitor = Arc::clone(self);
+        Ok(async move {
+            let outcome = submitted.await;
+            if let Some(ino) = created
+                && !matches!(outcome, Ok(Outcome::Mutated(Ok(_))))
+            {
+                monitor.state.lock().pins.unpin(session, ino, CREATION);
+            }
+            drop(fence);
+            outcome
+        })
+    }
+
+    /// Waits for a change that was proposed, and proposes it again and again until it is done or refused.
     async fn settle(
         self: Arc<Self>,
         session: SessionId,
         mutation: Mutation,
+        proposed: impl Future<Output = Result<Outcome, Refusal>> + Send,
     ) -> Result<Result<Reply, Errno>, Refusal> {
+        let mut outcome = proposed.await?;
         loop {
-            let removes = self.fence(&mutation.op).await?;
-            let fenced = removes.as_ref().map(|removal| removal.ino);
-            let action = Action::Mutate { session, mutation: mutation.clone(), removes };
-            let outcome = self.submit(action).await;
-            if let Some(ino) = fenced {
-                self.state.lock().pins.unfence(ino);
-                self.changed.notify_waiters();
-            }
-            match outcome? {
+            match outcome {
                 Outcome::Mutated(answer) => {
                     self.after(&mutation.op);
                     return Ok(answer);
@@ -69,6 +96,7 @@ impl Monitor {
                 }
                 _ => return Err(Refusal::SessionClosed),
             }
+            outcome = self.propose(session, &mutation).await?.await?;
         }
     }
 
@@ -86,7 +114,7 @@ impl Monitor {
 
     /// For a change that removes a name: which inode has it, and who has that open. Nobody new can open it
     /// until the fence falls. Waits while clients may have inodes open that this leader does not know of.
-    async fn fence(&self, op: &Op) -> Result<Option<Removal>, Refusal> {
+    async fn fence(self: &Arc<Self>, op: &Op) -> Result<Option<Fence>, Refusal> {
         if !caps::may_remove_name(op) {
             return Ok(None);
         }
@@ -95,7 +123,8 @@ impl Monitor {
             return Ok(None);
         };
         let pinned_by = self.state.lock().pins.fence(ino);
-        Ok(Some(Removal { ino, pinned_by }))
+        let removal = Removal { ino, pinned_by };
+        Ok(Some(Fence { monitor: Arc::clone(self), removal }))
     }
 
     /// Returns when no other session holds the exclusive grant of any of the inodes that `touched` names
@@ -103,33 +132,75 @@ impl Monitor {
     pub(super) async fn wait_for_holders(
         &self,
         session: SessionId,
-        touched: impl Fn() -> Result<Vec<Ino>, crate::monitor::store::StoreError>,
+        touched: impl Fn() -> Result<Vec<Ino>, StoreError>,
     ) -> Result<(), Refusal> {
-        let mut asked = Vec::new();
+        let mut waiting = Waiting { monitor: self, recalled: Vec::new() };
         self.wait_until(|| {
             let inos = touched().map_err(unreadable)?;
             let held = caps::held_by_others(&*self.store, session, &inos).map_err(unreadable)?;
-            asked.extend(held.iter().map(|(_, holder)| *holder));
-            self.recall(&held);
-            Ok(held.is_empty().then_some(()))
+            let is_free = held.is_empty();
+            waiting.recall(held);
+            Ok(is_free.then_some(()))
         })
-        .await?;
-        if !asked.is_empty() {
-            let mut state = self.state.lock();
-            asked.drain(..).for_each(|holder| state.sessions.settled(holder));
-        }
-        Ok(())
+        .await
     }
+}
 
-    /// Asks holders to release.
-    fn recall(&self, held: &[(Ino, SessionId)]) {
-        let now = self.clock.monotonic();
-        let mut state = self.state.lock();
-        for (ino, holder) in held {
-            state.sessions.recalled(*holder, now);
-            if let Some(caller) = state.callers.get(holder) {
-                caller.notify(encode(&Notice::Recall(vec![*ino])));
+/// The file that a change creates and opens at once.
+fn opened_by(op: &Op) -> Option<Ino> {
+    match op {
+        Op::Create(create) if create.open => Some(create.ino),
+        _ => None,
+    }
+}
+
+/// Nobody opens the inode while this lives.
+struct Fence {
+    monitor: Arc<Monitor>,
+    removal: Removal,
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        self.monitor.state.lock().pins.unfence(self.removal.ino);
+        self.monitor.changed.notify_waiters();
+    }
+}
+
+/// A call that waits for holders. However its wait ends, they are not blamed for it any longer.
+struct Waiting<'a> {
+    monitor: &'a Monitor,
+    recalled: Vec<(Ino, SessionId)>,
+}
+
+impl Waiting<'_> {
+    /// Asks these holders, and no longer those before, to release.
+    fn recall(&mut self, held: Vec<(Ino, SessionId)>) {
+        if held.is_empty() && self.recalled.is_empty() {
+            return;
+        }
+        let now = self.monitor.clock.monotonic();
+        let mut guard = self.monitor.state.lock();
+        let State { sessions, callers, .. } = &mut *guard;
+        for &(ino, holder) in self.recalled.iter().filter(|gone| !held.contains(gone)) {
+            sessions.settled(holder, ino);
+        }
+        for &(ino, holder) in held.iter().filter(|new| !self.recalled.contains(new)) {
+            sessions.recalled(holder, ino, now);
+        }
+        for &(ino, holder) in &held {
+            if let Some(caller) = callers.get(&holder)
+                && sessions.wants_notice(holder, ino, now)
+            {
+                caller.notify(encode(&Notice::Recall(vec![ino])));
             }
         }
+        self.recalled = held;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.recall(Vec::new());
     }
 }

@@ -41,10 +41,11 @@ impl Pins {
         *newest = generation.max(*newest);
     }
 
-    /// `session` has closed `ino`, unless it has opened it again since. Whether the pin is gone.
+    /// `session` has closed `ino`, unless it has opened it again since. Whether there is no pin (any more: the
+    /// leader before may have taken it away and not have come further).
     pub(super) fn unpin(&mut self, session: SessionId, ino: Ino, generation: u64) -> bool {
-        let Some(sessions) = self.pins.get_mut(&ino) else { return false };
-        if sessions.get(&session).is_none_or(|newest| *newest > generation) {
+        let Some(sessions) = self.pins.get_mut(&ino) else { return true };
+        if sessions.get(&session).is_some_and(|newest| *newest > generation) {
             return false;
         }
         sessions.remove(&session);
@@ -97,6 +98,7 @@ mod tests {
         pins.unfence(FILE);
         assert!(pins.unpin(ONE, FILE, 2));
         assert_eq!(pins.fence(FILE), []);
+        assert!(pins.unpin(ONE, FILE, 2), "said again to the next leader");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::types::{Epoch, PlacementMap, ServerEntry, ServerId, ServerState, Width};
+use crate::types::{Epoch, PlacementMap, ServerEntry, ServerId, ServerState, Timestamp, Width};
 use crate::wire::metadata::Usage;
 use crate::wire::shards::ShardId;
 
@@ -42,11 +42,17 @@ struct Server {
 
 impl Servers {
     /// No server yet; stripes of the volume are as wide as `width` when enough of them are up.
-    pub(super) fn new(width: Width, min_copies: u8) -> Self {
-        Self { width, min_copies, version: 1, servers: BTreeMap::new() }
+    ///
+    /// The versions begin at the time at which this leader `started`, so that none returns: a client that
+    /// knows a version from the leader before would take another map for the one it has.
+    pub(super) fn new(width: Width, min_copies: u8, started: Timestamp) -> Self {
+        let millis = started.seconds.saturating_mul(1000) + i64::from(started.nanos / 1_000_000);
+        let version = u64::try_from(millis).unwrap_or(0).max(1);
+        Self { width, min_copies, version, servers: BTreeMap::new() }
     }
 
-    /// A server registered, or is known from the replicated state.
+    /// A server registered, or is known from the replicated state. (Of two registrations that crossed the
+    /// younger counts.)
     pub(super) fn known(
         &mut self,
         id: ServerId,
@@ -56,6 +62,9 @@ impl Servers {
         usage: Usage,
         now: Duration,
     ) {
+        if self.servers.get(&id).is_some_and(|server| server.epoch > epoch) {
+            return;
+        }
         let server = Server {
             address,
             domain,
@@ -92,15 +101,18 @@ impl Servers {
     }
 
     /// A portion of what a server has was compared with what it should have: `missing` are the shards in
-    /// `from..to` (to the end, without `to`) that should be there and are not.
+    /// `from..to` (to the end, without `to`) that should be there and are not. A list from before it
+    /// registered again says nothing.
     pub(super) fn listed(
         &mut self,
         id: ServerId,
+        epoch: Epoch,
         from: ShardId,
         to: Option<ShardId>,
         missing: impl IntoIterator<Item = ShardId>,
     ) {
-        let Some(server) = self.servers.get_mut(&id) else { return };
+        let known = self.servers.get_mut(&id).filter(|server| server.epoch == epoch);
+        let Some(server) = known else { return };
         server.missing.retain(|shard| *shard < from || to.is_some_and(|to| *shard >= to));
         server.missing.extend(missing);
         server.unlisted &= to.is_some();
@@ -114,6 +126,13 @@ impl Servers {
         {
             server.state = ServerState::Suspect;
             self.version += 1;
+        }
+    }
+
+    /// This process stood still for a while, and could hear nobody: that is held against nobody.
+    pub(super) fn excuse(&mut self, pause: Duration) {
+        for server in self.servers.values_mut() {
+            server.beat += pause;
         }
     }
 
@@ -221,7 +240,7 @@ mod tests {
     }
 
     fn one_server() -> Servers {
-        let mut servers = Servers::new(Width { data: 2, parity: 1 }, 2);
+        let mut servers = Servers::new(Width { data: 2, parity: 1 }, 2, Timestamp::default());
         servers.known(ONE, EPOCH, "a:1".into(), "a".into(), Usage::default(), at(0));
         servers
     }
@@ -258,11 +277,32 @@ mod tests {
         let mut servers = one_server();
         servers.beat(ONE, EPOCH, Usage::default(), &[shard(5), shard(50)], at(1));
         assert_eq!(servers.lost(), BTreeSet::from([shard(5), shard(50)]));
-        servers.listed(ONE, shard(0), Some(shard(10)), [shard(7)]);
+        servers.listed(ONE, EPOCH, shard(0), Some(shard(10)), [shard(7)]);
         assert_eq!(servers.lost(), BTreeSet::from([shard(7), shard(50)]));
         assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(1)), Some(true));
-        servers.listed(ONE, shard(10), None, []);
+        servers.listed(ONE, EPOCH, shard(10), None, []);
         assert_eq!(servers.lost(), BTreeSet::from([shard(7)]));
         assert_eq!(servers.beat(ONE, EPOCH, Usage::default(), &[], at(1)), Some(false));
+    }
+
+    #[test]
+    fn a_list_from_before_a_registration_says_nothing() {
+        let mut servers = one_server();
+        servers.known(ONE, Epoch(2), "a:1".into(), "a".into(), Usage::default(), at(1));
+        servers.known(ONE, EPOCH, "a:1".into(), "a".into(), Usage::default(), at(1));
+        servers.listed(ONE, EPOCH, shard(0), None, [shard(7)]);
+        assert_eq!(servers.lost(), BTreeSet::new());
+        assert_eq!(servers.beat(ONE, Epoch(2), Usage::default(), &[], at(1)), Some(true));
+    }
+
+    #[test]
+    fn no_version_of_the_map_returns_with_the_next_leader() {
+        let width = Width { data: 2, parity: 1 };
+        let started = |seconds| Servers::new(width, 2, Timestamp { seconds, nanos: 0 });
+        let mut before = started(1000);
+        for epoch in 1..=20 {
+            before.known(ONE, Epoch(epoch), "a:1".into(), "a".into(), Usage::default(), at(0));
+        }
+        assert!(started(1001).version() > before.version());
     }
 }

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::types::SessionId;
+use crate::types::{Ino, SessionId};
 
 /// How long after sending its last renewal a client may serve from its cache.
 pub(super) const LEASE: Duration = Duration::from_secs(12);
@@ -20,6 +20,9 @@ pub(super) const LEASE: Duration = Duration::from_secs(12);
 pub(super) const EVICTION: Duration = Duration::from_secs(15);
 /// How long a holder that was asked to release an inode may show no progress before it is evicted.
 pub(super) const RECALL: Duration = Duration::from_secs(10);
+
+/// How often a holder is told that an inode is recalled: each time somebody looks would be too much.
+const NOTICE: Duration = Duration::from_millis(400);
 
 /// The sessions of the cluster as the leader sees them. Times are the leader's monotonic clock.
 #[derive(Default, Debug)]
@@ -31,9 +34,18 @@ pub(super) struct Sessions {
 struct Live {
     renewed: Duration,
     progressed: Duration,
-    /// When the oldest unanswered recall was sent.
-    recalled: Option<Duration>,
+    /// Inodes that it was asked to release and that somebody still waits for.
+    recalled: BTreeMap<Ino, Recall>,
     attached: bool,
+}
+
+#[derive(Debug)]
+struct Recall {
+    since: Duration,
+    /// When the session was told last.
+    told: Option<Duration>,
+    /// Calls that wait for it.
+    waiting: usize,
 }
 
 impl Sessions {
@@ -46,9 +58,12 @@ impl Sessions {
         sessions
     }
 
-    /// A session was opened, or has told again what it has open.
+    /// A session was opened, or has told again what it has open. What it was told before is told again.
     pub(super) fn attached(&mut self, id: SessionId, now: Duration) {
-        self.live.entry(id).or_insert_with(|| Live::new(now, true)).attached = true;
+        let live = self.live.entry(id).or_insert_with(|| Live::new(now, true));
+        live.attached = true;
+        live.progressed = now;
+        live.recalled.values_mut().for_each(|recall| recall.told = None);
         self.renewed(id, now);
     }
 
@@ -64,17 +79,43 @@ impl Sessions {
         }
     }
 
-    /// The session was asked to release something.
-    pub(super) fn recalled(&mut self, id: SessionId, now: Duration) {
+    /// One more call waits for the session to release an inode; [`Self::settled`] must follow.
+    pub(super) fn recalled(&mut self, id: SessionId, ino: Ino, now: Duration) {
         if let Some(live) = self.live.get_mut(&id) {
-            live.recalled.get_or_insert(now);
+            let new = || Recall { since: now, told: None, waiting: 0 };
+            live.recalled.entry(ino).or_insert_with(new).waiting += 1;
         }
     }
 
-    /// The session has released everything that it was asked for.
-    pub(super) fn settled(&mut self, id: SessionId) {
-        if let Some(live) = self.live.get_mut(&id) {
-            live.recalled = None;
+    /// Whether the session should be told (again) that an inode is recalled; it counts as told then.
+    pub(super) fn wants_notice(&mut self, id: SessionId, ino: Ino, now: Duration) -> bool {
+        let recall = self.live.get_mut(&id).and_then(|live| live.recalled.get_mut(&ino));
+        recall.is_some_and(|recall| {
+            let wants = recall.told.is_none_or(|told| now.saturating_sub(told) >= NOTICE);
+            if wants {
+                recall.told = Some(now);
+            }
+            wants
+        })
+    }
+
+    /// A call waits no more for the session to release that inode: it has, or the call was given up.
+    pub(super) fn settled(&mut self, id: SessionId, ino: Ino) {
+        if let Some(live) = self.live.get_mut(&id)
+            && let Some(recall) = live.recalled.get_mut(&ino)
+        {
+            recall.waiting -= 1;
+            if recall.waiting == 0 {
+                live.recalled.remove(&ino);
+            }
+        }
+    }
+
+    /// This process stood still for a while, and could hear nobody: that is held against nobody.
+    pub(super) fn excuse(&mut self, pause: Duration) {
+        for live in self.live.values_mut() {
+            live.renewed += pause;
+            live.progressed += pause;
         }
     }
 
@@ -97,10 +138,10 @@ impl Sessions {
     /// (`servers_wanting`), sitting on a recall without any progress.
     pub(super) fn expired(&self, now: Duration, servers_wanting: bool) -> Vec<SessionId> {
         let stuck = |live: &Live| {
+            let oldest = live.recalled.values().map(|recall| recall.since).min();
             !servers_wanting
-                && live
-                    .recalled
-                    .is_some_and(|at| now.saturating_sub(at.max(live.progressed)) > RECALL)
+                && live.attached
+                && oldest.is_some_and(|at| now.saturating_sub(at.max(live.progressed)) > RECALL)
         };
         let silent = |live: &Live| now.saturating_sub(live.renewed) > EVICTION;
         self.live
@@ -113,7 +154,7 @@ impl Sessions {
 
 impl Live {
     fn new(now: Duration, attached: bool) -> Self {
-        Self { renewed: now, progressed: now, recalled: None, attached }
+        Self { renewed: now, progressed: now, recalled: BTreeMap::new(), attached }
     }
 }
 
@@ -123,6 +164,8 @@ mod tests {
 
     const ONE: SessionId = SessionId(1);
     const TWO: SessionId = SessionId(2);
+    const FILE: Ino = Ino(7);
+    const OTHER: Ino = Ino(8);
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -157,15 +200,50 @@ mod tests {
     fn a_recall_is_answered_by_progress_or_ends_in_eviction() {
         let mut sessions = Sessions::default();
         sessions.attached(ONE, at(0));
-        sessions.recalled(ONE, at(1));
-        sessions.recalled(ONE, at(9));
+        sessions.recalled(ONE, FILE, at(1));
+        sessions.recalled(ONE, FILE, at(9));
         sessions.renewed(ONE, at(12));
         assert_eq!(sessions.expired(at(12), false), [ONE], "counted from the first recall");
         assert_eq!(sessions.expired(at(12), true), [], "it waits for servers");
         sessions.progressed(ONE, at(11));
         assert_eq!(sessions.expired(at(12), false), []);
-        sessions.settled(ONE);
         sessions.renewed(ONE, at(30));
+        sessions.settled(ONE, FILE);
+        assert_eq!(sessions.expired(at(40), false), [ONE], "somebody waits still");
+        sessions.settled(ONE, FILE);
         assert_eq!(sessions.expired(at(40), false), []);
+    }
+
+    #[test]
+    fn what_was_released_does_not_hide_what_was_not() {
+        let mut sessions = Sessions::default();
+        sessions.attached(ONE, at(0));
+        sessions.recalled(ONE, FILE, at(1));
+        sessions.recalled(ONE, OTHER, at(8));
+        sessions.settled(ONE, OTHER);
+        sessions.renewed(ONE, at(12));
+        assert_eq!(sessions.expired(at(12), false), [ONE]);
+    }
+
+    #[test]
+    fn a_session_that_has_yet_to_attach_has_until_it_counts_as_silent() {
+        let mut sessions = Sessions::recover([ONE], at(0));
+        sessions.recalled(ONE, FILE, at(1));
+        assert_eq!(sessions.expired(at(15), false), []);
+        sessions.attached(ONE, at(15));
+        assert!(sessions.wants_notice(ONE, FILE, at(15)));
+        assert!(!sessions.wants_notice(ONE, FILE, at(15)));
+        assert!(sessions.wants_notice(ONE, FILE, at(16)));
+        assert_eq!(sessions.expired(at(25), false), []);
+        assert_eq!(sessions.expired(at(26), false), [ONE]);
+    }
+
+    #[test]
+    fn a_monitor_that_stood_still_evicts_nobody_for_it() {
+        let mut sessions = Sessions::default();
+        sessions.attached(ONE, at(0));
+        sessions.excuse(at(100));
+        assert_eq!(sessions.expired(at(101), false), []);
+        assert_eq!(sessions.expired(at(116), false), [ONE]);
     }
 }

@@ -6,6 +6,7 @@ use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
+use crate::types::{Epoch, ServerId};
 use crate::wire::metadata::{Beat, Beaten, Inventory, Refusal, Register, Registered, Response};
 
 /// Most shards a server is told to delete in one beat.
@@ -28,7 +29,7 @@ impl Monitor {
             let mut state = self.state.lock();
             let Register { address, domain, usage, .. } = register;
             state.servers.known(server, epoch, address, domain, usage, now);
-            state.registered.insert(caller.id, (server, epoch));
+            state.registered_on(caller, (server, epoch));
         }
         let state = query::op_seq(&*self.store).map_err(unreadable)?;
         Ok(Response::Registered(Registered { server, epoch, state }))
@@ -42,7 +43,7 @@ impl Monitor {
             let now = self.clock.monotonic();
             let known = state.servers.beat(server, epoch, usage, &lost, now);
             if known.is_some() {
-                state.registered.insert(caller.id, (server, epoch));
+                state.registered_on(caller, (server, epoch));
             }
             known
         };
@@ -71,15 +72,25 @@ impl Monitor {
 
     /// Compares a portion of what a server has with what it should have.
     pub(super) fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
-        let Inventory { server, from, to, shards, as_of, .. } = inventory;
+        let Inventory { server, epoch, from, to, shards, as_of } = inventory;
+        let frozen = self.store.snapshot();
         // What was committed after the server began to list may be there and not on the list.
         let missing =
-            query::missing(&*self.store, server, from, to, as_of, &shards).map_err(unreadable)?;
+            query::missing(&*frozen, server, from, to, as_of, &shards).map_err(unreadable)?;
         if !missing.is_empty() {
             log::error!("server {server} misses {} shards that it should have", missing.len());
         }
-        let garbage = query::garbage(&*self.store, server, &shards).map_err(unreadable)?;
-        self.state.lock().servers.listed(server, from, to, missing);
+        let garbage = query::garbage(&*frozen, server, &shards).map_err(unreadable)?;
+        self.state.lock().servers.listed(server, epoch, from, to, missing);
         Ok(Response::Garbage(garbage))
+    }
+}
+
+impl super::State {
+    /// A server speaks on that connection. (What is told of a connection after its end would stay for ever.)
+    fn registered_on(&mut self, caller: &Caller, member: (ServerId, Epoch)) {
+        if !caller.is_closed() {
+            self.registered.insert(caller.id, member);
+        }
     }
 }

@@ -24,7 +24,7 @@ pub enum CallError {
 pub enum BindError {
     /// Another process has it.
     #[error(
-        "port {port} of {host} is in use: choose another with --listen, or stop the process that has it"
+        "port {port} of {host} is in use: choose another in `listen` of the configuration, or stop the process that has it"
     )]
     InUse {
         /// Host as written.

@@ -87,6 +87,9 @@ fn lookup(read: &dyn Read, parent: Ino, name: &[u8]) -> Result<Answer, Fail> {
 
 fn get_xattr(read: &dyn Read, ino: Ino, name: &[u8]) -> Result<Answer, Fail> {
     live(read, ino)?;
+    if name.len() > limits::XATTR_NAME_MAX {
+        return Err(Errno::NoAttribute.into());
+    }
     let xattr = get(read, &keys::xattr(ino, name))?.ok_or(Errno::NoAttribute)?;
     Ok(Answer::Bytes(xattr.value))
 }
