@@ -23,7 +23,9 @@ pub(super) struct Unsent {
 }
 
 /// The right to have an answer in memory, until it is sent or given up.
-pub(super) struct Credit(OwnedSemaphorePermit);
+pub(super) struct Credit {
+    _permit: OwnedSemaphorePermit,
+}
 
 /// An answer that holds its credit.
 struct Held {
@@ -49,7 +51,8 @@ impl Unsent {
             Arc::clone(connections.entry(connection).or_insert_with(new))
         };
         let bytes = blocks.saturating_mul(BLOCK).min(STRIPE_BYTES_MAX);
-        room.acquire_many_owned(bytes).await.ok().map(Credit)
+        let permit = room.acquire_many_owned(bytes).await.ok()?;
+        Some(Credit { _permit: permit })
     }
 
     /// A connection is gone.
