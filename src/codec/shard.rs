@@ -144,6 +144,9 @@ pub enum BadShard {
     /// Pieces or checksums do not agree with the hash.
     #[error("the shard's list of pieces or its table of checksums is damaged")]
     Table,
+    /// The disk does not give them back.
+    #[error("the disk cannot read the shard any more")]
+    Unreadable,
 }
 
 /// All shards of a stripe. `payload` is what the stripe holds, 1..=[`STRIPE_BYTES_MAX`] bytes; it is not copied,

@@ -118,6 +118,11 @@ pub trait DiskFile: Send + Sync {
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
 }
 
+/// Whether a read failed because that part of the medium is bad: all else may be well.
+pub fn is_bad_sector(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EIO)
+}
+
 /// How a file's bytes go between memory and disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {

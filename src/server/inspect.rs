@@ -23,6 +23,8 @@ pub enum Report {
         dead: usize,
         /// Bytes that are no shard: debris of a crash, or damage.
         debris_bytes: u64,
+        /// Whether it ends as a full segment does. One that does not is being written, or cut off.
+        is_sealed: bool,
     },
 }
 
@@ -43,10 +45,10 @@ pub struct ShardReport {
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// It cannot be read.
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read")]
     Read(#[from] io::Error),
     /// It is no shard, or too damaged to say which.
-    #[error("{0}")]
+    #[error(transparent)]
     Bad(#[from] BadShard),
 }
 
@@ -100,6 +102,7 @@ fn inspect_segment(file: &dyn DiskFile) -> Result<Report, InspectError> {
     Ok(Report::Segment {
         dead: images - shards.len(),
         shards,
+        is_sealed: contents.is_sealed,
         debris_bytes: contents.debris.iter().map(|range| range.end - range.start).sum(),
     })
 }
@@ -159,8 +162,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shard(shard) => write!(f, "{shard}"),
-            Self::Segment { shards, dead, .. } => {
-                writeln!(f, "pack segment: {} shards, {dead} deleted", shards.len())?;
+            Self::Segment { shards, dead, is_sealed, .. } => {
+                let end =
+                    if *is_sealed { "sealed" } else { "not sealed: being written, or cut off" };
+                writeln!(f, "pack segment: {} shards, {dead} deleted, {end}", shards.len())?;
                 shards.iter().try_for_each(|shard| write!(f, "at byte {}: {shard}", shard.offset))
             }
         }
@@ -283,6 +288,18 @@ mod tests {
         assert_eq!(report.shards().len(), 2);
         assert_eq!(report.shards()[1].damaged_blocks, [0]);
         assert_eq!(report.problems().len(), 2);
-        assert!(report.to_string().starts_with("pack segment: 2 shards, 0 deleted"));
+        assert!(report.to_string().starts_with("pack segment: 2 shards, 0 deleted, not sealed"));
+
+        // Cut off within the second image: it is named all the same.
+        flip(&path, 4096 + image + 4096);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..4096 + image + 8192]).unwrap();
+        let report = inspect(&path).unwrap();
+        let problems = report.problems();
+        assert!(problems[0].contains("shard 1 of stripe 2: the shard is cut off"), "{problems:?}");
+        drop(store);
+        let disk = Arc::new(SystemDisk::new(dir.path()));
+        drop(Store::open(disk, CLUSTER, None).unwrap());
+        assert!(inspect(&path).unwrap().to_string().contains("1 shards, 0 deleted, sealed"));
     }
 }

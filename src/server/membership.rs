@@ -21,6 +21,7 @@
 //!   leader may lag behind for a moment; after half a minute it is no lag any more, and only an administrator
 //!   can allow deleting again.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::types::{Epoch, OpSeq, ServerId};
@@ -182,15 +183,17 @@ impl Membership {
 
     /// [`Step::Beat`] was answered. Returns the shards to delete.
     pub fn beaten(&mut self, sent: Duration, now: Duration, answer: Beaten) -> Vec<ShardId> {
-        self.reaped.acknowledged();
-        self.lost.acknowledged();
-        self.next_call = sent + BEAT;
         if answer.register {
+            // Nobody has listened to what that beat reported: it is said again.
+            self.failed(now);
             self.member = None;
             self.listing = None;
             self.next_call = now;
             return Vec::new();
         }
+        self.reaped.acknowledged();
+        self.lost.acknowledged();
+        self.next_call = sent + BEAT;
         self.hear(sent, now, answer.state);
         if answer.list {
             self.listing.get_or_insert_default();
@@ -242,9 +245,15 @@ impl Membership {
         self.is_held |= now.saturating_sub(since) >= LAG;
     }
 
-    fn if_allowed(&self, shards: Vec<ShardId>) -> Vec<ShardId> {
+    /// What of these is to be deleted. Not what is deleted already and only not yet acknowledged: once it is, the
+    /// monitors may have the same shard put here again, and a second deletion, late, would take that one.
+    fn if_allowed(&self, mut shards: Vec<ShardId>) -> Vec<ShardId> {
         match self.deleting() {
-            Deleting::Allowed => shards,
+            Deleting::Allowed => {
+                let gone: HashSet<&ShardId> = self.reaped.waiting.iter().collect();
+                shards.retain(|shard| !gone.contains(shard));
+                shards
+            }
             Deleting::Waiting | Deleting::Held => Vec::new(),
         }
     }
@@ -324,6 +333,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_deleted_already_is_not_deleted_again() {
+        let mut membership = registered(0, 5);
+        membership.next(at(10));
+        // Deleted while that beat was under way: its answer cannot know it yet, nor can a listing's.
+        membership.report_reaped(vec![shard(1)]);
+        let reap = Beaten { reap: vec![shard(1), shard(2)], ..beaten(5) };
+        assert_eq!(membership.beaten(at(10), at(20), reap), [shard(2)]);
+        assert_eq!(membership.listed(None, vec![shard(1), shard(3)]), [shard(3)]);
+        assert_eq!(membership.next(at(1010)), beat(&[shard(1)], &[]));
+        membership.beaten(at(1010), at(1020), beaten(6));
+        assert_eq!(membership.listed(None, vec![shard(1)]), [shard(1)]);
+    }
+
+    #[test]
     fn it_lists_in_portions_between_beats() {
         let mut membership = registered(0, 5);
         membership.next(at(10));
@@ -345,11 +368,15 @@ mod tests {
     #[test]
     fn it_registers_again_when_it_is_told_to() {
         let mut membership = registered(0, 5);
-        membership.next(at(10));
+        membership.report_lost(vec![shard(2)]);
+        assert_eq!(membership.next(at(10)), beat(&[], &[shard(2)]));
         let answer = Beaten { register: true, reap: vec![shard(1)], ..beaten(0) };
         assert_eq!(membership.beaten(at(10), at(20), answer), []);
         assert_eq!(membership.standing(), None);
         assert_eq!(membership.next(at(20)), Step::Register);
+        let answer = Registered { server: MEMBER.server, epoch: MEMBER.epoch, state: OpSeq(5) };
+        membership.registered(at(20), at(30), &answer);
+        assert_eq!(membership.next(at(30)), beat(&[], &[shard(2)]), "it was not heard before");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod service;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod unsent;
 mod workers;
 
 pub use inspect::{InspectError, Report, ShardReport, inspect};

@@ -5,6 +5,7 @@
 //! What is durably gone is reported with the next beat.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     doomed: BTreeSet<ShardId>,
-    gone: Vec<ShardId>,
+    gone: BTreeSet<ShardId>,
     is_over: bool,
 }
 
@@ -45,15 +46,20 @@ impl Reaper {
         Ok(Self { inner })
     }
 
-    /// Deletes these, soon.
-    pub(super) fn doom(&self, shards: Vec<ShardId>) {
-        self.inner.state.lock().doomed.extend(shards);
+    /// Deletes these, soon. What is gone already and not yet reported is not deleted a second time: the monitors
+    /// told it before they could know.
+    pub(super) fn doom(&self, mut shards: Vec<ShardId>) {
+        let mut state = self.inner.state.lock();
+        shards.retain(|shard| !state.gone.contains(shard));
+        state.doomed.extend(shards);
+        drop(state);
         self.inner.changed.notify_all();
     }
 
     /// Those that are durably gone since it was last asked.
     pub(super) fn take_gone(&self) -> Vec<ShardId> {
-        std::mem::take(&mut self.inner.state.lock().gone)
+        let gone = std::mem::take(&mut self.inner.state.lock().gone);
+        gone.into_iter().collect()
     }
 }
 
@@ -72,7 +78,11 @@ impl Inner {
                 continue;
             }
             let started = Instant::now();
-            let gone = shared.store.delete(&batch);
+            let deleted = catch_unwind(AssertUnwindSafe(|| shared.store.delete(&batch)));
+            let gone = deleted.unwrap_or_else(|_| {
+                log::error!("deleting panicked: {} shards stay for now", batch.len());
+                Vec::new()
+            });
             let is_complete = gone.len() == batch.len();
             let mut state = self.state.lock();
             // What could not be deleted is told again by the monitors, and holds nobody up meanwhile.

@@ -16,7 +16,7 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::disk::SystemDisk;
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::rpc::{BindError, Listener};
-use crate::env::system::{Node, node};
+use crate::env::system::{Node, node, raise_descriptor_limit};
 use crate::types::ServerId;
 
 pub use super::member::JoinError;
@@ -76,6 +76,9 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
     let _lock = DirLock::take(&config.dir)?;
+    if let Err(error) = raise_descriptor_limit() {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
     let node = node()?;
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();

@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 
 use super::membership::Standing;
 use super::store::Store;
+use super::unsent::Unsent;
 use super::workers::{Panicked, Workers};
 use crate::crypto::Role;
 use crate::env::clock::Clock;
@@ -52,6 +53,7 @@ pub(super) struct Service {
     readers: Workers,
     /// Reads whole shards, one at a time, whenever the disk has nothing better to do.
     scrubber: Workers,
+    unsent: Unsent,
 }
 
 impl Service {
@@ -61,7 +63,26 @@ impl Service {
             writers: Workers::new("writer", WRITERS)?,
             readers: Workers::new("reader", READERS)?,
             scrubber: Workers::new("scrubber", 1)?,
+            unsent: Unsent::default(),
         })
+    }
+
+    /// Answers a call; reads for it when its connection has fetched enough of what was read before.
+    async fn answer_within_bounds(
+        &self,
+        caller: &rpc::Caller,
+        request: Request,
+        payload: Bytes,
+    ) -> Result<(Response, Bytes), Refusal> {
+        let role = caller.identity.role;
+        let Request::Get { count, .. } = request else {
+            return self.answer(role, request, payload).await;
+        };
+        let credit = self.unsent.take(caller.id, || caller.is_closed(), count).await;
+        // Nobody hears the answer to a connection that is gone.
+        let credit = credit.ok_or(Refusal::Forbidden)?;
+        let (response, data) = self.answer(role, request, payload).await?;
+        Ok((response, credit.hold(data)))
     }
 
     /// Answers a call of somebody in that role.
@@ -129,7 +150,7 @@ impl rpc::Service for Service {
         payload: Bytes,
     ) -> rpc::Answer {
         let answered = match decode(&header) {
-            Ok(request) => self.answer(caller.identity.role, request, payload).await,
+            Ok(request) => self.answer_within_bounds(&caller, request, payload).await,
             Err(error) => {
                 log::warn!("{} sent a call that cannot be understood: {error}", caller.identity);
                 Err(Refusal::Malformed)
@@ -138,6 +159,10 @@ impl rpc::Service for Service {
         let (response, payload) =
             answered.unwrap_or_else(|refusal| (Response::Refused(refusal), Bytes::new()));
         rpc::Answer { header: encode(&response), payload: vec![payload] }
+    }
+
+    fn closed(&self, caller: &rpc::Caller) {
+        self.unsent.forget(caller.id);
     }
 }
 

@@ -38,6 +38,7 @@ struct State {
     generation: u64,
     steps_left: Option<u64>,
     steps: u64,
+    is_sync_lost: bool,
     capacity: u64,
 }
 
@@ -47,6 +48,8 @@ struct Contents {
     durable: Vec<u8>,
     /// Changes since the last sync, in order.
     writes: Vec<Write>,
+    /// Bytes that can no longer be read.
+    bad: Vec<usize>,
 }
 
 enum Write {
@@ -76,6 +79,7 @@ impl SimDisk {
                 generation: 0,
                 steps_left: None,
                 steps: 0,
+                is_sync_lost: false,
                 capacity,
             })),
         }
@@ -125,6 +129,30 @@ impl SimDisk {
         if let Some(durable) = contents.durable.get_mut(byte) {
             *durable ^= 1 << bit;
         }
+    }
+
+    /// Lets a byte of a file, and whatever is read together with it, become unreadable.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such file.
+    pub fn break_sector(&self, path: &str, byte: usize) {
+        let mut state = self.state.lock();
+        let file = state.names[path].expect("a file");
+        state.files.get_mut(&file).expect("its contents").bad.push(byte);
+    }
+
+    /// Lets the next sync of a file fail as Linux does it: what was written stays readable until a crash, and later
+    /// syncs know nothing of it.
+    pub fn lose_next_sync(&self) {
+        self.state.lock().is_sync_lost = true;
+    }
+
+    /// Somebody else takes all space that is left, or with `false` gives it back.
+    pub fn fill(&self, is_full: bool) {
+        let mut state = self.state.lock();
+        let used = state.used();
+        state.capacity = if is_full { used } else { 1 << 40 };
     }
 
     /// All files, by path.
@@ -390,6 +418,9 @@ impl DiskFile for Handle {
     fn read(&self, offset: u64, length: usize) -> io::Result<Bytes> {
         self.with(false, |file, _| {
             let from = offset as usize;
+            if file.bad.iter().any(|bad| (from..from + length).contains(bad)) {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
             let bytes = file.seen.get(from..from + length);
             let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
             Ok(Bytes::copy_from_slice(bytes))
@@ -411,7 +442,12 @@ impl DiskFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let is_lost = std::mem::take(&mut self.disk.state.lock().is_sync_lost);
         self.with(true, |file, _| {
+            if is_lost {
+                file.writes.clear();
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
             file.sync();
             Ok(())
         })

@@ -1,6 +1,7 @@
 //! The real world: tokio, files, the kernel.
 
 pub mod credentials;
+mod descriptors;
 pub mod disk;
 pub mod files;
 pub mod lock;
@@ -9,4 +10,5 @@ mod node;
 pub mod rpc;
 
 pub use credentials::{LoadError, load_credentials};
+pub use descriptors::raise_descriptor_limit;
 pub use node::{Node, node};

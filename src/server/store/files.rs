@@ -77,17 +77,23 @@ impl Files {
         self.open.get_or_insert_with(&id, open)
     }
 
+    /// Opens a file anew when it is needed the next time.
+    pub(super) fn forget(&self, id: ShardId) {
+        self.open.remove(&id);
+    }
+
     /// Removes files; one that is not there is fine. Those returned are durably gone.
     pub(super) fn remove(&self, ids: &[ShardId]) -> Vec<ShardId> {
         let mut unlinked = Vec::new();
         for &id in ids {
-            self.open.remove(&id);
             match self.disk.remove(&path(id, SUFFIX)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     log::error!("{} cannot be removed: {error}", path(id, SUFFIX));
                 }
                 _ => unlinked.push(id),
             }
+            // Last, for a reader may have opened it meanwhile: a descriptor kept would keep the space.
+            self.open.remove(&id);
         }
         let touched: BTreeSet<usize> = unlinked.iter().map(|id| directory_of(*id)).collect();
         for number in touched {

@@ -40,7 +40,7 @@ use self::packs::{PACKS, Packs};
 use self::room::Room;
 use crate::codec::checksum;
 use crate::codec::shard::Head;
-use crate::env::disk::Disk;
+use crate::env::disk::{Disk, is_bad_sector};
 use crate::types::limits::BLOCK;
 use crate::types::{ClusterId, ShardHash};
 use crate::wire::metadata::Usage;
@@ -71,6 +71,7 @@ pub enum OpenError {
 }
 
 /// A write that failed.
+#[derive(Debug)]
 struct WriteFailed {
     error: io::Error,
     /// Whether it is certain that nothing of it will ever be found.
@@ -110,8 +111,15 @@ impl Store {
         disk.make_dir(PACKS)?;
         files::make_directories(&*disk)?;
         disk.sync_dir("")?;
-        let identity = identity.unwrap_or(Identity::new(cluster));
-        identity.write(&*disk)?;
+        let identity = match identity {
+            // Not written again: a server whose disk is full can start and give out what it has.
+            Some(identity) => identity,
+            None => {
+                let new = Identity::new(cluster);
+                new.write(&*disk)?;
+                new
+            }
+        };
         let found = scan::scan(&disk, cluster)?;
         log::info!(
             "{} shards in {} bytes, {} damaged",
@@ -165,7 +173,12 @@ impl Store {
         let before = self.index.write().insert(id, entry);
         self.tables.insert(id, Arc::new(head.checksums));
         if let Some(Place::Pack(record)) = before.map(|entry| entry.place) {
-            self.packs.bury(&self.packs.kill(vec![record]));
+            let killed = self.packs.kill(vec![record]);
+            if killed.is_empty() {
+                // The damaged image may be taken for the shard at the next start, even after its deletion.
+                self.unsure.lock().insert(id);
+            }
+            self.packs.bury(&killed);
         }
         Ok(hash)
     }
@@ -209,6 +222,8 @@ impl Store {
         if !deep && entry.condition == Condition::Whole {
             return Verdict::Present { hash: entry.hash };
         }
+        // A file that somebody removed is still read well through a descriptor from before.
+        self.forget_descriptor(id, &entry);
         let blocks = match self.damaged_blocks(id, &entry) {
             Ok(blocks) if blocks.is_empty() => return Verdict::Present { hash: entry.hash },
             Ok(blocks) => blocks,
@@ -338,9 +353,16 @@ impl Store {
         };
         read.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => self.note_damage(id, entry),
-            _ if error.raw_os_error() == Some(libc::EIO) => self.note_damage(id, entry),
+            _ if is_bad_sector(&error) => self.note_damage(id, entry),
             _ => failed("read", &error),
         })
+    }
+
+    fn forget_descriptor(&self, id: ShardId, entry: &Entry) {
+        match entry.place {
+            Place::File => self.files.forget(id),
+            Place::Pack(record) => self.packs.forget(record.segment),
+        }
     }
 
     /// Notes that a shard is damaged, to be reported once; says what the reader is to be told.
@@ -383,6 +405,7 @@ fn check_image(id: ShardId, cluster: ClusterId, image: &[u8]) -> Result<Head, Re
     let is_it = header.ident.stripe == id.stripe
         && header.index == id.index
         && header.ident.cluster == cluster
+        && !header.dead
         && header.image_bytes() as usize == image.len();
     let is_whole = || {
         let data = &image[header.head_bytes() as usize..];

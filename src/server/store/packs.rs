@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -51,6 +52,9 @@ struct Writing {
     number: u32,
     file: Arc<dyn DiskFile>,
     sync: GroupSync,
+    /// A sync of it failed. The kernel says so once, and takes what it could not write for written from then on: no
+    /// later sync proves anything about an image that was written before.
+    is_failed: AtomicBool,
 }
 
 /// What is known of a segment.
@@ -94,7 +98,7 @@ impl Packs {
         let written = writing
             .file
             .write(offset.into(), image)
-            .and_then(|()| writing.sync.run(|| writing.file.sync()))
+            .and_then(|()| writing.sync.run(|| writing.sync_file()))
             .map_err(|error| WriteFailed {
                 error,
                 is_undone: segment::kill(&*writing.file, &[record]).is_ok(),
@@ -165,15 +169,37 @@ impl Packs {
     }
 
     fn remove_segment(&self, number: u32) {
-        self.open.remove(&number);
         if let Err(error) = self.disk.remove(&path(number)) {
             log::warn!("{} is dead and cannot be removed: {error}", path(number));
         }
+        // Last, for a reader may have opened it meanwhile: a descriptor kept would keep the space.
+        self.open.remove(&number);
+    }
+
+    /// Opens a segment anew when it is needed the next time.
+    pub(super) fn forget(&self, number: u32) {
+        self.open.remove(&number);
     }
 
     fn file(&self, number: u32) -> io::Result<Arc<dyn DiskFile>> {
         let open = || self.disk.open(&path(number), Access::Cached);
-        self.open.get_or_insert_with(&number, open)
+        let file = self.open.get_or_insert_with(&number, open);
+        if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.abandon(number);
+        }
+        file
+    }
+
+    /// A segment has no name any more: somebody removed it. What would be appended to it would be lost.
+    fn abandon(&self, number: u32) {
+        let mut state = self.state.lock();
+        if let Some(current) = state.current.take_if(|current| current.number == number) {
+            log::error!("{} was removed by somebody: the next shards go elsewhere", path(number));
+            let tally = state.tallies.get_mut(&number).expect("kept while appended to");
+            tally.is_current = false;
+            tally.is_broken = true;
+            current.is_failed.store(true, Ordering::SeqCst);
+        }
     }
 
     /// A place for an image in the current segment, or in a new one.
@@ -203,7 +229,8 @@ impl Packs {
         let file = self.disk.create(&path(number), Access::Cached)?;
         file.write(0, &segment::header(self.cluster, number))?;
         self.disk.sync_dir(PACKS)?;
-        let writing = Arc::new(Writing { number, file, sync: GroupSync::default() });
+        let (sync, is_failed) = (GroupSync::default(), AtomicBool::new(false));
+        let writing = Arc::new(Writing { number, file, sync, is_failed });
         state.current = Some(Arc::clone(&writing));
         let tally = Tally { end: BLOCK, is_current: true, ..Tally::default() };
         state.tallies.insert(number, tally);
@@ -241,6 +268,17 @@ impl Packs {
     }
 }
 
+impl Writing {
+    fn sync_file(&self) -> io::Result<()> {
+        if self.is_failed.load(Ordering::SeqCst) {
+            return Err(io::Error::other("an earlier sync of that segment failed"));
+        }
+        let synced = self.file.sync();
+        self.is_failed.fetch_or(synced.is_err(), Ordering::SeqCst);
+        synced
+    }
+}
+
 /// The segment that a file name stands for.
 pub(super) fn parse_name(name: &str) -> Option<u32> {
     let number = u32::from_str_radix(name.strip_suffix(SUFFIX)?, 16).ok()?;
@@ -250,4 +288,26 @@ pub(super) fn parse_name(name: &str) -> Option<u32> {
 /// Where a segment lies.
 pub(super) fn path(number: u32) -> String {
     format!("{PACKS}/{number:08x}{SUFFIX}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::sim::disk::SimDisk;
+
+    #[test]
+    fn a_sync_after_one_that_failed_proves_nothing() {
+        let disk = SimDisk::new(1 << 20);
+        disk.make_dir(PACKS).unwrap();
+        let packs = Packs::new(Arc::new(disk.clone()), ClusterId(1), &[]);
+        let (writing, offset) = packs.reserve(BLOCK).unwrap();
+        writing.file.write(offset.into(), &[7; BLOCK as usize]).unwrap();
+        // Somebody else's sync fails, and with it these bytes are gone.
+        disk.lose_next_sync();
+        writing.sync.run(|| writing.sync_file()).unwrap_err();
+        writing.sync.run(|| writing.sync_file()).unwrap_err();
+        // Another segment is another file.
+        packs.finish(&writing, false);
+        packs.append(&[8; BLOCK as usize]).unwrap();
+    }
 }

@@ -16,7 +16,7 @@ use super::index::{Condition, Entry, Index, Place, Record};
 use super::packs::{self, PACKS};
 use super::segment::{self, ImageState};
 use crate::codec::shard::{BadShard, HEADER_BYTES, Head, Header};
-use crate::env::disk::{Access, Disk};
+use crate::env::disk::{Access, Disk, DiskFile, is_bad_sector};
 use crate::types::ClusterId;
 use crate::types::limits::BLOCK;
 use crate::wire::shards::ShardId;
@@ -123,7 +123,11 @@ fn scan_directory(disk: &dyn Disk, cluster: ClusterId, dir: &str) -> io::Result<
             log::warn!("{path} is not a shard; it is left alone");
             continue;
         };
-        match examine(disk, cluster, &path, id)? {
+        let examined = match examine(disk, cluster, &path, id) {
+            Err(error) if is_bad_sector(&error) => Err(BadShard::Unreadable.to_string()),
+            examined => examined?,
+        };
+        match examined {
             Ok(entry) => shards.push((id, entry)),
             Err(why) => {
                 log::error!("{path} goes into {QUARANTINE}: {why}");
@@ -157,6 +161,10 @@ fn examine(
     }
     let head = match Head::parse(&bytes) {
         Ok(head) => head,
+        // Written by a later okapifs: it is not damaged, and nothing of ours to put aside.
+        Err(error @ BadShard::Version(_)) => {
+            return Err(io::Error::other(format!("{path}: {error}")));
+        }
         Err(error) => return Ok(Err(error.to_string())),
     };
     let header = head.header;
@@ -184,7 +192,8 @@ fn scan_segment(
     for range in &contents.debris {
         log::warn!("{path}: bytes {} to {} are no shard", range.start, range.end);
     }
-    let (mut alive, mut torn, mut is_kept) = (0, Vec::new(), false);
+    // What cannot be understood may be damaged, or from a later okapifs: it is never removed.
+    let (mut alive, mut torn, mut is_kept) = (0, Vec::new(), !contents.debris.is_empty());
     for image in &contents.images {
         let (id, record) = (id_of(&image.header), image.record(number));
         if image.header.ident.cluster != cluster {
@@ -198,6 +207,11 @@ fn scan_segment(
                 alive += 1;
                 let before = found.index.insert(id, entry(&image.header, Place::Pack(record)));
                 replace(disk, number, &mut alive, &mut torn, before, found)?;
+            }
+            ImageState::BadHead(BadShard::CutOff { .. }) => {
+                log::warn!("{path}: shard {} of stripe {} is cut off", id.index, id.stripe);
+                found.lost.push(id);
+                torn.push(record);
             }
             ImageState::BadHead(error) => {
                 log::error!("{path}: shard {} of stripe {}: {error}", id.index, id.stripe);
@@ -217,13 +231,20 @@ fn scan_segment(
     if alive == 0 && !is_kept {
         return disk.remove(&path);
     }
-    if !contents.is_sealed {
-        let end = file.length()? / u64::from(BLOCK) * u64::from(BLOCK);
-        file.write(end, &segment::seal(cluster, number))?;
-        file.sync()?;
+    if !contents.is_sealed
+        && let Err(error) = seal(&*file, cluster, number)
+    {
+        // The disk may be full. Without a seal the next start reads all of it again, that is all.
+        log::warn!("{path} stays without a seal: {error}");
     }
     found.segments.push((number, alive));
     Ok(())
+}
+
+fn seal(file: &dyn DiskFile, cluster: ClusterId, number: u32) -> io::Result<()> {
+    let end = file.length()? / u64::from(BLOCK) * u64::from(BLOCK);
+    file.write(end, &segment::seal(cluster, number))?;
+    file.sync()
 }
 
 /// A shard that was found twice: it had been damaged and was put again. The older image dies.

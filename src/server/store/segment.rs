@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 use super::index::Record;
 use crate::codec::shard::{BadShard, DEAD_MARK, Head, Header};
-use crate::env::disk::DiskFile;
+use crate::env::disk::{DiskFile, is_bad_sector};
 use crate::types::ClusterId;
 use crate::types::limits::BLOCK;
 
@@ -64,7 +64,7 @@ pub(in crate::server) enum ImageState {
     Dead,
     /// Its head is good, and, if that was looked at, its data.
     Whole(Box<Head>),
-    /// Its header is good, its tables are not.
+    /// Its header is good; its tables are not, or the segment ends within it, or the disk cannot read it.
     BadHead(BadShard),
     /// These blocks of its data are not what was written.
     BadBlocks(Box<Head>, Vec<u32>),
@@ -124,17 +124,33 @@ pub(in crate::server) fn scan(file: &dyn DiskFile, deep: bool) -> io::Result<Con
     let mut blocks = Blocks::new(file, end);
     let mut at = 0;
     while at < end {
-        let bytes = blocks.at(at)?;
+        let Some(bytes) = blocks.at(at)? else {
+            contents.add_debris(at);
+            at += block;
+            continue;
+        };
         match Header::parse(&bytes) {
             Ok(header) if at + u64::from(header.image_bytes()) <= end => {
-                let state = examine(file, at, &header, deep)?;
+                let state = match examine(file, at, &header, deep) {
+                    Err(error) if is_bad_sector(&error) => {
+                        ImageState::BadHead(BadShard::Unreadable)
+                    }
+                    state => state?,
+                };
                 contents.images.push(Image { offset: at, header, state });
                 at += u64::from(header.image_bytes());
             }
-            _ => {
+            parsed => {
                 let is_header = at == 0 && is_end_block(&bytes, MAGIC);
                 if !is_header && bytes.iter().any(|byte| *byte != 0) {
                     contents.add_debris(at);
+                }
+                if let Ok(header) = parsed
+                    && !header.dead
+                {
+                    let (have, need) = (end - at, u64::from(header.image_bytes()));
+                    let state = ImageState::BadHead(BadShard::CutOff { have, need });
+                    contents.images.push(Image { offset: at, header, state });
                 }
                 at += block;
             }
@@ -187,15 +203,23 @@ impl<'a> Blocks<'a> {
         Self { file, end, from, window }
     }
 
-    fn at(&mut self, at: u64) -> io::Result<Bytes> {
+    /// The block at that offset; `None` when the disk cannot read it any more.
+    fn at(&mut self, at: u64) -> io::Result<Option<Bytes>> {
         let block = u64::from(BLOCK);
         if at < self.from || at + block > self.from + self.window.len() as u64 {
-            let length = WINDOW.min(self.end - at);
-            self.window = self.file.read(at, length as usize)?;
+            let read = |length: u64| self.file.read(at, length as usize);
+            let window = match read(WINDOW.min(self.end - at)) {
+                Err(error) if is_bad_sector(&error) => read(block),
+                window => window,
+            };
+            self.window = match window {
+                Err(error) if is_bad_sector(&error) => return Ok(None),
+                window => window?,
+            };
             self.from = at;
         }
         let from = (at - self.from) as usize;
-        Ok(self.window.slice(from..from + BLOCK as usize))
+        Ok(Some(self.window.slice(from..from + BLOCK as usize)))
     }
 }
 

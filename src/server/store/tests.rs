@@ -220,6 +220,28 @@ fn rot_is_reported_once_read_around_and_put_right() {
 }
 
 #[test]
+fn files_that_somebody_removes_are_missed() {
+    for (length, path) in
+        [(SMALL, "packs/00000000.pack"), (LARGE, "shards/00/0000000000000001-01.shard")]
+    {
+        let disk = SimDisk::new(1 << 30);
+        let store = open(&disk);
+        let image = image(1, length);
+        store.put(id(1), &image).unwrap();
+        assert_whole(&store, id(1), &image);
+        disk.remove(path).unwrap();
+        assert_eq!(store.verify(id(1), true), Verdict::Damaged { blocks: Vec::new() });
+        assert_eq!(store.take_lost(), [id(1)]);
+        store.put(id(1), &image).unwrap();
+        store.put(id(2), &image_of(2, length, 2)).unwrap();
+        for store in [store, open(&disk)] {
+            assert_whole(&store, id(1), &image);
+            assert_eq!(listed(&store), [1, 2]);
+        }
+    }
+}
+
+#[test]
 fn a_damaged_head_costs_one_shard_of_a_segment() {
     let disk = SimDisk::new(1 << 30);
     let store = open(&disk);
@@ -239,6 +261,106 @@ fn a_damaged_head_costs_one_shard_of_a_segment() {
     for stripe in expected {
         assert_whole(&store, id(stripe), &image(stripe, SMALL));
     }
+}
+
+#[test]
+fn an_unreadable_sector_costs_one_shard_and_not_the_start() {
+    let disk = SimDisk::new(1 << 30);
+    let store = open(&disk);
+    for stripe in 0..20 {
+        store.put(id(stripe), &image(stripe, SMALL)).unwrap();
+    }
+    for stripe in 20..23 {
+        store.put(id(stripe), &image(stripe, LARGE)).unwrap();
+    }
+    let record = image(0, SMALL).len();
+    // A head in a sealed segment; data in the one without a seal; the head of a large shard.
+    disk.break_sector("packs/00000000.pack", 4096 + 3 * record + 90);
+    disk.break_sector("packs/00000001.pack", 4096 + 5000);
+    disk.break_sector("shards/00/0000000000000015-01.shard", 7);
+    let first = (512 << 10) / record as u64;
+    let store = open(&disk);
+    let expected: Vec<u64> = (0..23).filter(|stripe| ![3, first, 21].contains(stripe)).collect();
+    assert_eq!(listed(&store), expected);
+    let mut lost = store.take_lost();
+    lost.sort();
+    assert_eq!(lost, [id(first), id(21)], "of the third not even the name can be read");
+}
+
+#[test]
+fn a_full_disk_starts_and_reads() {
+    let disk = SimDisk::new(1 << 30);
+    let store = open(&disk);
+    for (stripe, length) in [(1, SMALL), (2, LARGE)] {
+        store.put(id(stripe), &image(stripe, length)).unwrap();
+    }
+    disk.fill(true);
+    for _ in 0..2 {
+        let store = open(&disk);
+        assert_whole(&store, id(1), &image(1, SMALL));
+        assert_whole(&store, id(2), &image(2, LARGE));
+        assert_eq!(store.put(id(3), &image(3, SMALL)), Err(Refusal::Full));
+    }
+    assert_eq!(open(&disk).delete(&[id(1), id(2)]).len(), 2);
+    disk.fill(false);
+    let store = open(&disk);
+    assert_eq!(listed(&store), [0u64; 0]);
+    store.put(id(3), &image(3, SMALL)).unwrap();
+}
+
+/// An image as a later okapifs would write it.
+fn of_version_2(image: &Bytes) -> Vec<u8> {
+    let mut bytes = image.to_vec();
+    bytes[8] = 2;
+    let crc = crc_fast::crc32_iscsi(&bytes[8..76]);
+    bytes[76..80].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn what_a_later_version_wrote_is_neither_removed_nor_put_aside() {
+    let disk = SimDisk::new(1 << 30);
+    open(&disk).put(id(1), &image(1, SMALL)).unwrap();
+    let pack = disk.open("packs/00000000.pack", Access::Cached).unwrap();
+    pack.write(4096, &of_version_2(&image(1, SMALL))).unwrap();
+    assert_eq!(listed(&open(&disk)), [0u64; 0]);
+    assert_eq!(packs_of(&disk), ["packs/00000000.pack"]);
+
+    let disk = SimDisk::new(1 << 30);
+    open(&disk).put(id(1), &image(1, LARGE)).unwrap();
+    let path = "shards/00/0000000000000001-01.shard";
+    let file = disk.open(path, Access::Cached).unwrap();
+    file.write(0, &of_version_2(&image(1, LARGE))).unwrap();
+    let error = Store::open(Arc::new(disk.clone()), CLUSTER, None).err().expect("refused");
+    assert!(error.to_string().contains("format version 2"), "{error}");
+    assert!(disk.files().iter().any(|file| file == path));
+}
+
+#[test]
+fn a_cut_off_segment_names_what_it_lost() {
+    let disk = SimDisk::new(1 << 30);
+    let store = open(&disk);
+    for stripe in 0..3 {
+        store.put(id(stripe), &image(stripe, SMALL)).unwrap();
+    }
+    let record = image(0, SMALL).len();
+    let path = "packs/00000000.pack";
+    let whole = disk.open(path, Access::Cached).unwrap().read(0, 4096 + 3 * record).unwrap();
+    let cut = disk.create(path, Access::Cached).unwrap();
+    cut.write(0, &whole[..4096 + 2 * record + 9000]).unwrap();
+    let store = open(&disk);
+    assert_eq!(listed(&store), [0, 1]);
+    assert_eq!(store.take_lost(), [id(2)]);
+    // Marked: the next start has nothing new to say.
+    assert_eq!(open(&disk).take_lost(), []);
+}
+
+#[test]
+fn an_image_marked_as_dead_is_refused() {
+    let store = open(&SimDisk::new(1 << 30));
+    let mut bytes = image(1, SMALL).to_vec();
+    bytes[..8].copy_from_slice(&crate::codec::shard::DEAD_MARK);
+    assert_eq!(store.put(id(1), &bytes.into()), Err(Refusal::Malformed));
 }
 
 #[test]

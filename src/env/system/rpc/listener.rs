@@ -248,6 +248,7 @@ impl<S: Service> Port<S> {
             let service = Arc::clone(&self.service);
             let caller = Arc::clone(caller);
             tokio::spawn(async move {
+                let _end = CloseOnPanic(&caller.link);
                 let answer = service.call(Arc::clone(&caller), header, payload).await;
                 let link = &caller.link;
                 link.send(Kind::Response, prefix.id, &answer.header, answer.payload);
@@ -268,6 +269,19 @@ impl<S: Service> Port<S> {
             )),
             Err(error) => log::debug!("the connection of {} ended: {error}", caller.identity),
             Ok(()) => {}
+        }
+    }
+}
+
+/// A call that panics has no answer. Its caller is not left to wait for one until its time is over: the connection
+/// is closed, which ends all calls of it.
+struct CloseOnPanic<'a>(&'a Link);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error!("a call panicked; its connection is closed");
+            self.0.close();
         }
     }
 }

@@ -66,6 +66,7 @@ impl Service for TestService {
         assert_eq!(payload.as_ptr().align_offset(4096) * payload.len().min(1), 0, "aligned");
         match header.as_slice() {
             b"hold" => self.hold().await,
+            b"panic" => panic!("on purpose"),
             b"hang" => std::future::pending().await,
             b"notify" => caller.notify(b"noticed".to_vec()),
             _ => {}
@@ -139,6 +140,17 @@ async fn echo(connection: &Connection, payload: Vec<Bytes>) -> Result<Bytes, Cal
         assert_eq!(header, b"echo");
         payload
     })
+}
+
+#[tokio::test]
+async fn a_call_that_panics_closes_its_connection_and_nothing_else() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let client = member(&ca, Role::Client);
+    let (one, other) = (served.connect(&client).await, served.connect(&client).await);
+    let panicked = one.call(b"panic".to_vec(), Vec::new(), LONG).await;
+    assert_eq!(panicked.expect_err("no answer"), CallError::Closed);
+    echo(&other, Vec::new()).await.expect("answered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
