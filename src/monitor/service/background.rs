@@ -33,7 +33,7 @@ async fn close_halves(monitor: &Monitor) {
         log::warn!("a session could not be closed yet: {error}");
         tokio::time::sleep(PAUSE).await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn close_all_halves(monitor: &Monitor) -> Result<(), Refusal> {

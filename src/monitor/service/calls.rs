@@ -49,7 +49,7 @@ impl Monitor {
         authorize(caller.identity.role, &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,
-            Request::Attach(attach) => self.attach(caller, attach).await,
+            Request::Attach(attach) => self.attach(caller, attach),
             Request::CloseSession(session) => self.close_own_session(caller, session).await,
             Request::Renew(renew) => self.renew(caller, &renew).await,
             Request::Mutate { session, mutations } => {

@@ -35,7 +35,7 @@ impl Monitor {
         }
     }
 
-    pub(super) async fn attach(
+    pub(super) fn attach(
         &self,
         caller: &Arc<Caller>,
         attach: Attach,

@@ -129,7 +129,7 @@ fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (He
         );
         reasons.push((Health::Warn, why));
     }
-    reasons.sort_by(|one, other| other.0.cmp(&one.0));
+    reasons.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
     let worst = reasons.first().map_or(Health::Ok, |(health, _)| *health);
     (worst, reasons.into_iter().map(|(_, why)| why).collect())
 }
