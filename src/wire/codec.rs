@@ -25,12 +25,12 @@ pub struct DecodeError(String);
 ///
 /// When the value encodes to more than [`FRAME_HEADER_MAX`] bytes: senders bound their batches.
 pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
-    bincode::encode_to_vec(value, CONFIG)
-        .expect("messages and records are bounded by their senders")
+    try_encode(value).expect("messages and records are bounded by their senders")
 }
 
 /// [`encode`] for what no sender has bounded: `None` when it is too long.
 pub fn try_encode<T: Encode>(value: &T) -> Option<Vec<u8>> {
+    // The encoder itself knows no limit, and what is longer could never be decoded.
     bincode::encode_to_vec(value, CONFIG).ok().filter(|bytes| bytes.len() <= LIMIT)
 }
 
@@ -61,6 +61,13 @@ mod tests {
         decode::<(u64, Vec<u8>, Option<u8>)>(&bytes[..bytes.len() - 1]).expect_err("cut off");
         let longer = [bytes.as_slice(), &[0]].concat();
         decode::<(u64, Vec<u8>, Option<u8>)>(&longer).expect_err("trailing byte");
+    }
+
+    #[test]
+    fn what_could_not_be_decoded_is_not_encoded() {
+        let fits = vec![7u8; LIMIT - 8];
+        assert_eq!(decode::<Vec<u8>>(&encode(&fits)).expect("round trip"), fits);
+        assert_eq!(try_encode(&vec![7u8; LIMIT - 7]), None);
     }
 
     #[test]

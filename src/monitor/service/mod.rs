@@ -211,7 +211,6 @@ pub async fn run(
     ));
     ready(address);
     let ended = tokio::select! {
-        biased;
         // The sender lives in the caller; if it is gone, there is nobody left to run for.
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         why = stopped(&monitor.raft) => Err(RunError::Stopped(why)),
@@ -219,6 +218,9 @@ pub async fn run(
         ended = &mut chores => Err(RunError::Stopped(format!("its chores ended: {ended:?}"))),
         ended = &mut serving => Err(RunError::Stopped(format!("it serves no more: {ended:?}"))),
     };
+    // All of them end when they are asked to: whichever was seen first.
+    let is_asked = *shutdown.borrow() || shutdown.has_changed().is_err();
+    let ended = if is_asked { Ok(()) } else { ended };
     serving.abort();
     chores.abort();
     monitor.raft.shutdown().await?;

@@ -5,12 +5,12 @@
 //! too long for one command and was done in part. Then it goes round again.
 //!
 //! The changes of one request reach the log in their order. None waits for the answer of the one before,
-//! unless it has to wait for a holder.
+//! unless it has to wait for a holder, or the one before may take several commands.
 
 use std::future::Future;
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::future::maybe_done;
 
 use super::{Monitor, State, unreadable};
 use crate::monitor::namespace::caps;
@@ -37,13 +37,21 @@ impl Monitor {
             // In line before the next one is looked at: tasks run in any order. Only the wait is spawned, so
             // that it goes on, and a fence falls, even if the client goes away.
             let proposed = self.propose(session, &mutation).await?;
-            answers.push(tokio::spawn(Arc::clone(self).settle(session, mutation, proposed)));
+            let in_steps = goes_in_steps(&mutation.op);
+            let settling = tokio::spawn(Arc::clone(self).settle(session, mutation, proposed));
+            let mut settled = Box::pin(maybe_done(settling));
+            if in_steps {
+                settled.as_mut().await;
+            }
+            answers.push(settled);
         }
-        join_all(answers)
-            .await
-            .into_iter()
-            .map(|answer| answer.unwrap_or(Err(Refusal::NoLeader)))
-            .collect()
+        let mut replies = Vec::with_capacity(answers.len());
+        for mut settled in answers {
+            settled.as_mut().await;
+            let answer = settled.as_mut().take_output().and_then(Result::ok);
+            replies.push(answer.unwrap_or(Err(Refusal::NoLeader))?);
+        }
+        Ok(replies)
     }
 
     /// Puts a change into the log, behind all that were put there before. What is given back waits until it
@@ -144,6 +152,11 @@ impl Monitor {
         })
         .await
     }
+}
+
+/// Whether a change may take several commands, which none behind it may overtake.
+fn goes_in_steps(op: &Op) -> bool {
+    matches!(op, Op::Truncate { .. } | Op::Punch { .. })
 }
 
 /// The file that a change creates and opens at once.

@@ -1,6 +1,5 @@
 //! How everything is, told so that it can be acted on.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::{Monitor, unreadable};
@@ -130,7 +129,7 @@ fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (He
         );
         reasons.push((Health::Warn, why));
     }
-    reasons.sort_by_key(|(health, _)| Reverse(*health));
+    reasons.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
     let worst = reasons.first().map_or(Health::Ok, |(health, _)| *health);
     (worst, reasons.into_iter().map(|(_, why)| why).collect())
 }

@@ -302,6 +302,39 @@ async fn changes_of_one_request_are_done_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_overtakes_a_truncate_that_takes_several_commands() {
+    let cluster = Cluster::new();
+    let monitor = cluster.start().await;
+    let servers = servers(&cluster, &monitor).await;
+    let mut client = Client::open(&cluster, &monitor).await;
+    let file = client.create(b"file").await;
+    // More extents than one command cuts: every other block of two stripes.
+    for part in 0..2u64 {
+        let id = StripeId(client.stripes.next().unwrap());
+        let Op::Commit(mut many) = commit(&servers, id, file) else { panic!("a commit") };
+        let one = many.pieces[0];
+        many.pieces = (0..900)
+            .map(|at: u32| {
+                let file_offset = (part * 900 + u64::from(at)) * 8192;
+                let stripe_offset = at * 4096;
+                CommitPiece {
+                    piece: StripePiece { file_offset, stripe_offset, ..one.piece },
+                    ..one
+                }
+            })
+            .collect();
+        many.stripe.length = 900 * 4096;
+        client.mutate(Op::Commit(many)).await.unwrap();
+    }
+    let truncate = Op::Truncate { ino: file, size: 0, mtime: None };
+    let replies = client.mutate_all(vec![truncate, Op::Release { ino: file }]).await;
+    let Ok(Reply::Inode(attr)) = &replies[0] else { panic!("{replies:?}") };
+    assert_eq!(attr.size, 0);
+    assert_eq!(replies[1], Ok(Reply::Done));
+    monitor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_too_long_for_the_store_are_refused_and_stop_nobody() {
     let cluster = Cluster::new();
     let monitor = cluster.start().await;
