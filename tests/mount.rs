@@ -15,11 +15,17 @@ use std::time::{Duration, Instant};
 use common::cluster::{Cluster, OKAPIFS, success, text};
 use common::files::{Random, assert_same, copy, make_tree, sha256};
 use common::runner::{long, run, skip};
+use common::shadow;
 use common::wait_for;
 
 fn main() -> ExitCode {
     run(&[
         ("a_tree_survives_everything", a_tree_survives_everything),
+        (
+            "random_operations_do_what_they_do_elsewhere",
+            random_operations_do_what_they_do_elsewhere,
+        ),
+        ("two_mounts_are_one_directory", two_mounts_are_one_directory),
         ("a_copy_goes_on_when_a_server_is_killed", a_copy_goes_on_when_a_server_is_killed),
         ("a_copy_goes_on_when_a_server_hangs", a_copy_goes_on_when_a_server_hangs),
         ("three_ways_to_an_md5_agree", three_ways_to_an_md5_agree),
@@ -68,6 +74,26 @@ fn a_tree_survives_everything() {
 
     success(Command::new("rm").arg("-rf").arg(&copied).arg(&second));
     assert_eq!(fs::read_dir(cluster.mnt()).expect("read").count(), 0);
+}
+
+fn random_operations_do_what_they_do_elsewhere() {
+    let cluster = Cluster::new(3, 2, 1);
+    let mounts = [cluster.mnt()];
+    for seed in 1..=if long() { 40 } else { 2 } {
+        shadow::compare(&mounts, &cluster.scratch().join(seed.to_string()), seed, 1000);
+    }
+    cluster.sync();
+    cluster.assert_clean();
+}
+
+fn two_mounts_are_one_directory() {
+    let mut cluster = Cluster::new(3, 2, 1);
+    let mounts = [cluster.mnt(), cluster.add_mount()];
+    for seed in 101..=if long() { 140 } else { 102 } {
+        shadow::compare(&mounts, &cluster.scratch().join(seed.to_string()), seed, 1000);
+    }
+    cluster.sync();
+    cluster.assert_clean();
 }
 
 fn a_copy_goes_on_when_a_server_is_killed() {

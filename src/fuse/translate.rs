@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use fuser::{FileAttr, FileType, INodeNo, OpenFlags, RenameFlags, TimeOrNow};
 
 use crate::client::fs::{Allocate, Caller, OpenMode, Seek, SetAttr};
+use crate::env::clock::{Clock, SystemClock};
 use crate::types::{Attr, Errno, FileKind, Ino, Timestamp};
 use crate::wire::metadata::{RenameMode, XattrMode};
 
@@ -156,13 +157,8 @@ pub(super) fn is_nothing(changes: &SetAttr) -> bool {
 fn time_or_now(time: TimeOrNow) -> Timestamp {
     match time {
         TimeOrNow::SpecificTime(time) => timestamp(time),
-        TimeOrNow::Now => now(),
+        TimeOrNow::Now => SystemClock::new().now(),
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    after_epoch(since)
 }
 
 /// Undoes what `fuser` does to the kernel's (seconds, nanoseconds): before 1970 it takes the nanoseconds off
@@ -292,7 +288,7 @@ mod tests {
 
     #[test]
     fn setattr_takes_permission_bits_only_and_knows_now() {
-        let before = now();
+        let before = SystemClock::new().now();
         let times = (Some(TimeOrNow::Now), None);
         let changes = changes(Some(libc::S_IFREG | 0o6644), (Some(3), None), None, times);
         assert_eq!(changes.mode, Some(0o6644));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::codec::shard::{StripeIdent, build};
 use crate::crypto::{Authority, Credentials, Role};
+use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::{Answer, Caller, Connection, Listener, Service};
 use crate::types::{
     ClusterId, Epoch, Incarnation, OpSeq, ServerId, ShardIndex, StripeId, Timestamp, Width,
@@ -43,8 +44,7 @@ impl Cluster {
 }
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Timestamp { seconds: since.as_secs() as i64, nanos: 0 }
+    SystemClock::new().now()
 }
 
 /// A monitor that answers what it is told to, and hands on what it is asked.

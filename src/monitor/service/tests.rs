@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::crypto::{Authority, Role};
+use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::Connection;
 use crate::types::{
     Codec, DataVersion, Errno, FileKind, Ino, ShardHash, ShardPlace, Slot, SlotSeq, StripeId,
@@ -27,8 +28,7 @@ const WIDTH: Width = Width { data: 1, parity: 1 };
 const MIB: usize = 1 << 20;
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Timestamp { seconds: since.as_secs() as i64, nanos: 0 }
+    SystemClock::new().now()
 }
 
 /// A cluster: its certificates, and the directory of its monitor.

@@ -5,7 +5,7 @@ mod strangers;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use super::link::{Stream, buffered};
 use super::*;
 use crate::crypto::{Authority, Credentials, Identity, Role};
+use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::Random;
 use crate::env::sim::SeededRandom;
 use crate::types::limits::FRAME_PAYLOAD_MAX;
@@ -30,8 +31,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(200);
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    Timestamp { seconds: since.as_secs().try_into().expect("a date"), nanos: 0 }
+    SystemClock::new().now()
 }
 
 fn authority(cluster: u128) -> Authority {
