@@ -79,11 +79,8 @@ async fn keep_time(monitor: &Monitor) {
 }
 
 fn look_at_room(monitor: &Monitor) {
-    let is_short = match room::is_short(&monitor.dir) {
-        Ok(is_short) => is_short,
-        // What the disk has to say it says to the log, at the next write.
-        Err(_) => return,
-    };
+    // What the disk has to say it says to the log, at the next write.
+    let Ok(is_short) = room::is_short(&monitor.dir) else { return };
     let was_short = monitor.short_of_room.swap(is_short, Ordering::Relaxed);
     match (was_short, is_short) {
         (false, true) => log::error!(
