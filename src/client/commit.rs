@@ -63,7 +63,8 @@ pub(crate) async fn send(
                 Fate::Accepted(outcomes)
             }
             Ok(_) => Fate::Lost(Errno::Io),
-            Err(errno) if session_lost => Fate::Lost(errno),
+            // The monitors have no room for it: no other stripe would be taken either.
+            Err(errno) if session_lost || errno == Errno::NoSpace => Fate::Lost(errno),
             Err(errno) => retract(session, ready, &newer, errno),
         });
     }
@@ -86,7 +87,8 @@ pub(crate) async fn send(
             Fate::Lost(errno) => {
                 let id = ready.placed.record.id;
                 log::error!("the commit of stripe {id} failed: {errno}");
-                ready.frozen.lose(Errno::Io, session);
+                let told = if errno == Errno::NoSpace { errno } else { Errno::Io };
+                ready.frozen.lose(told, session);
                 flusher.frozen_done(ready.frozen.bytes);
             }
         }

@@ -190,6 +190,7 @@ impl MemberTask {
             server: member.server,
             epoch: member.epoch,
             usage: self.usage().await?,
+            trouble: self.trouble().await,
             reaped,
             lost,
         });
@@ -235,6 +236,12 @@ impl MemberTask {
         asked.map_err(std::io::Error::other).flatten().map_err(|error| {
             CallFailure::Later(format!("the disk does not say how full it is: {error}"))
         })
+    }
+
+    async fn trouble(&self) -> Option<String> {
+        let shared = Arc::clone(&self.shared);
+        let asked = tokio::task::spawn_blocking(move || shared.store.trouble()).await;
+        asked.unwrap_or_else(|panic| Some(panic.to_string()))
     }
 
     /// Calls a monitor, connecting to one first if need be.

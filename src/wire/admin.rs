@@ -142,6 +142,8 @@ pub struct ServerStatus {
     pub used_bytes: u64,
     /// Bytes of shards that it could hold.
     pub capacity_bytes: u64,
+    /// What its disk says, if it does not take writes (for another reason than being full).
+    pub trouble: Option<String>,
 }
 
 /// A mount.

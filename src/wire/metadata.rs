@@ -671,6 +671,8 @@ pub struct Beat {
     pub epoch: Epoch,
     /// How full it is.
     pub usage: Usage,
+    /// What its disk says, if it does not take writes (for another reason than being full).
+    pub trouble: Option<String>,
     /// Shards that it was told to delete and that are gone for good.
     pub reaped: Vec<ShardId>,
     /// Shards that it found damaged or gone.

@@ -139,7 +139,7 @@ fn perform(dir: &Path, step: &Step) -> io::Result<Vec<u8>> {
                 file.write_all_at(&vec![*byte; *length as usize], *offset)?;
             }
             if *sync {
-                file.sync_all()?
+                file.sync_all()?;
             }
         }
         Step::Append { name, length, byte } => {

@@ -10,7 +10,8 @@ use super::txn::{Txn, exists, get};
 use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
-    DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, SlotSeq, VolumeId, limits,
+    DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, Slot, SlotSeq, VolumeId,
+    limits,
 };
 use crate::wire::metadata::{Mutation, Op, Reply};
 
@@ -78,6 +79,9 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::RegisterServer { name, register } => {
             return servers::register(txn, at, name, register);
         }
+        Action::Refuse { session, slot, seq, errno } => {
+            return refuse(txn, at, *session, (*slot, *seq), *errno);
+        }
         Action::Reaped { server, shards } => stripes::reaped(txn, at, *server, shards)?,
     }
     Ok(Outcome::Done)
@@ -140,7 +144,7 @@ fn mutate(
     if get(batch, &keys::session(session))?.is_none_or(|session| session.closing) {
         return Ok(Outcome::NoSession);
     }
-    if let Turn::Not(reply) = turn(batch, session, mutation)? {
+    if let Turn::Not(reply) = turn(batch, session, (mutation.slot, mutation.seq))? {
         return Ok(Outcome::Mutated(reply));
     }
     let held = caps::held_from(batch, session, &mutation.op)?;
@@ -168,6 +172,25 @@ fn mutate(
     Ok(Outcome::Mutated(reply))
 }
 
+/// A client's change that is not done. Sent again it gets the same answer, as if it had been tried.
+fn refuse(
+    txn: &mut Txn<'_>,
+    at: At,
+    session: SessionId,
+    (slot, seq): (Slot, SlotSeq),
+    errno: Errno,
+) -> Result<Outcome, StoreError> {
+    if get(txn, &keys::session(session))?.is_none_or(|session| session.closing) {
+        return Ok(Outcome::NoSession);
+    }
+    if let Turn::Not(reply) = turn(txn, session, (slot, seq))? {
+        return Ok(Outcome::Mutated(reply));
+    }
+    let record = SlotReply { seq, reply: Err(errno), birth: at.op };
+    txn.put(&keys::slot(session, slot), &record);
+    Ok(Outcome::Mutated(Err(errno)))
+}
+
 /// Whether an operation is its slot's next one.
 enum Turn {
     Next,
@@ -176,15 +199,19 @@ enum Turn {
 }
 
 /// The slot's last operation again gets its answer again; any other but the next has lost its turn.
-fn turn(read: &dyn Read, session: SessionId, mutation: &Mutation) -> Result<Turn, StoreError> {
-    if mutation.slot.0 >= limits::SESSION_SLOTS {
+fn turn(
+    read: &dyn Read,
+    session: SessionId,
+    (slot, seq): (Slot, SlotSeq),
+) -> Result<Turn, StoreError> {
+    if slot.0 >= limits::SESSION_SLOTS {
         return Ok(Turn::Not(Err(Errno::Invalid)));
     }
-    let last = get(read, &keys::slot(session, mutation.slot))?;
+    let last = get(read, &keys::slot(session, slot))?;
     let done = last.as_ref().map_or(SlotSeq(0), |last| last.seq);
     Ok(match last {
-        Some(last) if mutation.seq == done => Turn::Not(last.reply),
-        _ if mutation.seq.0.checked_sub(1) == Some(done.0) => Turn::Next,
+        Some(last) if seq == done => Turn::Not(last.reply),
+        _ if seq.0.checked_sub(1) == Some(done.0) => Turn::Next,
         _ => Turn::Not(Err(Errno::Stale)),
     })
 }

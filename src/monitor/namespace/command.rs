@@ -7,7 +7,8 @@ use bincode::{Decode, Encode};
 
 use crate::monitor::store::Batch;
 use crate::types::{
-    ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Timestamp, Width,
+    ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Slot, SlotSeq,
+    Timestamp, Width,
 };
 use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
 use crate::wire::shards::ShardId;
@@ -87,6 +88,17 @@ pub enum Action {
         server: ServerId,
         /// The shards.
         shards: Vec<ShardId>,
+    },
+    /// A client's change is refused before it is looked at: its slot moves on, with that answer.
+    Refuse {
+        /// Whose.
+        session: SessionId,
+        /// Its slot ...
+        slot: Slot,
+        /// ... and number.
+        seq: SlotSeq,
+        /// The answer.
+        errno: Errno,
     },
 }
 

@@ -2,12 +2,13 @@
 //! any more is freed, a bounded command at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::{Monitor, unreadable};
+use super::{Monitor, room, unreadable};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::wire::metadata::Refusal;
@@ -51,6 +52,7 @@ async fn keep_time(monitor: &Monitor) {
     let mut last = monitor.clock.monotonic();
     loop {
         ticks.tick().await;
+        look_at_room(monitor);
         let expired = {
             let now = monitor.clock.monotonic();
             let mut state = monitor.state.lock();
@@ -73,6 +75,20 @@ async fn keep_time(monitor: &Monitor) {
                 log::warn!("session {session} could not be evicted yet: {error}");
             }
         }
+    }
+}
+
+fn look_at_room(monitor: &Monitor) {
+    // What the disk has to say it says to the log, at the next write.
+    let Ok(is_short) = room::is_short(&monitor.dir) else { return };
+    let was_short = monitor.short_of_room.swap(is_short, Ordering::Relaxed);
+    match (was_short, is_short) {
+        (false, true) => log::error!(
+            "the disk of {} is nearly full: new names and data are refused until it has room again",
+            monitor.dir.display()
+        ),
+        (true, false) => log::info!("the monitor's disk has room again"),
+        _ => {}
     }
 }
 

@@ -10,6 +10,7 @@
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`status`] and [`admin`] tell administrators how everything is;
+//! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`background`] does what time brings: evictions, freeing, the state of servers.
 //!
 //! **The life of a recall.** Client B asks for the attributes of a file that client A writes. `W/ino` says
@@ -25,6 +26,7 @@ mod calls;
 mod clients;
 mod mutate;
 mod pins;
+mod room;
 mod servers;
 mod sessions;
 mod status;
@@ -38,6 +40,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -146,6 +149,9 @@ struct Monitor {
     changed: Notify,
     /// Rings when an inode may wait to be freed.
     orphaned: Notify,
+    dir: PathBuf,
+    /// Whether only the reserve of this monitor's disk is left.
+    short_of_room: AtomicBool,
 }
 
 /// What a leader keeps in memory only.
@@ -201,6 +207,8 @@ pub async fn run(
         state,
         changed: Notify::new(),
         orphaned: Notify::new(),
+        short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
+        dir: config.dir,
     });
     let mut chores = tokio::spawn(background::run(Arc::clone(&monitor), shutdown.clone()));
     let mut serving = tokio::spawn(listener.serve(

@@ -9,10 +9,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::maybe_done;
 
-use super::{Monitor, State, unreadable};
+use super::{Monitor, State, room, unreadable};
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::command::{Action, Outcome, Removal};
 use crate::monitor::store::StoreError;
@@ -63,7 +64,12 @@ impl Monitor {
     ) -> Result<impl Future<Output = Result<Outcome, Refusal>> + Send + use<>, Refusal> {
         let fence = self.fence(&mutation.op).await?;
         let removes = fence.as_ref().map(|fence| fence.removal.clone());
-        let action = Action::Mutate { session, mutation: mutation.clone(), removes };
+        let action = if room::grows(&mutation.op) && self.short_of_room.load(Ordering::Relaxed) {
+            let Mutation { slot, seq, .. } = *mutation;
+            Action::Refuse { session, slot, seq, errno: Errno::NoSpace }
+        } else {
+            Action::Mutate { session, mutation: mutation.clone(), removes }
+        };
         // Before anybody can see the file, and remove it.
         let created = opened_by(&mutation.op);
         created.into_iter().for_each(|ino| self.state.lock().pins.restore(session, ino, CREATION));

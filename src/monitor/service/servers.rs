@@ -38,6 +38,8 @@ struct Server {
     /// Whether it has yet to say what it has since it registered, or since this leader started.
     unlisted: bool,
     missing: BTreeSet<ShardId>,
+    /// What its disk says, if it does not take writes.
+    trouble: Option<String>,
 }
 
 impl Servers {
@@ -74,6 +76,7 @@ impl Servers {
             state: ServerState::Up,
             unlisted: true,
             missing: BTreeSet::new(),
+            trouble: None,
         };
         self.servers.insert(id, server);
         self.version += 1;
@@ -98,6 +101,23 @@ impl Servers {
             self.version += 1;
         }
         Some(server.unlisted)
+    }
+
+    /// What is wrong with a server's disk now, as its beat says. (Its state stays as it is: it can be read.
+    /// Clients find out by themselves that it takes nothing, and when it does again.)
+    pub(super) fn troubled(&mut self, id: ServerId, trouble: Option<String>) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if server.trouble.is_none()
+            && let Some(why) = &trouble
+        {
+            log::error!("server {id} cannot write to its disk: {why}");
+        }
+        server.trouble = trouble;
+    }
+
+    /// What is wrong with a server's disk.
+    pub(super) fn trouble(&self, id: ServerId) -> Option<String> {
+        self.servers.get(&id)?.trouble.clone()
     }
 
     /// A portion of what a server has was compared with what it should have: `missing` are the shards in

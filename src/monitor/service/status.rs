@@ -1,6 +1,7 @@
 //! How everything is, told so that it can be acted on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use super::{Monitor, unreadable};
 use crate::monitor::namespace::query;
@@ -19,7 +20,16 @@ impl Monitor {
         let servers = self.server_status(node)?;
         let stripes = self.stripes_status().await?;
         let width = self.state.lock().servers.width();
-        let (health, reasons) = health(width, &servers, stripes);
+        let (mut health, mut reasons) = health(width, &servers, stripes);
+        if self.short_of_room.load(Ordering::Relaxed) {
+            health = Health::Error;
+            let why = format!(
+                "monitor {} has nearly no room on its disk ({}): new names and data are refused, deleting works",
+                self.id,
+                self.dir.display()
+            );
+            reasons.insert(0, why);
+        }
         Ok(Status {
             cluster: self.cluster,
             health,
@@ -60,6 +70,7 @@ impl Monitor {
                 dir: info.dir,
                 used_bytes,
                 capacity_bytes,
+                trouble: state.servers.trouble(id),
             }
         };
         Ok(servers.into_iter().map(status).collect())
@@ -95,13 +106,20 @@ fn health(width: Width, servers: &[ServerStatus], stripes: StripesStatus) -> (He
     let mut domains: BTreeMap<&str, bool> = BTreeMap::new();
     for server in servers {
         let up = server.state == ServerState::Up;
-        *domains.entry(&server.domain).or_default() |= up;
+        *domains.entry(&server.domain).or_default() |= up && server.trouble.is_none();
         if !up {
             let why = format!(
                 "server {} is {}: start it again (its directory is {})",
                 server.name,
                 if server.state == ServerState::Down { "down" } else { "not answering" },
                 server.dir
+            );
+            reasons.push((Health::Warn, why));
+        }
+        if up && let Some(trouble) = &server.trouble {
+            let why = format!(
+                "server {} cannot write to its disk ({}): {trouble}",
+                server.name, server.dir
             );
             reasons.push((Health::Warn, why));
         }
@@ -149,6 +167,7 @@ mod tests {
             dir: format!("/{name}"),
             used_bytes: 10,
             capacity_bytes: 100,
+            trouble: None,
         }
     }
 
@@ -169,6 +188,15 @@ mod tests {
         assert_eq!(worst, Health::Error);
         assert!(reasons[0].starts_with("only 1 of 3 failure domains are up"), "{reasons:?}");
         assert_eq!(reasons.len(), 4);
+    }
+
+    #[test]
+    fn a_server_whose_disk_takes_no_writes_is_said_and_counts_as_none_for_new_data() {
+        let mut servers = ["a", "b"].map(|name| server(name, ServerState::Up));
+        servers[0].trouble = Some("Input/output error".to_owned());
+        let (worst, reasons) = health(WIDTH, &servers, StripesStatus::default());
+        assert_eq!((worst, reasons.len()), (Health::Error, 2));
+        assert!(reasons[1].starts_with("server a cannot write to its disk (/a): "), "{reasons:?}");
     }
 
     #[test]

@@ -36,13 +36,14 @@ impl Monitor {
     }
 
     pub(super) async fn beat(&self, caller: &Caller, beat: Beat) -> Result<Response, Refusal> {
-        let Beat { server, epoch, usage, reaped, lost } = beat;
+        let Beat { server, epoch, usage, trouble, reaped, lost } = beat;
         self.confirm_leadership().await?;
         let known = {
             let mut state = self.state.lock();
             let now = self.clock.monotonic();
             let known = state.servers.beat(server, epoch, usage, &lost, now);
             if known.is_some() {
+                state.servers.troubled(server, trouble);
                 state.registered_on(caller, (server, epoch));
             }
             known

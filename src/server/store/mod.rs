@@ -92,6 +92,8 @@ pub struct Store {
     /// Shards that were not stored and yet may be there after a crash: the disk failed in the middle.
     unsure: Mutex<HashSet<ShardId>>,
     identity: Mutex<Identity>,
+    /// What the disk said when it last failed to take a write, until it takes one again.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Store {
@@ -139,6 +141,7 @@ impl Store {
             lost: Mutex::new(found.lost),
             unsure: Mutex::default(),
             identity: Mutex::new(identity),
+            trouble: Mutex::default(),
         })
     }
 
@@ -291,6 +294,16 @@ impl Store {
         std::mem::take(&mut self.lost.lock())
     }
 
+    /// What is wrong with the disk, if it failed to take a write: it is tried again, so that the answer is true
+    /// now even if nobody writes any more. A full disk is no trouble: [`Self::usage`] says that.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().as_ref()?;
+        let written = self.identity.lock().write(&*self.disk);
+        let trouble = written.err().filter(|error| !is_full(error)).map(|error| error.to_string());
+        self.trouble.lock().clone_from(&trouble);
+        trouble
+    }
+
     /// What the directory says of itself.
     pub fn identity(&self) -> Identity {
         *self.identity.lock()
@@ -317,6 +330,9 @@ impl Store {
         written.map_err(|failure| {
             if !failure.is_undone {
                 self.unsure.lock().insert(id);
+            }
+            if !is_full(&failure.error) {
+                *self.trouble.lock() = Some(failure.error.to_string());
             }
             failed("written", &failure.error)
         })
@@ -414,13 +430,16 @@ fn check_image(id: ShardId, cluster: ClusterId, image: &[u8]) -> Result<Head, Re
     if is_it && is_whole() { Ok(head) } else { Err(Refusal::Malformed) }
 }
 
+/// Whether the disk is well, only full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Logs what the disk said, and says what the caller is to be told.
 fn failed(what: &str, error: &io::Error) -> Refusal {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::Full,
-        _ => {
-            log::error!("the server's disk could not be {what}: {error}");
-            Refusal::Disk
-        }
+    if is_full(error) {
+        return Refusal::Full;
     }
+    log::error!("the server's disk could not be {what}: {error}");
+    Refusal::Disk
 }

@@ -528,3 +528,24 @@ fn many_threads_on_a_real_disk() {
         assert_whole(&store, id(stripe), &image(stripe, length_of(stripe)));
     }
 }
+
+#[test]
+fn a_disk_that_takes_no_writes_is_told_until_it_takes_one_again() {
+    let disk = SimDisk::new(1 << 30);
+    let store = open(&disk);
+    assert_eq!(store.trouble(), None);
+    disk.fail_after(0);
+    assert_eq!(store.put(id(1), &image(1, LARGE)), Err(Refusal::Disk));
+    assert!(store.trouble().is_some());
+    assert!(store.trouble().is_some(), "it was tried again");
+    disk.fail_after(u64::MAX);
+    assert_eq!(store.trouble(), None);
+}
+
+#[test]
+fn a_full_disk_is_no_trouble() {
+    let disk = SimDisk::new(1 << 20);
+    let store = open(&disk);
+    assert_eq!(store.put(id(1), &image(1, 2 << 20)), Err(Refusal::Full));
+    assert_eq!(store.trouble(), None);
+}

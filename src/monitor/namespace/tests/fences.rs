@@ -39,6 +39,32 @@ fn an_operation_sent_again_is_answered_again_and_done_once() {
 }
 
 #[test]
+fn a_change_refused_for_want_of_room_is_not_done_and_its_slot_moves_on() {
+    let mut world = World::new(1);
+    let ino = world.inode_number(0);
+    let session = world.session(0);
+    let refuse = Action::Refuse { session, slot: Slot(9), seq: SlotSeq(1), errno: Errno::NoSpace };
+    let full = Outcome::Mutated(Err(Errno::NoSpace));
+    assert_eq!(world.act(refuse.clone()), full);
+    let mutate = |seq| Action::Mutate {
+        session,
+        mutation: Mutation {
+            slot: Slot(9),
+            seq: SlotSeq(seq),
+            op: create(Ino::ROOT, "f", ino, FileKind::Regular),
+        },
+        removes: None,
+    };
+    // The answer was lost, and there is room by now: one operation has one answer.
+    assert_eq!(world.act(mutate(1)), full);
+    assert!(matches!(world.act(mutate(2)), Outcome::Mutated(Ok(_))));
+    // And what was done is not refused afterwards.
+    let late = Action::Refuse { session, slot: Slot(9), seq: SlotSeq(2), errno: Errno::NoSpace };
+    assert!(matches!(world.act(late), Outcome::Mutated(Ok(_))));
+    world.verify();
+}
+
+#[test]
 fn a_commit_is_fenced() {
     let mut world = World::new(2);
     let file = world.file(0, "f");
