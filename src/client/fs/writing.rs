@@ -79,26 +79,28 @@ impl Fs {
         self.flusher.wait_for_room(data.len() as u64).await?;
         let offset = offset.unwrap_or_else(|| file.state.lock().size);
         let range = range(offset, data)?;
-        let missing: Vec<u64> = {
-            let state = file.state.lock();
-            state.buffer.missing(&range, state.size).collect()
-        };
-        let mut blocks = Vec::with_capacity(missing.len());
-        for block in missing {
-            blocks.push((block, self.read_block(file, block).await?));
+        // Nobody else writes meanwhile, but the flusher may take a run away with blocks that were here a moment ago:
+        // only what is looked at and written under one lock fits together.
+        let mut blocks: Vec<(u64, Vec<u8>)> = Vec::new();
+        loop {
+            let unread: Vec<u64> = {
+                let mut state = file.state.lock();
+                if state.grant != Grant::Held || state.holder != holder {
+                    return Err(Errno::Stale);
+                }
+                let is_read = |block: &u64| blocks.iter().any(|(read, _)| read == block);
+                let missing: Vec<u64> = state.buffer.missing(&range, state.size).collect();
+                if missing.iter().all(is_read) {
+                    self.fill(file, &mut state, &blocks);
+                    self.put(file, &mut state, offset, data);
+                    return Ok(());
+                }
+                missing.into_iter().filter(|block| !is_read(block)).collect()
+            };
+            for block in unread {
+                blocks.push((block, self.read_block(file, block).await?));
+            }
         }
-        let now = self.session.monotonic();
-        let mut state = file.state.lock();
-        if state.grant != Grant::Held || state.holder != holder {
-            return Err(Errno::Stale);
-        }
-        let before = state.buffer.weight();
-        for (block, content) in &blocks {
-            state.buffer.fill(*block, content, now, self.flusher.pool());
-        }
-        self.flusher.note(file, &mut state, before);
-        self.put(file, &mut state, offset, data);
-        Ok(())
     }
 
     /// Writes zeros.
@@ -116,6 +118,16 @@ impl Fs {
             at += count;
         }
         Ok(())
+    }
+
+    /// Puts blocks of the file that a write covers in part under it, those that are not here already.
+    fn fill(&self, file: &Arc<File>, state: &mut FileState, blocks: &[(u64, Vec<u8>)]) {
+        let now = self.session.monotonic();
+        let before = state.buffer.weight();
+        for (block, content) in blocks {
+            state.buffer.fill(*block, content, now, self.flusher.pool());
+        }
+        self.flusher.note(file, state, before);
     }
 
     fn put(&self, file: &Arc<File>, state: &mut FileState, offset: u64, data: &[u8]) {
