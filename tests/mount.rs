@@ -402,9 +402,14 @@ fn a_cluster_that_is_back_is_used_again() {
         let file = cluster.mnt().join("meanwhile");
         std::thread::spawn(move || fs::write(file, "meanwhile"))
     };
-    std::thread::sleep(Duration::from_secs(3));
+    let says_so = || cluster.mount_log().matches("no monitor can be reached, waiting").count();
+    wait_for("the mount says that it waits", Duration::from_secs(30), || {
+        (says_so() > 0).then_some(())
+    });
+    assert!(!waiting.is_finished(), "nobody could have answered");
     cluster.up();
     waiting.join().expect("no panic").expect("it waited until the monitor was back");
     assert_eq!(fs::read_to_string(&file).expect("read"), "before");
     assert_eq!(fs::read_to_string(cluster.mnt().join("meanwhile")).expect("read"), "meanwhile");
+    assert_eq!(says_so(), 1, "once is enough: {}", cluster.mount_log());
 }

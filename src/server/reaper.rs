@@ -80,7 +80,10 @@ impl Inner {
             let started = Instant::now();
             let deleted = catch_unwind(AssertUnwindSafe(|| shared.store.delete(&batch)));
             let gone = deleted.unwrap_or_else(|_| {
-                log::error!("deleting panicked: {} shards stay for now", batch.len());
+                log::error!(
+                    "deleting panicked: {} shards stay until the monitors name them again",
+                    batch.len()
+                );
                 Vec::new()
             });
             let is_complete = gone.len() == batch.len();

@@ -176,6 +176,16 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// What the mounts have logged so far.
+    pub fn mount_log(&self) -> String {
+        let logs = fs::read_dir(self.root().join("logs")).expect("there are logs");
+        let paths = logs.map(|entry| entry.expect("read").path());
+        let of_mounts = paths.filter(|path| path.to_string_lossy().contains("/logs/mount-"));
+        of_mounts.map(|path| fs::read_to_string(path).expect("read")).collect()
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -188,6 +198,7 @@ impl Drop for Cluster {
         for pid in self.pids() {
             send(pid, libc::SIGKILL);
         }
+        // Not `wait_for`: a panic while another one unwinds would end the whole test program.
         while !self.pids().is_empty() {
             std::thread::sleep(Duration::from_millis(10));
         }

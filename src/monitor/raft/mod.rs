@@ -15,7 +15,7 @@
 //! alpha under everybody's metadata. Everything of openraft stays behind this module: nobody else names one of
 //! its types, and bytes on disk are our own (`types`, `log`).
 //!
-//! What is missing: the way to other members (`network`). Groups have one voter for now.
+//! Groups have one voter: there is no way to other members (`network` says so to openraft).
 
 pub mod batch;
 mod keeper;
