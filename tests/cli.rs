@@ -57,8 +57,8 @@ fn nonsense_is_refused_with_a_sentence() {
     refused(&["up", &path("c"), "--mount", &full], "is not empty");
     refused(&["up", &path("c"), "--mount", &file], "cannot be made");
     refused(&["up", &path("c"), "--servers", "1"], "--servers 2 or more");
-    refused(&["monitor", &empty], "monitor.toml cannot be read");
-    refused(&["server", &empty], "server.toml cannot be read");
+    refused(&["monitor", "run", &empty], "monitor.toml cannot be read");
+    refused(&["server", "run", &empty], "server.toml cannot be read");
     refused(&["shard", "inspect", &file], "no whole shard");
     refused(&["shard", "inspect", &none], "cannot be read");
     refused(&["md5sum", &file], "on no OkapiFS mount");
@@ -95,18 +95,18 @@ fn a_cluster_is_made_by_hand() {
     let address = taken.local_addr().expect("bound").to_string();
     edit(&format!("{monitor}/monitor.toml"), "127.0.0.1:1", &address);
     let port = taken.local_addr().expect("bound").port();
-    refused(&["monitor", &monitor], &format!("port {port} of 127.0.0.1 is in use"));
+    refused(&["monitor", "run", &monitor], &format!("port {port} of 127.0.0.1 is in use"));
 
     // A directory with the certificate of another cluster.
     let other = dir.path().join("other").display().to_string();
     success(Command::new(OKAPIFS).args(["init", &other, "--servers", "1"]));
     let mixed = format!("{other}/server-1/server.toml");
     fs::copy(format!("{server}/server.toml"), &mixed).expect("copied");
-    refused(&["server", &format!("{other}/server-1")], "they were mixed up");
+    refused(&["server", "run", &format!("{other}/server-1")], "they were mixed up");
 
     // A mistake in a file.
     edit(&format!("{server}/server.toml"), "domain", "domian");
-    refused(&["server", &server], "unknown field `domian`");
+    refused(&["server", "run", &server], "unknown field `domian`");
 }
 
 fn edit(path: &str, from: &str, to: &str) {
@@ -123,8 +123,8 @@ fn a_running_cluster_is_not_harmed() {
     fs::write(cluster.mnt().join("larger"), vec![7; 3 << 20]).expect("written");
     cluster.sync();
 
-    refused(&["monitor", &format!("{root}/monitor-1")], "");
-    refused(&["server", &format!("{root}/server-1")], "");
+    refused(&["monitor", "run", &format!("{root}/monitor-1")], "");
+    refused(&["server", "run", &format!("{root}/server-1")], "");
     refused(&["up", &root, "--data", "3"], "cannot be changed");
     refused(&["up", &root, "--servers", "2"], "none can be taken away");
     let source =

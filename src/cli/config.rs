@@ -89,7 +89,7 @@ pub(super) struct MonitorFile {
 
 impl ConfigFile for MonitorFile {
     const NAME: &'static str = "monitor.toml";
-    const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor`.\n\
+    const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor run`.\n\
         `listen` may be changed; [new_cluster] was used once, when the cluster began.";
 }
 
@@ -115,7 +115,7 @@ pub(super) struct ServerFile {
 
 impl ConfigFile for ServerFile {
     const NAME: &'static str = "server.toml";
-    const ABOUT: &'static str = "An OkapiFS storage server, started by `okapifs server`.\n\
+    const ABOUT: &'static str = "An OkapiFS storage server, started by `okapifs server run`.\n\
         Give servers that fail together (one host, one rack) the same `domain`.\n\
         `advertise = \"HOST:PORT\"` says where others reach it, when that is not `listen`.\n\
         `capacity_bytes = …` bounds what its shards take; without it they may fill the disk.";

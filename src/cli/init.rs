@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cluster = create(&dir, arguments.shape.into(), &arguments.listen)?;
     add_servers(&dir, arguments.servers, &arguments.server_listen)?;
     say::line(format_args!(
-        "made cluster {} in {}; next: okapifs monitor {}",
+        "made cluster {} in {}; next: okapifs monitor run {}",
         cluster.cluster,
         dir.root().display(),
         dir.of(MONITOR).display()

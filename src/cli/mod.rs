@@ -62,8 +62,10 @@ enum Command {
     Md5sum(md5sum::Arguments),
     Bench(bench::Arguments),
     Init(init::Arguments),
-    Monitor(monitor::Arguments),
-    Server(server::Arguments),
+    #[command(subcommand)]
+    Monitor(monitor::Command),
+    #[command(subcommand)]
+    Server(server::Command),
     Mount(mount::Arguments),
     Shard(shard::Arguments),
     Man(man::Arguments),
@@ -72,7 +74,12 @@ enum Command {
 impl Command {
     /// Whether it runs for long and its log is what people will look at when something is odd.
     fn is_daemon(&self) -> bool {
-        matches!(self, Self::Monitor(_) | Self::Server(_) | Self::Mount(_))
+        match self {
+            Self::Monitor(command) => command.is_daemon(),
+            Self::Server(command) => command.is_daemon(),
+            Self::Mount(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -110,8 +117,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Md5sum(arguments) => return md5sum::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
-        Command::Monitor(arguments) => monitor::run(&arguments),
-        Command::Server(arguments) => server::run(&arguments),
+        Command::Monitor(command) => monitor::run(&command),
+        Command::Server(command) => server::run(&command),
         Command::Mount(arguments) => mount::run(&arguments, cluster),
         Command::Shard(arguments) => return shard::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),

@@ -1,4 +1,4 @@
-//! `okapifs monitor`: the process that owns the namespace.
+//! `okapifs monitor`: the processes that own the namespace.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,24 @@ use crate::agent::processes::Running;
 use crate::monitor::{self, Bootstrap, Config};
 use crate::types::{Incarnation, MonitorId};
 
-/// Run a monitor, which owns the names and maps of all files, until it is told to end.
+/// The monitors, which own the names and maps of all files.
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    Run(Run),
+}
+
+impl Command {
+    /// See [`super::Command::is_daemon`].
+    pub(super) fn is_daemon(&self) -> bool {
+        matches!(self, Self::Run(_))
+    }
+}
+
+/// Run a monitor until it is told to end.
 ///
 /// Its directory is made by `okapifs init` or `okapifs up`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Arguments {
+pub(super) struct Run {
     /// The monitor's directory.
     dir: PathBuf,
 
@@ -24,14 +37,20 @@ pub(super) struct Arguments {
     ready: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(super) fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => serve_dir(arguments),
+    }
+}
+
+fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
     let file = MonitorFile::load(&arguments.dir)?;
     let config = config(arguments, &file)?;
     admin::refuse_wildcard(&file.listen)?;
     admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
 }
 
-fn config(arguments: &Arguments, file: &MonitorFile) -> anyhow::Result<Config> {
+fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
     let credentials = find::credentials(&arguments.dir)?;
     let cluster = file.new_cluster.id()?;
     let certified = credentials.identity().cluster;

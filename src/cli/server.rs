@@ -1,4 +1,4 @@
-//! `okapifs server`: the process that stores shards.
+//! `okapifs server`: the processes that store shards.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,24 @@ use super::monitor::{announce, retract, until_asked};
 use super::{admin, find};
 use crate::server::{self, Config};
 
-/// Run a storage server, which keeps shards of stripes in its directory, until it is told to end.
+/// The storage servers, which keep shards of stripes.
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    Run(Run),
+}
+
+impl Command {
+    /// See [`super::Command::is_daemon`].
+    pub(super) fn is_daemon(&self) -> bool {
+        matches!(self, Self::Run(_))
+    }
+}
+
+/// Run a storage server until it is told to end.
 ///
 /// Its directory is made by `okapifs init` or `okapifs up`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Arguments {
+pub(super) struct Run {
     /// The server's directory.
     dir: PathBuf,
 
@@ -23,14 +36,20 @@ pub(super) struct Arguments {
     ready: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(super) fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => serve_dir(arguments),
+    }
+}
+
+fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
     let file = ServerFile::load(&arguments.dir)?;
     admin::refuse_wildcard(file.advertise.as_ref().unwrap_or(&file.listen))?;
     let config = config(arguments, &file)?;
     admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
 }
 
-fn config(arguments: &Arguments, file: &ServerFile) -> anyhow::Result<Config> {
+fn config(arguments: &Run, file: &ServerFile) -> anyhow::Result<Config> {
     let credentials = find::credentials(&arguments.dir)?;
     let (cluster, certified) = (file.id()?, credentials.identity().cluster);
     if certified != cluster {

@@ -209,7 +209,7 @@ fn launch(dir: &ClusterDir, unit: &Unit, mountpoints: &[PathBuf]) -> anyhow::Res
         Role::Monitor | Role::Server => {
             leave_taken_port(dir, unit)?;
             let command = if unit.role == Role::Monitor { "monitor" } else { "server" };
-            vec![command.into(), dir.of(&unit.name).into()]
+            vec![command.into(), "run".into(), dir.of(&unit.name).into()]
         }
         Role::Mount => {
             let at = mountpoints

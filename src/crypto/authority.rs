@@ -128,10 +128,10 @@ impl Authority {
     }
 }
 
-/// Monitors and servers accept connections and make them; clients only make them.
+/// Monitors, servers and agents accept connections and make them; clients only make them.
 fn key_usages(role: Role) -> Vec<ExtendedKeyUsagePurpose> {
     match role {
-        Role::Monitor | Role::Server => {
+        Role::Monitor | Role::Server | Role::Agent => {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
         }
         Role::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],

@@ -21,6 +21,8 @@ pub enum Role {
     Server,
     /// Mounts the filesystem or administrates it; never accepts connections.
     Client,
+    /// Looks after the processes of a node.
+    Agent,
 }
 
 /// Holder of a certificate. Its certificate carries two DNS names:
@@ -30,7 +32,7 @@ pub enum Role {
 /// <name>.<role>.<cluster>.okapifs      what either end reads back as the identity
 /// ```
 ///
-/// where `<role>` is `monitor`, `server` or `client` and `<cluster>` are 32 hex digits. The certificate of the
+/// where `<role>` is `monitor`, `server`, `client` or `agent` and `<cluster>` are 32 hex digits. The certificate of the
 /// authority itself carries `<cluster>.okapifs`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Identity {
@@ -61,13 +63,14 @@ pub enum IdentityError {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Monitor, Self::Server, Self::Client];
+    pub const ALL: [Self; 4] = [Self::Monitor, Self::Server, Self::Client, Self::Agent];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Monitor => "monitor",
             Self::Server => "server",
             Self::Client => "client",
+            Self::Agent => "agent",
         }
     }
 
