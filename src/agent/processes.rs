@@ -129,6 +129,13 @@ impl Running {
         start_time(self.pid) == Some(self.started)
     }
 
+    /// Whether it runs and goes on running. One that was killed lives for a moment still, in which the kernel
+    /// takes its memory back and it holds its locks and ports: its end is waited for, 10 s at the most.
+    pub fn goes_on(&self) -> bool {
+        let is_ending = Stat::of(self.pid).is_some_and(|stat| stat.is_ending);
+        self.is_alive() && !(is_ending && self.wait_dead(Duration::from_secs(10)))
+    }
+
     /// Asks it to end, waits up to `grace`, then kills it.
     ///
     /// # Errors
@@ -281,17 +288,36 @@ pub fn last_line(log: &Path) -> Option<String> {
 
 /// When a living process started, in clock ticks since boot.
 fn start_time(pid: u32) -> Option<u64> {
-    parse_start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    Stat::of(pid).map(|stat| stat.started)
 }
 
-/// The fields of `/proc/PID/stat` after the command, which is in parentheses and may itself hold anything:
-/// state is the 3rd field, the start time the 22nd.
-fn parse_start_time(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    (!matches!(state, "Z" | "X")).then_some(())?;
-    fields.nth(18)?.parse().ok()
+/// What `/proc/PID/stat` says of a living process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stat {
+    /// In clock ticks since boot.
+    started: u64,
+    /// It is on its way out: it does nothing any more.
+    is_ending: bool,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The fields after the command, which is in parentheses and may itself hold anything: state is the 3rd
+    /// field, the flags are the 9th, the start time is the 22nd (proc(5)).
+    fn parse(stat: &str) -> Option<Self> {
+        /// `PF_EXITING` in the kernel's `sched.h`.
+        const EXITING: u32 = 4;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?;
+        (!matches!(state, "Z" | "X")).then_some(())?;
+        let flags: u32 = fields.nth(5)?.parse().ok()?;
+        let started = fields.nth(12)?.parse().ok()?;
+        Some(Self { started, is_ending: flags & EXITING != 0 })
+    }
 }
 
 #[cfg(test)]
@@ -311,14 +337,15 @@ mod tests {
 
     #[test]
     fn the_start_time_is_found_behind_any_command_name() {
-        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(
-            parse_start_time(&format!("7 (a) b) {tail}")),
-            Some(4711),
-            "a command with a parenthesis"
-        );
-        assert_eq!(parse_start_time(&format!("7 (x) Z{}", &tail[1..])), None);
-        assert_eq!(parse_start_time("garbage"), None);
+        let stat = |state: char, flags: u32| {
+            let before = format!("7 (a) b) {state} 1 2 3 4 5 {flags}");
+            Stat::parse(&format!("{before} 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"))
+        };
+        let (lives, ends) = (4_194_304, 4_194_304 | 4);
+        assert_eq!(stat('S', lives), Some(Stat { started: 4711, is_ending: false }));
+        assert_eq!(stat('R', ends), Some(Stat { started: 4711, is_ending: true }));
+        assert_eq!(stat('Z', ends), None);
+        assert_eq!(Stat::parse("garbage"), None);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl ClusterDir {
     /// Those of them that run.
     pub(super) fn running(&self) -> Vec<(Unit, Running)> {
         let mut started = self.started();
-        started.retain(|(_, running)| running.is_alive());
+        started.retain(|(_, running)| running.goes_on());
         started
     }
 
