@@ -141,7 +141,7 @@ fn mutate(
     mutation: &Mutation,
     removes: Option<&Removal>,
 ) -> Result<Outcome, StoreError> {
-    if get(batch, &keys::session(session))?.is_none_or(|session| session.closing) {
+    if get(batch, &keys::session(session))?.is_none_or(|session| session.closing.is_some()) {
         return Ok(Outcome::NoSession);
     }
     if let Turn::Not(reply) = turn(batch, session, (mutation.slot, mutation.seq))? {
@@ -180,7 +180,7 @@ fn refuse(
     (slot, seq): (Slot, SlotSeq),
     errno: Errno,
 ) -> Result<Outcome, StoreError> {
-    if get(txn, &keys::session(session))?.is_none_or(|session| session.closing) {
+    if get(txn, &keys::session(session))?.is_none_or(|session| session.closing.is_some()) {
         return Ok(Outcome::NoSession);
     }
     if let Turn::Not(reply) = turn(txn, session, (slot, seq))? {

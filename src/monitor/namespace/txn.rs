@@ -44,8 +44,9 @@ impl<'a> Txn<'a> {
     }
 
     /// Takes over the changes that were made on top of this.
-    pub(super) fn absorb(&mut self, mut changes: Batch) {
-        self.changes.append(&mut changes);
+    pub(super) fn absorb(&mut self, changes: Batch) {
+        // One by one: appending a map builds the whole anew, and this one grows with each action of a batch.
+        self.changes.extend(changes);
     }
 }
 

@@ -115,14 +115,38 @@ fn a_long_truncate_goes_in_consistent_steps() {
 }
 
 #[test]
+fn a_step_touches_no_more_records_when_stripes_are_wide() {
+    let mut world = World::new(1);
+    for n in world.servers.len()..40 {
+        let server = world.register(&format!("server {n}"), &format!("domain {n}"));
+        world.servers.push(server);
+    }
+    let file = world.file(0, "f");
+    let stripes = 300;
+    for n in 0..stripes {
+        let mut commit = world.commit(0, &[piece(file, n * BLOCK, BLOCK, 0)]);
+        commit.stripe.width = Width { data: 32, parity: 8 };
+        let Ok(Reply::Committed(outcomes)) = world.op(0, Op::Commit(commit)) else {
+            panic!("refused");
+        };
+        assert!(is_accepted(&outcomes[0]));
+    }
+    // Each of them dies with its only extent, and has 40 shards to be reaped. `act` checks the bound.
+    assert_eq!(world.propose(0, truncate(file, 0), &[]), Outcome::Partly);
+    world.op(0, truncate(file, 0)).unwrap();
+    assert_eq!(world.live_stripes(), []);
+    world.verify();
+}
+
+#[test]
 fn a_long_punch_goes_in_steps_too() {
     let mut world = World::new(1);
-    let file = fragmented(&mut world, "f", 1_000);
+    let file = fragmented(&mut world, "f", 2_500);
     let size = world.stat(file).size;
     let punch = Op::Punch {
         ino: file,
         offset: 2 * BLOCK,
-        length: 1_900 * BLOCK,
+        length: 4_900 * BLOCK,
         mtime: Timestamp::default(),
     };
     assert_eq!(world.propose(0, punch.clone(), &[]), Outcome::Partly);
@@ -135,7 +159,7 @@ fn a_long_punch_goes_in_steps_too() {
 #[test]
 fn a_big_file_is_freed_in_steps_that_nobody_sees() {
     let mut world = World::new(1);
-    let file = fragmented(&mut world, "f", 2_000);
+    let file = fragmented(&mut world, "f", 4_500);
     world.op(0, unlink(Ino::ROOT, "f")).unwrap();
     assert_eq!(world.ask(&Query::Attr { ino: file }), Err(Errno::Stale));
     let outcomes = world.write(0, &[piece(file, 0, BLOCK, 0)]).1;
