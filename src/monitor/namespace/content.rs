@@ -60,7 +60,7 @@ pub(super) fn truncate(
         return Err(Errno::FileTooBig.into());
     }
     let mut surgery = Surgery::new(txn, at);
-    let left = surgery.cut(ino, &mut inode, size, u64::MAX, RECORDS_PER_STEP)?;
+    let left = surgery.cut(ino, &mut inode, size, u64::MAX, Some(RECORDS_PER_STEP))?;
     surgery.finish()?;
     inode.size = left.unwrap_or(size);
     changed(&mut inode, at, mtime);
@@ -86,7 +86,7 @@ pub(super) fn punch(
         return Err(Errno::Invalid.into());
     }
     let mut surgery = Surgery::new(txn, at);
-    let left = surgery.cut(ino, &mut inode, offset, end, RECORDS_PER_STEP)?;
+    let left = surgery.cut(ino, &mut inode, offset, end, Some(RECORDS_PER_STEP))?;
     surgery.finish()?;
     changed(&mut inode, at, Some(mtime));
     txn.put(&keys::inode(ino), &inode);
@@ -119,7 +119,7 @@ pub(super) fn clone(
 
     let mut surgery = Surgery::new(txn, at);
     let cut_to = end.next_multiple_of(BLOCK);
-    let left = surgery.cut(range.to, &mut to, range.to_offset, cut_to, RECORDS_PER_STEP)?;
+    let left = surgery.cut(range.to, &mut to, range.to_offset, cut_to, Some(RECORDS_PER_STEP))?;
     if left.is_some() {
         return Err(Errno::TooBig.into());
     }

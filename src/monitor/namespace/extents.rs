@@ -72,8 +72,8 @@ impl<'t, 'a> Surgery<'t, 'a> {
         self.references.settle(self.txn, self.at)
     }
 
-    /// Takes what lies in `from..to` out of the map, those at the end first, as far as `room` records go (but one
-    /// extent at least).
+    /// Takes what lies in `from..to` out of the map: all of it, or, those at the end first, as far as `room` records
+    /// go (but one extent at least).
     ///
     /// Returns where the part begins that is free now, if some of the range before it is still to be cut.
     pub(super) fn cut(
@@ -82,16 +82,18 @@ impl<'t, 'a> Surgery<'t, 'a> {
         inode: &mut Inode,
         from: u64,
         to: u64,
-        room: usize,
+        room: Option<usize>,
     ) -> Result<Option<u64>, StoreError> {
         let mut found: Vec<Extent> = Vec::new();
         let mut stripes = BTreeSet::new();
         let (mut touched, mut is_more) = (0, false);
         for extent in overlapping(self.txn, ino, from, to)?.rev() {
             let extent = extent?;
-            touched += touched_by_cut(self.txn, &mut stripes, &extent)?;
-            if touched > room && !found.is_empty() {
-                is_more = true;
+            if let Some(room) = room {
+                touched += touched_by_cut(self.txn, &mut stripes, &extent)?;
+                is_more = touched > room && !found.is_empty();
+            }
+            if is_more {
                 break;
             }
             found.push(extent);

@@ -114,7 +114,7 @@ pub(super) fn free(txn: &mut Txn<'_>, at: At, ino: Ino) -> Result<bool, StoreErr
 /// Returns whether the inode is gone.
 fn free_step(txn: &mut Txn<'_>, at: At, ino: Ino, mut inode: Inode) -> Result<bool, StoreError> {
     let mut surgery = Surgery::new(txn, at);
-    let extents_left = surgery.cut(ino, &mut inode, 0, u64::MAX, RECORDS_PER_STEP)?;
+    let extents_left = surgery.cut(ino, &mut inode, 0, u64::MAX, Some(RECORDS_PER_STEP))?;
     surgery.finish()?;
     inode.birth = at.op;
     if extents_left.is_some() || !free_xattrs(txn, ino, &mut inode)? {

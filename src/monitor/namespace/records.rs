@@ -156,6 +156,8 @@ records! {
         volume: VolumeId,
         /// Alive or dead.
         state: StripeState,
+        /// Whether it was written with less parity than its volume asks for.
+        thin: bool,
         /// When this record was last written.
         birth: OpSeq,
     }
@@ -164,6 +166,8 @@ records! {
     Shard {
         /// Which shard.
         index: ShardIndex,
+        /// As the stripe's.
+        thin: bool,
         /// When it was written.
         birth: OpSeq,
     }
@@ -233,6 +237,7 @@ records! {
     }
 
     /// `U`: what a volume uses.
+    #[derive(Default)]
     Usage {
         /// Inodes, those that are being freed included.
         inodes: u64,
@@ -240,6 +245,8 @@ records! {
         bytes: u64,
         /// Live stripes.
         stripes: u64,
+        /// Of them, those that are thin.
+        thin: u64,
     }
 
     /// `Y`: a storage server.
