@@ -55,6 +55,10 @@ struct Arguments {
     #[arg(long)]
     dir: Option<PathBuf>,
 
+    /// Measure this program instead of the one that was built along.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_okapifs"))]
+    program: PathBuf,
+
     /// Measure a running cluster instead: a directory of `okapifs up`. Nothing is killed.
     #[arg(long, conflicts_with = "dir")]
     cluster: Option<PathBuf>,
@@ -78,7 +82,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let temporary = tempfile::tempdir()?;
     let dir = arguments.dir.as_deref().unwrap_or(temporary.path());
-    let monitor = Monitor::start(dir)?;
+    let monitor = Monitor::start(&arguments.program, dir)?;
     println!("started in {:.2} s", monitor.started_in.as_secs_f64());
     let client = Client::open(dir).await?;
     let filling = Cpu::of(&[monitor.pid()])?;
@@ -91,7 +95,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         filling.since(&[monitor.pid()])?.as_secs_f64()
     );
     let load = measure(arguments, load, &[monitor.pid()]).await?;
-    restart(dir, monitor, load).await
+    restart(&arguments.program, dir, monitor, load).await
 }
 
 /// Rounds of changes, and a table of their medians.
@@ -125,12 +129,12 @@ async fn measure(arguments: &Arguments, mut load: Load, pids: &[u32]) -> anyhow:
 }
 
 /// SIGKILL, and how long until a change is answered again.
-async fn restart(dir: &Path, monitor: Monitor, load: Load) -> anyhow::Result<()> {
+async fn restart(program: &Path, dir: &Path, monitor: Monitor, load: Load) -> anyhow::Result<()> {
     let session = load.session();
     monitor.kill()?;
     process::forget_cached(dir)?;
     let since = Instant::now();
-    let monitor = Monitor::start(dir)?;
+    let monitor = Monitor::start(program, dir)?;
     let client = Client::attach(dir, session).await?;
     load.one_change(&client).await.context("the first change after the restart")?;
     println!(

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-const OKAPIFS: &str = env!("CARGO_BIN_EXE_okapifs");
 /// How long a monitor may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The unit of `/proc/PID/stat`, the same on all of Linux's architectures.
@@ -24,11 +23,11 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Starts the monitor of the cluster in `dir`; makes a cluster if there is none.
-    pub(crate) fn start(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(program: &Path, dir: &Path) -> anyhow::Result<Self> {
         let home = dir.join("monitor-1");
         if !home.exists() {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            let mut init = Command::new(OKAPIFS);
+            let mut init = Command::new(program);
             init.arg("init").arg(dir).arg("--listen").arg(format!("127.0.0.1:{port}"));
             if !init.status()?.success() {
                 bail!("no cluster could be made in {}", dir.display());
@@ -40,7 +39,7 @@ impl Monitor {
         }
         let log = fs::File::options().append(true).create(true).open(dir.join("log"))?;
         let since = Instant::now();
-        let mut run = Command::new(OKAPIFS);
+        let mut run = Command::new(program);
         run.args(["monitor", "run"]).arg(&home).arg("--ready").arg(&ready).stderr(log);
         let mut child = run.spawn()?;
         while !ready.exists() {
