@@ -34,6 +34,15 @@ pub fn try_encode<T: Encode>(value: &T) -> Option<Vec<u8>> {
     bincode::encode_to_vec(value, CONFIG).ok().filter(|bytes| bytes.len() <= LIMIT)
 }
 
+/// Encodes a record behind what `bytes` holds already: one buffer, one pass.
+///
+/// # Panics
+///
+/// When a length in it does not fit the encoding: it was bounded when it arrived.
+pub fn encode_behind<T: Encode>(bytes: &mut Vec<u8>, value: &T) {
+    bincode::encode_into_std_write(value, bytes, CONFIG).expect("a vector takes everything");
+}
+
 /// Decodes what [`encode`] wrote. All of `bytes` must be used up.
 ///
 /// # Errors

@@ -14,4 +14,4 @@ pub mod hello;
 pub mod metadata;
 pub mod shards;
 
-pub use codec::{DecodeError, decode, encode, try_encode};
+pub use codec::{DecodeError, decode, encode, encode_behind, try_encode};

@@ -6,7 +6,7 @@ use super::fail::{Fail, answered};
 use super::inodes::At;
 use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, Monitor, SlotReply, Volume};
-use super::txn::{Txn, exists, get};
+use super::txn::{Remembered, Txn, exists, get};
 use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
@@ -28,7 +28,8 @@ const INCARNATION_SHIFT: u32 = 44;
 ///
 /// When the store fails, or holds something that is not a record of this version: this monitor cannot go on.
 pub fn apply(read: &dyn Read, command: &Command) -> Result<Applied, StoreError> {
-    let mut batch = Txn::new(read);
+    let read = Remembered::new(read);
+    let mut batch = Txn::new(&read);
     let mut op = get(&batch, &keys::op_seq())?.map_or(OpSeq(0), |counter| OpSeq(counter.value));
     let mut outcomes = Vec::with_capacity(command.actions.len());
     for action in &command.actions {
@@ -141,7 +142,7 @@ fn mutate(
     mutation: &Mutation,
     removes: Option<&Removal>,
 ) -> Result<Outcome, StoreError> {
-    if get(batch, &keys::session(session))?.is_none_or(|session| session.closing) {
+    if get(batch, &keys::session(session))?.is_none_or(|session| session.closing.is_some()) {
         return Ok(Outcome::NoSession);
     }
     if let Turn::Not(reply) = turn(batch, session, (mutation.slot, mutation.seq))? {
@@ -180,7 +181,7 @@ fn refuse(
     (slot, seq): (Slot, SlotSeq),
     errno: Errno,
 ) -> Result<Outcome, StoreError> {
-    if get(txn, &keys::session(session))?.is_none_or(|session| session.closing) {
+    if get(txn, &keys::session(session))?.is_none_or(|session| session.closing.is_some()) {
         return Ok(Outcome::NoSession);
     }
     if let Turn::Not(reply) = turn(txn, session, (slot, seq))? {

@@ -13,8 +13,7 @@
 use super::inodes;
 use super::keys;
 use super::query;
-use super::records::Grant;
-use super::txn::{get, scan};
+use super::txn::get;
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{FileKind, Ino, SessionId};
 use crate::wire::metadata::{Op, Query, Rename, RenameMode};
@@ -26,22 +25,6 @@ use crate::wire::metadata::{Op, Query, Rename, RenameMode};
 /// When the store fails.
 pub fn holder(read: &dyn Read, ino: Ino) -> Result<Option<SessionId>, StoreError> {
     Ok(get(read, &keys::grant(ino))?.map(|grant| grant.session))
-}
-
-/// The files that a session holds exclusively.
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn held_by(read: &dyn Read, session: SessionId) -> Result<Vec<Ino>, StoreError> {
-    let mut held = Vec::new();
-    for found in scan(read, &keys::all::<Grant>()) {
-        let (ino, grant) = found?;
-        if grant.session == session {
-            held.push(ino);
-        }
-    }
-    Ok(held)
 }
 
 /// Of these inodes those that another session holds, and which.

@@ -157,7 +157,7 @@ fn switch(
         birth: surgery.at.op,
     };
     let end = extent.end().next_multiple_of(u64::from(BLOCK));
-    surgery.cut(piece.ino, inode, extent.offset, end, usize::MAX)?;
+    surgery.cut(piece.ino, inode, extent.offset, end, None)?;
     surgery.insert(piece.ino, inode, extent)?;
     inode.size = inode.size.max(extent.end());
     changed(inode, surgery.at, commit.mtime);

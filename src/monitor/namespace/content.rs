@@ -3,7 +3,7 @@
 //! A file may have more extents than one command may touch. Then the operation goes on in steps, from the end
 //! of its range downwards, and each step leaves a consistent file: a truncate sets the size to what is left.
 
-use super::extents::{EXTENTS_PER_STEP, Surgery, clip, overlapping};
+use super::extents::{RECORDS_PER_STEP, Surgery, clip, overlapping};
 use super::fail::Fail;
 use super::inodes::{At, live, regular, touch};
 use super::keys;
@@ -13,8 +13,8 @@ use crate::monitor::store::Read;
 use crate::types::{DataVersion, Errno, Extent, Ino, SessionId, Timestamp, limits};
 use crate::wire::metadata::{CloneRange, Reply};
 
-/// Most extents that one clone may copy or replace.
-const CLONE_EXTENTS_MAX: usize = 2000;
+/// Most extents that one clone may copy. Each takes its own record and one or two `F` records.
+const CLONE_EXTENTS_MAX: usize = 1000;
 
 const BLOCK: u64 = limits::BLOCK as u64;
 
@@ -60,7 +60,7 @@ pub(super) fn truncate(
         return Err(Errno::FileTooBig.into());
     }
     let mut surgery = Surgery::new(txn, at);
-    let left = surgery.cut(ino, &mut inode, size, u64::MAX, EXTENTS_PER_STEP)?;
+    let left = surgery.cut(ino, &mut inode, size, u64::MAX, Some(RECORDS_PER_STEP))?;
     surgery.finish()?;
     inode.size = left.unwrap_or(size);
     changed(&mut inode, at, mtime);
@@ -86,7 +86,7 @@ pub(super) fn punch(
         return Err(Errno::Invalid.into());
     }
     let mut surgery = Surgery::new(txn, at);
-    let left = surgery.cut(ino, &mut inode, offset, end, EXTENTS_PER_STEP)?;
+    let left = surgery.cut(ino, &mut inode, offset, end, Some(RECORDS_PER_STEP))?;
     surgery.finish()?;
     changed(&mut inode, at, Some(mtime));
     txn.put(&keys::inode(ino), &inode);
@@ -98,8 +98,8 @@ pub(super) fn punch(
 
 /// Lets a range of one file share the extents of a range of another, or of the same further on.
 ///
-/// Refuses with [`Errno::TooBig`] when either range has more than 2,000 extents: the client clones in
-/// portions.
+/// Refuses with [`Errno::TooBig`] when either range has more extents than one command may change: the client
+/// clones in portions.
 pub(super) fn clone(
     txn: &mut Txn<'_>,
     at: At,
@@ -119,7 +119,7 @@ pub(super) fn clone(
 
     let mut surgery = Surgery::new(txn, at);
     let cut_to = end.next_multiple_of(BLOCK);
-    let left = surgery.cut(range.to, &mut to, range.to_offset, cut_to, CLONE_EXTENTS_MAX)?;
+    let left = surgery.cut(range.to, &mut to, range.to_offset, cut_to, Some(RECORDS_PER_STEP))?;
     if left.is_some() {
         return Err(Errno::TooBig.into());
     }

@@ -6,19 +6,20 @@
 //! a cut keeps it so: it ends on a block, and it begins on one except where a truncate cuts the end of the
 //! file itself.
 
+use std::collections::BTreeSet;
+
 use super::inodes::At;
 use super::keys;
 use super::records::{Inode, Piece};
-use super::stripes::References;
-use super::txn::{Txn, scan};
+use super::stripes::{References, windows};
+use super::txn::{Txn, get, scan};
 use super::usage;
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{Extent, Ino, limits};
+use crate::types::{Extent, Ino, StripeId, limits};
 
-/// Most extents that one step of a long operation cuts. Each takes its own record and the `F` record of its
-/// window; one that was the last of its stripe also the stripe's and those of its shards: 768 of them stay
-/// within [`limits::COMMAND_RECORDS_MAX`] at three shards a stripe.
-pub(super) const EXTENTS_PER_STEP: usize = 768;
+/// Most records that one step of a long operation changes by cutting: half of what a command may, because others
+/// wait while it is applied, and a clone puts new ones in their place.
+pub(super) const RECORDS_PER_STEP: usize = limits::COMMAND_RECORDS_MAX / 2;
 
 /// The extents that touch `from..to` of a file, ascending; the first may begin before `from`.
 pub(super) fn overlapping<'a>(
@@ -71,7 +72,8 @@ impl<'t, 'a> Surgery<'t, 'a> {
         self.references.settle(self.txn, self.at)
     }
 
-    /// Takes what lies in `from..to` out of the map, at most `limit` extents, those at the end first.
+    /// Takes what lies in `from..to` out of the map: all of it, or, those at the end first, as far as `room` records
+    /// go (but one extent at least).
     ///
     /// Returns where the part begins that is free now, if some of the range before it is still to be cut.
     pub(super) fn cut(
@@ -80,14 +82,22 @@ impl<'t, 'a> Surgery<'t, 'a> {
         inode: &mut Inode,
         from: u64,
         to: u64,
-        limit: usize,
+        room: Option<usize>,
     ) -> Result<Option<u64>, StoreError> {
-        let mut found: Vec<Extent> = overlapping(self.txn, ino, from, to)?
-            .rev()
-            .take(limit.saturating_add(1))
-            .collect::<Result<_, _>>()?;
-        let is_more = found.len() > limit;
-        found.truncate(limit);
+        let mut found: Vec<Extent> = Vec::new();
+        let mut stripes = BTreeSet::new();
+        let (mut touched, mut is_more) = (0, false);
+        for extent in overlapping(self.txn, ino, from, to)?.rev() {
+            let extent = extent?;
+            if let Some(room) = room {
+                touched += touched_by_cut(self.txn, &mut stripes, &extent)?;
+                is_more = touched > room && !found.is_empty();
+            }
+            if is_more {
+                break;
+            }
+            found.push(extent);
+        }
         for extent in &found {
             self.cut_one(ino, inode, extent, from, to)?;
         }
@@ -137,6 +147,22 @@ impl<'t, 'a> Surgery<'t, 'a> {
         inode.stored += bytes;
         usage::change(self.txn, inode.volume, |usage| usage.bytes += bytes)
     }
+}
+
+/// How many records cutting an extent may change: its own, its `F` records, and, where it may be the last of its stripe, the stripe's own and two for each shard (`R` goes, `G`
+/// comes). `stripes` are those that were counted already.
+fn touched_by_cut(
+    read: &dyn Read,
+    stripes: &mut BTreeSet<StripeId>,
+    extent: &Extent,
+) -> Result<usize, StoreError> {
+    let mut touched = 1 + windows(extent).count();
+    if stripes.insert(extent.stripe)
+        && let Some(stripe) = get(read, &keys::stripe(extent.stripe))?
+    {
+        touched += 1 + 2 * stripe.record.shards.len();
+    }
+    Ok(touched)
 }
 
 /// The part of an extent that lies in `from..to` of its file.

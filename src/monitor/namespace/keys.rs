@@ -362,6 +362,11 @@ pub(super) fn grant(ino: Ino) -> Key<Grant> {
     key(&[&be(ino.0)])
 }
 
+/// The grants of inodes from that one on.
+pub(super) fn grants(from: Ino) -> Span<Grant> {
+    all().starting_at(grant(from))
+}
+
 pub(super) fn xattr(ino: Ino, name: &[u8]) -> Key<Xattr> {
     key(&[&be(ino.0), name])
 }

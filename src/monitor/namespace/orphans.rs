@@ -5,7 +5,7 @@
 //! that took its last hold. A big one would stall everybody behind it: it moves under session 0 instead, where
 //! nobody can reach it, and whoever leads frees it in steps ([`free`]) until it is gone.
 
-use super::extents::{EXTENTS_PER_STEP, Surgery, more_than};
+use super::extents::{RECORDS_PER_STEP, Surgery, more_than};
 use super::inodes::At;
 use super::keys;
 use super::records::{Inode, Orphan};
@@ -16,6 +16,9 @@ use crate::types::{Ino, SessionId};
 
 /// Most extents, and most extended attributes, of an inode that is freed at once.
 const FREED_AT_ONCE: usize = 64;
+
+/// Most extended attributes that are freed in one step. They are read, and may be long.
+const XATTRS_PER_STEP: usize = 768;
 
 /// The session that keeps what is being freed.
 pub(super) const NOBODY: SessionId = SessionId(0);
@@ -31,7 +34,8 @@ pub(super) fn orphan(
     let birth = at.op;
     for &session in pinned_by {
         let key = keys::orphan(session, ino);
-        let is_open = get(txn, &keys::session(session))?.is_some_and(|session| !session.closing);
+        let is_open =
+            get(txn, &keys::session(session))?.is_some_and(|session| session.closing.is_none());
         if is_open && !exists(txn, &key)? {
             txn.put(&key, &Orphan { birth });
             inode.pins += 1;
@@ -70,7 +74,10 @@ pub(super) fn unpin(
 
 /// Nobody can reach the inode any more: free it, at once if it is small.
 fn discard(txn: &mut Txn<'_>, at: At, ino: Ino, inode: Inode) -> Result<(), StoreError> {
-    txn.delete(&keys::grant(ino));
+    // Few files are held when they go: a store remembers a removal even where nothing was.
+    if exists(txn, &keys::grant(ino))? {
+        txn.delete(&keys::grant(ino));
+    }
     if is_small(txn, ino, &inode)? {
         free_step(txn, at, ino, inode)?;
     } else {
@@ -94,18 +101,20 @@ pub(super) fn free(txn: &mut Txn<'_>, at: At, ino: Ino) -> Result<bool, StoreErr
     if !exists(txn, &keys::orphan(NOBODY, ino))? {
         return Ok(true);
     }
-    match get(txn, &keys::inode(ino))? {
-        Some(inode) => free_step(txn, at, ino, inode),
-        None => {
-            txn.delete(&keys::orphan(NOBODY, ino));
-            Ok(true)
-        }
+    let is_gone = match get(txn, &keys::inode(ino))? {
+        Some(inode) => free_step(txn, at, ino, inode)?,
+        None => true,
+    };
+    if is_gone {
+        txn.delete(&keys::orphan(NOBODY, ino));
     }
+    Ok(is_gone)
 }
 
+/// Returns whether the inode is gone.
 fn free_step(txn: &mut Txn<'_>, at: At, ino: Ino, mut inode: Inode) -> Result<bool, StoreError> {
     let mut surgery = Surgery::new(txn, at);
-    let extents_left = surgery.cut(ino, &mut inode, 0, u64::MAX, EXTENTS_PER_STEP)?;
+    let extents_left = surgery.cut(ino, &mut inode, 0, u64::MAX, Some(RECORDS_PER_STEP))?;
     surgery.finish()?;
     inode.birth = at.op;
     if extents_left.is_some() || !free_xattrs(txn, ino, &mut inode)? {
@@ -113,8 +122,6 @@ fn free_step(txn: &mut Txn<'_>, at: At, ino: Ino, mut inode: Inode) -> Result<bo
         return Ok(false);
     }
     txn.delete(&keys::inode(ino));
-    txn.delete(&keys::grant(ino));
-    txn.delete(&keys::orphan(NOBODY, ino));
     usage::change(txn, inode.volume, |usage| {
         usage.inodes = usage.inodes.saturating_sub(1);
     })?;
@@ -126,10 +133,10 @@ fn free_xattrs(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode) -> Result<bool, S
     if inode.xattr_names == 0 {
         return Ok(true);
     }
-    let found = take(txn, &keys::xattrs(ino), EXTENTS_PER_STEP)?;
+    let found = take(txn, &keys::xattrs(ino), XATTRS_PER_STEP)?;
     for ((_, name), _) in &found {
         txn.delete(&keys::xattr(ino, name));
         inode.xattr_names = inode.xattr_names.saturating_sub(name.len() as u32 + 1);
     }
-    Ok(found.len() < EXTENTS_PER_STEP)
+    Ok(found.len() < XATTRS_PER_STEP)
 }

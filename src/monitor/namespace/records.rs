@@ -12,7 +12,10 @@ use crate::types::{
     SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, Timestamp, VolumeId, Width,
 };
 use crate::wire::metadata::{ClientInfo, Register, Reply};
-use crate::wire::{decode, encode};
+use crate::wire::{decode, encode_behind};
+
+/// As long as an inode: few records are longer.
+const TYPICAL_BYTES: usize = 256;
 
 /// Something that is stored under a key.
 pub(super) trait Record: Encode + Decode<()> {
@@ -21,8 +24,9 @@ pub(super) trait Record: Encode + Decode<()> {
 
     /// The stored form.
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![Self::VERSION];
-        bytes.extend(encode(self));
+        let mut bytes = Vec::with_capacity(TYPICAL_BYTES);
+        bytes.push(Self::VERSION);
+        encode_behind(&mut bytes, self);
         bytes
     }
 
@@ -152,6 +156,8 @@ records! {
         volume: VolumeId,
         /// Alive or dead.
         state: StripeState,
+        /// Whether it was written with less parity than its volume asks for.
+        thin: bool,
         /// When this record was last written.
         birth: OpSeq,
     }
@@ -160,6 +166,8 @@ records! {
     Shard {
         /// Which shard.
         index: ShardIndex,
+        /// As the stripe's.
+        thin: bool,
         /// When it was written.
         birth: OpSeq,
     }
@@ -189,8 +197,9 @@ records! {
         client: ClientInfo,
         /// When it was opened, by the leader's clock.
         opened: Timestamp,
-        /// It changes nothing any more; what it held is being cleared away in steps.
-        closing: bool,
+        /// It changes nothing any more; what it held is being cleared away in steps, which have looked at the
+        /// grants of all inodes below this one.
+        closing: Option<Ino>,
     }
 
     /// `Q`: the last answer in a slot.
@@ -228,6 +237,7 @@ records! {
     }
 
     /// `U`: what a volume uses.
+    #[derive(Default)]
     Usage {
         /// Inodes, those that are being freed included.
         inodes: u64,
@@ -235,6 +245,8 @@ records! {
         bytes: u64,
         /// Live stripes.
         stripes: u64,
+        /// Of them, those that are thin.
+        thin: u64,
     }
 
     /// `Y`: a storage server.

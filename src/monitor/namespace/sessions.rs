@@ -13,9 +13,9 @@ use super::fail::Fail;
 use super::inodes::At;
 use super::keys::{self, IdKind};
 use super::orphans;
-use super::records::{Counter, Grant, Range, Session};
+use super::records::{Counter, Range, Session};
 use super::stripes;
-use super::txn::{Txn, get, scan, take};
+use super::txn::{Txn, get, take};
 use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
@@ -24,13 +24,16 @@ use crate::wire::metadata::{ClientInfo, Reply};
 /// thousand more.
 const RECORDS_PER_STEP: usize = 2048;
 
+/// Up to where grants were looked at when there are no more: no inode has this number.
+const NO_MORE: Ino = Ino(u64::MAX);
+
 // A range's numbers are the bits of `Range::used`.
 const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 
 /// A client begins.
 pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
     let id = SessionId(at.op.0);
-    let session = Session { client: client.clone(), opened: at.time, closing: false };
+    let session = Session { client: client.clone(), opened: at.time, closing: None };
     txn.put(&keys::session(id), &session);
     Outcome::Session(id)
 }
@@ -40,9 +43,10 @@ pub(super) fn close(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<Outcome,
     let Some(mut session) = get(txn, &keys::session(id))? else {
         return Ok(Outcome::NoSession);
     };
-    session.closing = true;
+    let looked_at = drop_grants(txn, id, session.closing.unwrap_or(Ino(0)))?;
+    session.closing = Some(looked_at);
     txn.put(&keys::session(id), &session);
-    let gone = drop_grants(txn, id)? && close_ranges(txn, at, id)? && drop_orphans(txn, at, id)?;
+    let gone = looked_at == NO_MORE && close_ranges(txn, at, id)? && drop_orphans(txn, at, id)?;
     if !gone {
         return Ok(Outcome::Partly);
     }
@@ -57,23 +61,17 @@ fn is_breathless(txn: &Txn<'_>) -> bool {
     txn.touched() >= RECORDS_PER_STEP
 }
 
-/// Grants are few (files that may be dirty), so that looking at all of them costs less than a second key for
-/// each would.
-fn drop_grants(txn: &mut Txn<'_>, id: SessionId) -> Result<bool, StoreError> {
-    let mut held = Vec::new();
-    for found in scan(txn, &keys::all()) {
-        let (ino, grant): (Ino, Grant) = found?;
-        if grant.session == id {
-            held.push(ino);
-        }
-        if held.len() >= RECORDS_PER_STEP {
-            break;
-        }
+/// Gives back what the session holds, from the inode `from` on, a portion at a time: returns up to where.
+///
+/// A session ends rarely, and grants come and go with every file that is written. So its end looks at those of
+/// all sessions, rather than that each of them had a second key.
+fn drop_grants(txn: &mut Txn<'_>, id: SessionId, from: Ino) -> Result<Ino, StoreError> {
+    let found = take(txn, &keys::grants(from), RECORDS_PER_STEP)?;
+    for (ino, _) in found.iter().filter(|(_, grant)| grant.session == id) {
+        txn.delete(&keys::grant(*ino));
     }
-    for &ino in &held {
-        txn.delete(&keys::grant(ino));
-    }
-    Ok(held.len() < RECORDS_PER_STEP)
+    let is_last = found.len() < RECORDS_PER_STEP;
+    Ok(found.last().filter(|_| !is_last).map_or(NO_MORE, |(ino, _)| Ino(ino.0 + 1)))
 }
 
 fn close_ranges(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<bool, StoreError> {

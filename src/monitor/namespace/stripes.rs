@@ -120,18 +120,24 @@ pub(super) fn bear(
     volume: VolumeId,
 ) -> Result<(), StoreError> {
     let birth = at.op;
+    let policy = get(txn, &keys::volume(volume))?;
+    let thin = policy.is_some_and(|policy| record.width.parity < policy.width.parity);
     for (shard, server) in shards(record) {
         let index = shard.index;
-        txn.put(&keys::shard(server, record.id), &Shard { index, birth });
+        txn.put(&keys::shard(server, record.id), &Shard { index, thin, birth });
     }
     let stripe = Stripe {
         record: record.clone(),
         volume,
         state: StripeState::Live { references: 0 },
+        thin,
         birth,
     };
     txn.put(&keys::stripe(record.id), &stripe);
-    usage::change(txn, volume, |usage| usage.stripes += 1)
+    usage::change(txn, volume, |usage| {
+        usage.stripes += 1;
+        usage.thin += u64::from(thin);
+    })
 }
 
 /// A stripe dies.
@@ -149,6 +155,7 @@ fn bury(txn: &mut Txn<'_>, at: At, mut stripe: Stripe) -> Result<(), StoreError>
     txn.put(&keys::stripe(id), &stripe);
     usage::change(txn, stripe.volume, |usage| {
         usage.stripes = usage.stripes.saturating_sub(1);
+        usage.thin = usage.thin.saturating_sub(u64::from(stripe.thin));
     })
 }
 

@@ -4,12 +4,46 @@
 //! what those before it did, and a refused one must leave nothing behind. Both fall out of one idea: a
 //! [`Txn`] is itself a [`Read`]. The batch is an overlay over the store, each action an overlay over the
 //! batch, kept when it succeeds and dropped when it is refused.
+//!
+//! Below all of them is [`Remembered`]: the actions of a batch come from few sessions, into few directories, and
+//! an operation looks at the same name more than once (who holds it? may it go? now it goes). The store, which
+//! searches several tables for a key, is asked once.
 
-use std::collections::btree_map;
+use std::cell::RefCell;
+use std::collections::{HashMap, btree_map};
 
 use super::keys::{Fields, Key, Keyed, Span};
 use super::records::Record;
-use crate::monitor::store::{Batch, Pair, Read, StoreError};
+use crate::monitor::store::{Batch, Pair, Pairs, Read, StoreError};
+
+/// A state, and what was read of it.
+pub(super) struct Remembered<'a> {
+    base: &'a dyn Read,
+    /// Never iterated over: apply does the same everywhere.
+    known: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
+}
+
+impl<'a> Remembered<'a> {
+    /// Nothing was read yet. The state must not change meanwhile.
+    pub(super) fn new(base: &'a dyn Read) -> Self {
+        Self { base, known: RefCell::default() }
+    }
+}
+
+impl Read for Remembered<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(value) = self.known.borrow().get(key) {
+            return Ok(value.clone());
+        }
+        let value = self.base.get(key)?;
+        self.known.borrow_mut().insert(key.to_vec(), value.clone());
+        Ok(value)
+    }
+
+    fn scan<'a>(&'a self, from: &[u8], to: &[u8]) -> Pairs<'a> {
+        self.base.scan(from, to)
+    }
+}
 
 /// A state and changes to it.
 pub(super) struct Txn<'a> {
@@ -44,8 +78,9 @@ impl<'a> Txn<'a> {
     }
 
     /// Takes over the changes that were made on top of this.
-    pub(super) fn absorb(&mut self, mut changes: Batch) {
-        self.changes.append(&mut changes);
+    pub(super) fn absorb(&mut self, changes: Batch) {
+        // One by one: appending a map builds the whole anew, and this one grows with each action of a batch.
+        self.changes.extend(changes);
     }
 }
 
@@ -95,11 +130,7 @@ impl Read for Txn<'_> {
         }
     }
 
-    fn scan<'a>(
-        &'a self,
-        from: &[u8],
-        to: &[u8],
-    ) -> Box<dyn DoubleEndedIterator<Item = Result<Pair, StoreError>> + 'a> {
+    fn scan<'a>(&'a self, from: &[u8], to: &[u8]) -> Pairs<'a> {
         if from >= to {
             return Box::new(std::iter::empty());
         }
@@ -111,7 +142,7 @@ impl Read for Txn<'_> {
 
 /// The pairs of a state with changes laid over them, from both ends.
 struct Merged<'a> {
-    base: BothEnds<Box<dyn DoubleEndedIterator<Item = Result<Pair, StoreError>> + 'a>>,
+    base: BothEnds<Pairs<'a>>,
     changes: BothEnds<btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>>,
 }
 

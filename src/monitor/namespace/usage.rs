@@ -14,7 +14,7 @@ pub(super) fn change(
     change: impl FnOnce(&mut Usage),
 ) -> Result<(), StoreError> {
     let key = keys::usage(volume);
-    let mut usage = get(txn, &key)?.unwrap_or(Usage { inodes: 0, bytes: 0, stripes: 0 });
+    let mut usage = get(txn, &key)?.unwrap_or_default();
     change(&mut usage);
     txn.put(&key, &usage);
     Ok(())

@@ -39,7 +39,7 @@ async fn close_halves(monitor: &Monitor) {
 
 async fn close_all_halves(monitor: &Monitor) -> Result<(), Refusal> {
     for (session, record) in query::sessions(&*monitor.store).map_err(unreadable)? {
-        if record.closing {
+        if record.closing.is_some() {
             monitor.close_session(session, true).await?;
         }
     }

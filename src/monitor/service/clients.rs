@@ -39,7 +39,7 @@ impl Monitor {
         let Attach { session, pins } = attach;
         query::session(&*self.store, session)
             .map_err(unreadable)?
-            .filter(|record| !record.closing)
+            .filter(|record| record.closing.is_none())
             .ok_or(Refusal::SessionClosed)?;
         {
             let mut state = self.state.lock();

@@ -307,7 +307,7 @@ impl Look<'_> {
         });
         let agrees = match stripe.state {
             StripeState::Live { references: says } => {
-                self.sums.count_stripe(stripe.volume);
+                self.sums.count_stripe(stripe.volume, stripe.thin);
                 references == says && says > 0 && held == total && dead == 0
             }
             StripeState::Dead { left } => references == 0 && held == 0 && dead == left,
@@ -323,8 +323,9 @@ impl Look<'_> {
 
     fn shard(&mut self, ((server, id), shard): <Shard as Pairs>::Parsed) -> Checked {
         let stripe = get(self.read, &keys::stripe(id))?.filter(Stripe::is_live);
+        let same = stripe.filter(|live| live.thin == shard.thin);
         let place =
-            stripe.and_then(|live| live.record.shards.get(usize::from(shard.index.0)).copied());
+            same.and_then(|live| live.record.shards.get(usize::from(shard.index.0)).copied());
         self.demand(place.is_some_and(|place| place.server == server), || {
             format!("server {server} is said to have a shard of stripe {id}")
         });

@@ -41,6 +41,7 @@ struct Used {
     inodes: u64,
     bytes: u64,
     stripes: u64,
+    thin: u64,
 }
 
 impl Sums {
@@ -61,8 +62,10 @@ impl Sums {
     }
 
     /// A record of a live stripe.
-    pub(super) fn count_stripe(&mut self, volume: VolumeId) {
-        self.usage.entry(volume).or_default().stripes += 1;
+    pub(super) fn count_stripe(&mut self, volume: VolumeId, thin: bool) {
+        let used = self.usage.entry(volume).or_default();
+        used.stripes += 1;
+        used.thin += u64::from(thin);
     }
 
     /// An entry of a directory; those of one directory follow one another.
@@ -183,6 +186,7 @@ impl Sums {
 
 impl From<Usage> for Used {
     fn from(usage: Usage) -> Self {
-        Self { inodes: usage.inodes, bytes: usage.bytes, stripes: usage.stripes }
+        let Usage { inodes, bytes, stripes, thin } = usage;
+        Self { inodes, bytes, stripes, thin }
     }
 }

@@ -1,14 +1,11 @@
 //! The tables of the cluster's members, and what the service has to see to.
 
-use std::collections::BTreeSet;
-
 use super::super::keys::{self, Keyed};
 use super::super::orphans::NOBODY;
-use super::super::records::{Cluster, Monitor, Server, Session, Stripe, Usage, Volume};
+use super::super::records::{Cluster, Monitor, Server, Session, Usage, Volume};
 use super::super::txn::{exists, get, scan, take};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, VolumeId, Width};
-use crate::wire::admin::StripesStatus;
 use crate::wire::metadata::{self, Space};
 
 fn table<R: Keyed>(read: &dyn Read) -> Result<Vec<(R::Id, R)>, StoreError> {
@@ -48,8 +45,7 @@ pub fn volume(read: &dyn Read) -> Result<Option<Volume>, StoreError> {
 ///
 /// When the store fails.
 pub fn usage(read: &dyn Read) -> Result<Usage, StoreError> {
-    let usage = get(read, &keys::usage(VolumeId::ROOT))?;
-    Ok(usage.unwrap_or(Usage { inodes: 0, bytes: 0, stripes: 0 }))
+    Ok(get(read, &keys::usage(VolumeId::ROOT))?.unwrap_or_default())
 }
 
 /// All monitors.
@@ -155,32 +151,4 @@ pub fn space_of(
 fn user_bytes(raw: u64, width: Width) -> u64 {
     let share = u128::from(raw) * u128::from(width.data) / (width.total() as u128).max(1);
     u64::try_from(share).unwrap_or(u64::MAX)
-}
-
-/// How the live stripes are, when these servers are not up and these shards are known to be lost. Looks at
-/// every stripe.
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn stripes_status(
-    read: &dyn Read,
-    not_up: &BTreeSet<ServerId>,
-    lost: &BTreeSet<crate::wire::shards::ShardId>,
-) -> Result<StripesStatus, StoreError> {
-    let parity = volume(read)?.map_or(0, |volume| volume.width.parity);
-    let mut status = StripesStatus::default();
-    for found in scan(read, &keys::all::<Stripe>()) {
-        let (_, stripe) = found?;
-        if !stripe.is_live() {
-            continue;
-        }
-        let missing = super::super::stripes::shards(&stripe.record)
-            .filter(|(shard, server)| not_up.contains(server) || lost.contains(shard))
-            .count() as u64;
-        status.total += 1;
-        status.missing_shards += missing;
-        status.at_risk += u64::from(missing > 0 || stripe.record.width.parity < parity);
-    }
-    Ok(status)
 }

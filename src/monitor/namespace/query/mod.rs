@@ -2,11 +2,13 @@
 //!
 //! [`answer`] is for clients; it asks nobody to let go of anything: that whoever holds a file exclusively has
 //! committed was seen to before (see [`caps`](super::caps)). The rest is for the service: `cluster` tells the
-//! tables of members and the counters, `shards` compares what a server has with what it should have.
+//! tables of members and the counters, `risk` how safe the stripes are, `shards` compares what a server has with
+//! what it should have.
 
 mod cluster;
 mod listing;
 mod map;
+mod risk;
 mod shards;
 
 use super::fail::{Fail, answered};
@@ -19,9 +21,10 @@ use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
     cluster, doomed, is_orphan, monitors, op_seq, orphans, servers, session, sessions, space,
-    space_of, stripes_status, usage, volume,
+    space_of, usage, volume,
 };
 pub(super) use listing::files_listed;
+pub use risk::stripes_status;
 pub use shards::{garbage, missing, range_closed, reap_list};
 
 /// Most bytes that the parts of an answer that can be continued (maps and listings) take, unless the caller

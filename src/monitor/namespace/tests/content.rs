@@ -1,6 +1,11 @@
 //! Maps, and what happens to stripes.
 
+use std::collections::BTreeSet;
+
+use super::super::txn::get;
+use super::super::{keys, stripes};
 use super::*;
+use crate::wire::admin::StripesStatus;
 
 #[test]
 fn a_commit_cuts_what_it_overlaps() {
@@ -115,14 +120,38 @@ fn a_long_truncate_goes_in_consistent_steps() {
 }
 
 #[test]
+fn a_step_touches_no_more_records_when_stripes_are_wide() {
+    let mut world = World::new(1);
+    for n in world.servers.len()..40 {
+        let server = world.register(&format!("server {n}"), &format!("domain {n}"));
+        world.servers.push(server);
+    }
+    let file = world.file(0, "f");
+    let stripes = 300;
+    for n in 0..stripes {
+        let mut commit = world.commit(0, &[piece(file, n * BLOCK, BLOCK, 0)]);
+        commit.stripe.width = Width { data: 32, parity: 8 };
+        let Ok(Reply::Committed(outcomes)) = world.op(0, Op::Commit(commit)) else {
+            panic!("refused");
+        };
+        assert!(is_accepted(&outcomes[0]));
+    }
+    // Each of them dies with its only extent, and has 40 shards to be reaped. `act` checks the bound.
+    assert_eq!(world.propose(0, truncate(file, 0), &[]), Outcome::Partly);
+    world.op(0, truncate(file, 0)).unwrap();
+    assert_eq!(world.live_stripes(), []);
+    world.verify();
+}
+
+#[test]
 fn a_long_punch_goes_in_steps_too() {
     let mut world = World::new(1);
-    let file = fragmented(&mut world, "f", 1_000);
+    let file = fragmented(&mut world, "f", 2_500);
     let size = world.stat(file).size;
     let punch = Op::Punch {
         ino: file,
         offset: 2 * BLOCK,
-        length: 1_900 * BLOCK,
+        length: 4_900 * BLOCK,
         mtime: Timestamp::default(),
     };
     assert_eq!(world.propose(0, punch.clone(), &[]), Outcome::Partly);
@@ -135,7 +164,7 @@ fn a_long_punch_goes_in_steps_too() {
 #[test]
 fn a_big_file_is_freed_in_steps_that_nobody_sees() {
     let mut world = World::new(1);
-    let file = fragmented(&mut world, "f", 2_000);
+    let file = fragmented(&mut world, "f", 4_500);
     world.op(0, unlink(Ino::ROOT, "f")).unwrap();
     assert_eq!(world.ask(&Query::Attr { ino: file }), Err(Errno::Stale));
     let outcomes = world.write(0, &[piece(file, 0, BLOCK, 0)]).1;
@@ -259,4 +288,55 @@ fn a_map_is_told_in_parts() {
     assert_eq!((last.extents.len(), last.to), (1, u64::MAX));
     let beyond = ask(500 * BLOCK, 1, None, 10_000).unwrap();
     assert_eq!((beyond.extents.len(), beyond.to), (0, u64::MAX));
+}
+
+/// What [`query::stripes_status`] says without looking at every stripe.
+fn recount(world: &World, not_up: &BTreeSet<ServerId>, lost: &BTreeSet<ShardId>) -> StripesStatus {
+    let mut status = StripesStatus::default();
+    for id in world.live_stripes() {
+        let stripe = get(&world.store, &keys::stripe(id)).unwrap().unwrap();
+        let missing = stripes::shards(&stripe.record)
+            .filter(|(shard, server)| not_up.contains(server) || lost.contains(shard))
+            .count() as u64;
+        status.total += 1;
+        status.missing_shards += missing;
+        status.at_risk += u64::from(missing > 0 || stripe.record.width.parity < 1);
+    }
+    status
+}
+
+#[test]
+fn the_risk_of_stripes_is_told_without_looking_at_all() {
+    let mut world = World::new(1);
+    let file = world.file(0, "f");
+    for n in 0..40 {
+        let mut commit = world.commit(0, &[piece(file, n * BLOCK, BLOCK, 0)]);
+        if n % 3 == 0 {
+            // As many copies as there are servers: here on one or two of the three.
+            commit.stripe.width = Width { data: 1 + (n % 2) as u8, parity: 0 };
+            commit.stripe.shards.rotate_left(n as usize % 3);
+            commit.stripe.shards.truncate(commit.stripe.width.total());
+            commit.epochs.truncate(commit.stripe.width.total());
+        }
+        world.op(0, Op::Commit(commit)).unwrap();
+    }
+    world.op(0, truncate(file, 33 * BLOCK)).unwrap();
+    world.verify();
+    let stripes = world.live_stripes();
+    assert_eq!(stripes.len(), 33);
+    let shard = |at: usize, index| ShardId { stripe: stripes[at], index: ShardIndex(index) };
+    // Of a dead stripe, of a thin one (which has no second shard), of others.
+    let dead = ShardId { stripe: StripeId(stripes[32].0 + 1), index: ShardIndex(0) };
+    let lost = BTreeSet::from([dead, shard(0, 0), shard(0, 1), shard(7, 0), shard(7, 2)]);
+    let mut told = BTreeSet::new();
+    for set in 0..8 {
+        let member = |(at, server): (usize, &ServerId)| (set >> at & 1 == 1).then_some(*server);
+        let not_up = world.servers.iter().enumerate().filter_map(member).collect();
+        for lost in [&BTreeSet::new(), &lost] {
+            let status = query::stripes_status(&world.store, &not_up, lost).unwrap();
+            assert_eq!(status, recount(&world, &not_up, lost), "{not_up:?} {lost:?}");
+            told.insert((status.at_risk, status.missing_shards));
+        }
+    }
+    assert!(told.len() > 8, "{told:?}");
 }

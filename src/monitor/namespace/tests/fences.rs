@@ -275,7 +275,7 @@ fn what_another_session_holds_is_not_touched() {
     assert_eq!(touched(list(false)), []);
     assert_eq!(touched(Query::Attr { ino: file }), [(file, holder)]);
     assert_eq!(touched(Query::Attr { ino: other }), []);
-    assert_eq!(caps::held_by(&world.store, holder).unwrap(), [file]);
+    assert_eq!(caps::holder(&world.store, file).unwrap(), Some(holder));
 
     world.op(0, Op::Release { ino: file }).unwrap();
     world.op(1, set).unwrap();
@@ -334,6 +334,21 @@ fn a_closed_session_leaves_nothing_and_changes_nothing() {
         owned || named
     });
     assert_eq!(left.count(), 0);
+    world.verify();
+}
+
+#[test]
+fn the_end_of_a_session_looks_at_the_grants_of_others_a_portion_at_a_time() {
+    let mut world = World::new(2);
+    for n in 0..3_000 {
+        world.file(0, &n.to_string());
+    }
+    let file = world.file(1, "behind all of them");
+    let close = Action::CloseSession { session: world.session(1), evicted: true };
+    assert_eq!(world.act(close.clone()), Outcome::Partly);
+    assert_eq!(caps::holder(&world.store, file).unwrap(), Some(world.session(1)));
+    assert_eq!(world.act(close.clone()), Outcome::Done);
+    assert_eq!(caps::holder(&world.store, file).unwrap(), None);
     world.verify();
 }
 
