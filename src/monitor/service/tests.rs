@@ -103,9 +103,11 @@ impl Peer {
     }
 
     async fn recalled(&mut self) -> Vec<Ino> {
-        let notice = tokio::time::timeout(LONG, self.notices.recv()).await.unwrap().unwrap();
-        let Notice::Recall(inos) = decode(&notice).unwrap();
-        inos
+        let notice = self.noticed().await;
+        match decode(&notice).unwrap() {
+            Notice::Recall(inos) => inos,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -195,7 +197,7 @@ impl Client {
         pins: Vec<(Ino, u64)>,
     ) -> Response {
         self.peer = Peer::connect(cluster, at, Role::Client, "mount").await;
-        let attach = Attach { session: self.session, pins };
+        let attach = Attach { session: self.session, pins, more: false };
         self.peer.call(&Request::Attach(attach)).await
     }
 }
