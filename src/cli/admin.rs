@@ -13,8 +13,8 @@ use crate::wire::{admin, metadata};
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a monitor may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long monitors altogether may take, an election included.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long monitors without a leader are given to elect one.
+const ELECTION: Duration = Duration::from_secs(10);
 
 /// The way to the monitors.
 pub(super) struct Admin {
@@ -39,7 +39,7 @@ impl Admin {
     /// Asks whichever monitor leads, waiting a little where there is none at the moment.
     pub(super) async fn ask(&self, question: &admin::Request) -> anyhow::Result<admin::Response> {
         let request = metadata::Request::Admin(question.clone());
-        match self.monitors.ask(&request, ANSWER, PATIENCE).await? {
+        match self.monitors.ask(&request, ANSWER, ELECTION).await? {
             metadata::Response::Admin(answer) => Ok(answer),
             metadata::Response::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected()),

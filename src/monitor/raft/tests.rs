@@ -149,6 +149,7 @@ async fn what_was_answered_survives_a_kill_and_a_shutdown() {
             again.raft.shutdown().await.unwrap();
         }
     }
+    let term = node.term();
     node.raft.shutdown().await.unwrap();
     let error = node.raft.propose(&command(0..1)).await.unwrap_err();
     assert!(matches!(error, ProposeError::Stopped(_)), "{error}");
@@ -156,6 +157,7 @@ async fn what_was_answered_survives_a_kill_and_a_shutdown() {
 
     let began = Instant::now();
     let again = start(&live).await;
+    assert!(again.term() > term, "a leadership that has lost its memory is another one");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(ledger(again.store.as_ref()), command(0..300).actions);
     again.propose(300..301).await;

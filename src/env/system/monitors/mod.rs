@@ -20,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::route::{Choice, Route};
 use crate::crypto::{Credentials, Role};
@@ -82,9 +83,6 @@ pub enum AskError {
     /// None is connected.
     #[error(transparent)]
     Unreachable(#[from] ConnectError),
-    /// None is connected, and none has said why yet.
-    #[error("no monitor can be reached: check that they run and that this machine can reach them")]
-    NotConnected,
     /// The one that was asked is silent.
     #[error("the monitor does not answer: check that it is not overloaded, and its log")]
     Silent,
@@ -215,8 +213,9 @@ impl MonitorLinks {
         self.0.choose();
     }
 
-    /// Asks whoever leads, again and again until there is an answer, for `patience`. A monitor that does not
-    /// answer in `attempt` is left for another. The answer is never `Refused(NoLeader)`.
+    /// Asks whoever leads, again and again until there is an answer. A monitor that does not answer in `attempt` is
+    /// left for another; while there is none to ask, or no leader, this goes on for `patience`. The answer is
+    /// never `Refused(NoLeader)`.
     ///
     /// # Errors
     ///
@@ -227,48 +226,35 @@ impl MonitorLinks {
         attempt: Duration,
         patience: Duration,
     ) -> Result<Response, AskError> {
-        let header = encode(request);
-        let mut why = AskError::NotConnected;
-        let asking = self.ask_until_answered(&header, attempt, &mut why);
-        if let Ok(answer) = tokio::time::timeout(patience, asking).await {
-            return answer;
-        }
-        Err(match (why, self.0.failure.borrow().clone()) {
-            (AskError::NotConnected, Some(error)) => AskError::Unreachable(error),
-            (why, _) => why,
-        })
-    }
-
-    async fn ask_until_answered(
-        &self,
-        header: &[u8],
-        attempt: Duration,
-        why: &mut AskError,
-    ) -> Result<Response, AskError> {
+        let (header, deadline) = (encode(request), Instant::now() + patience);
         let (mut targets, mut pause) = (self.target(), Pause::for_election());
         loop {
             let Some(target) = targets.borrow_and_update().clone() else {
-                *why = AskError::NotConnected;
-                self.connected_or_hopeless().await?;
+                self.connected(deadline.saturating_duration_since(Instant::now())).await?;
                 continue;
             };
-            *why = AskError::Silent;
             let answer = tokio::select! {
                 biased;
                 () = changed(&mut targets) => continue,
-                answer = target.connection.call(header.to_vec(), Vec::new(), attempt) => answer,
+                answer = target.connection.call(header.clone(), Vec::new(), attempt) => answer,
             };
-            match answer {
+            let why = match answer {
                 Ok((answer, _)) => match decode(&answer) {
                     Ok(Response::Refused(Refusal::NoLeader)) => {
-                        *why = AskError::NoLeader;
                         self.refused(&target);
                         pause.rest().await;
+                        AskError::NoLeader
                     }
                     Ok(answer) => return Ok(answer),
                     Err(_) => return Err(AskError::Garbage),
                 },
-                Err(CallError::Timeout | CallError::Closed) => self.silent(&target),
+                Err(CallError::Timeout | CallError::Closed) => {
+                    self.silent(&target);
+                    AskError::Silent
+                }
+            };
+            if Instant::now() >= deadline {
+                return Err(why);
             }
         }
     }
