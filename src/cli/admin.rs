@@ -1,72 +1,48 @@
 //! Asking the monitors what an administrator asks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
 use super::find::Cluster;
-use crate::crypto::Role;
-use crate::env::system::rpc::Connection;
+use crate::env::system::monitors::MonitorLinks;
 use crate::types::{Incarnation, PlacementMap};
-use crate::wire::{self, admin, metadata};
+use crate::wire::{admin, metadata};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long an answer may take.
+/// How long a monitor may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long monitors without a leader are given to elect one.
-const ELECTION: Duration = Duration::from_secs(5);
+const ELECTION: Duration = Duration::from_secs(10);
 
-/// A connection to one of the monitors.
+/// The way to the monitors.
 pub(super) struct Admin {
-    connection: Connection,
+    monitors: MonitorLinks,
 }
 
 impl Admin {
-    /// Connects to the first monitor that answers.
+    /// Connects to the monitors; one that answers is enough.
     pub(super) async fn connect(cluster: &Cluster) -> anyhow::Result<Self> {
-        let mut last = anyhow!("no monitor is configured");
-        for address in &cluster.monitors {
-            let opened = Connection::open(
-                address,
-                &cluster.credentials,
-                Role::Monitor,
-                Incarnation(0),
-                CONNECT,
-            );
-            match opened.await {
-                Ok((connection, _)) => return Ok(Self { connection }),
-                Err(error) => last = anyhow!(error),
-            }
-        }
-        Err(last.context("the cluster cannot be reached"))
+        let credentials = cluster.credentials.clone();
+        // What monitors say unasked is for mounts.
+        let (monitors, _) = MonitorLinks::start(&cluster.monitors, credentials, Incarnation(0));
+        monitors.connected(CONNECT).await.context("the cluster cannot be reached")?;
+        Ok(Self { monitors })
     }
 
     /// The incarnation that the monitors are at.
     pub(super) fn incarnation(&self) -> Incarnation {
-        self.connection.incarnation()
+        self.monitors.incarnation()
     }
 
-    /// Asks, waiting a little where there is no leader at the moment.
+    /// Asks whichever monitor leads, waiting a little where there is none at the moment.
     pub(super) async fn ask(&self, question: &admin::Request) -> anyhow::Result<admin::Response> {
-        let request = wire::encode(&metadata::Request::Admin(question.clone()));
-        let since = Instant::now();
-        loop {
-            let (answer, _) = self
-                .connection
-                .call(request.clone(), Vec::new(), ANSWER)
-                .await
-                .context("the monitor does not answer")?;
-            match wire::decode(&answer).context("the monitor's answer makes no sense")? {
-                metadata::Response::Admin(answer) => return Ok(answer),
-                metadata::Response::Refused(metadata::Refusal::NoLeader)
-                    if since.elapsed() < ELECTION =>
-                {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                metadata::Response::Refused(refusal) => return Err(refusal.into()),
-                _ => return Err(unexpected()),
-            }
+        let request = metadata::Request::Admin(question.clone());
+        match self.monitors.ask(&request, ANSWER, ELECTION).await? {
+            metadata::Response::Admin(answer) => Ok(answer),
+            metadata::Response::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected()),
         }
     }
 

@@ -42,7 +42,7 @@ impl Fs {
         let run_lock = RunLock::create(&path)?;
         let credentials = config.credentials.clone();
         let (link, notices) =
-            MonitorLink::connect(config.monitors.clone(), credentials.clone(), PATIENCE).await?;
+            MonitorLink::connect(&config.monitors, credentials.clone(), PATIENCE).await?;
         let monitors: Arc<dyn Monitors> = Arc::clone(&link) as Arc<dyn Monitors>;
         let client = ClientInfo {
             node: node.id,
@@ -58,7 +58,7 @@ impl Fs {
         let (session, lost) = Session::open(monitors, clock, client).await?;
         let fs = Self::assemble(config, session, shards, notices, lost);
         let (session, files) = (Arc::clone(&fs.session), Arc::clone(&fs.files));
-        link.attach_with(Box::new(move || Some(files.attach(&session))));
+        link.attach_with(Box::new(move || files.attach(&session)));
         fs.find_root(run_lock).await
     }
 
@@ -167,8 +167,14 @@ async fn obey(
     files: Arc<Files>,
     grants: Arc<Grants>,
 ) {
-    while let Some(Notice::Recall(inos)) = notices.recv().await {
-        grants.recall(inos.into_iter().map(|ino| (ino, files.find(ino))).collect());
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::Recall(inos) => {
+                grants.recall(inos.into_iter().map(|ino| (ino, files.find(ino))).collect());
+            }
+            // The link has obeyed that already.
+            Notice::Leader { .. } => {}
+        }
     }
 }
 

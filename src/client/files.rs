@@ -12,8 +12,8 @@ use super::core::readahead::ReadAhead;
 use super::file::{File, Grant};
 use super::fs::{Handle, OpenMode};
 use super::session::Session;
-use crate::types::{Errno, Ino};
-use crate::wire::metadata::{Attach, MUTATIONS_MAX, Request};
+use crate::types::{Errno, Ino, SessionId};
+use crate::wire::metadata::{Attach, MUTATIONS_MAX, PINS_MAX, Request};
 
 /// A file that is not open, and of which nothing is held, is forgotten after this time. Until then an answer
 /// that is older than what we know of it can be told from a new one.
@@ -120,10 +120,10 @@ impl Files {
         Some(Arc::clone(&open.file))
     }
 
-    /// What a new leader has to know.
-    pub(crate) fn attach(&self, session: &Session) -> Attach {
+    /// What a new leader has to know: what is open, in as many parts as it takes.
+    pub(crate) fn attach(&self, session: &Session) -> Vec<Attach> {
         let pin = |file: Arc<File>| file.state.lock().pin.map(|pin| (file.ino, pin));
-        Attach { session: session.id(), pins: self.all().into_iter().filter_map(pin).collect() }
+        in_parts(session.id(), &self.all().into_iter().filter_map(pin).collect::<Vec<_>>())
     }
 
     /// Forgets files that are not needed, for ever.
@@ -159,5 +159,39 @@ impl Files {
             }
             session.tell(&Request::Unpin { session: session.id(), pins }).await;
         }
+    }
+}
+
+/// The parts of an attachment, at least one.
+fn in_parts(session: SessionId, pins: &[(Ino, u64)]) -> Vec<Attach> {
+    let mut parts: Vec<Attach> = pins
+        .chunks(PINS_MAX)
+        .map(|part| Attach { session, pins: part.to_vec(), more: true })
+        .collect();
+    match parts.last_mut() {
+        Some(last) => last.more = false,
+        None => parts.push(Attach { session, pins: Vec::new(), more: false }),
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    #[test]
+    fn an_attachment_is_said_in_parts_that_fit_into_a_frame() {
+        let session = SessionId(7);
+        assert_eq!(in_parts(session, &[]), [Attach { session, pins: vec![], more: false }]);
+        let pins: Vec<(Ino, u64)> = (0..300_000).map(|ino| (Ino(ino), ino)).collect();
+        let parts = in_parts(session, &pins);
+        let more: Vec<bool> = parts.iter().map(|part| part.more).collect();
+        assert_eq!(more, [true, true, true, true, false]);
+        for part in &parts {
+            assert!(wire::try_encode(&Request::Attach(part.clone())).is_some());
+        }
+        let said: Vec<(Ino, u64)> = parts.into_iter().flat_map(|part| part.pins).collect();
+        assert_eq!(said, pins);
     }
 }

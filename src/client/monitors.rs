@@ -1,162 +1,150 @@
-//! The connection to the monitors: to any one of them, and to another when it is gone.
+//! The link to the monitors: whichever of them leads, and to the next when another does.
 //!
-//! Callers never see a broken connection: a call waits until there is one and is sent again when it broke.
-//! That the monitors are away is logged once, and once when they are back. On each new connection the session
-//! is attached first, so that a leader knows what this client has open before it answers anything.
+//! Callers never see a broken connection or a change of leaders: a call waits until there is somebody to ask,
+//! and is asked again, at once, when its connection broke or somebody else leads. (Whether the old leader did it
+//! before it went does not matter: the slots of the session see to that.) Before anything is asked of a new
+//! leader the session is attached there, so that it knows what this client has open before it answers anything.
+//!
+//! Whom to ask is decided in [`crate::env::system::monitors`]. What is added here is the order of things at a
+//! change:
+//!
+//! ```text
+//!  a new target ──▶ nobody is served: calls under way are given up, later ones wait
+//!                     │ attach, in parts, to the new target
+//!                     ▼
+//!                   served: everything unanswered is asked again
+//! ```
+//!
+//! That the monitors are away is logged once, and once when they are back.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::link::Monitors;
-use crate::crypto::{Credentials, Role};
-use crate::env::system::rpc::{CallError, ConnectError, Connection};
+use crate::crypto::Credentials;
+use crate::env::system::monitors::{MonitorLinks, Pause, Target};
+use crate::env::system::rpc::{CallError, ConnectError};
 use crate::types::Incarnation;
 use crate::wire;
 use crate::wire::metadata::{Attach, Notice, Refusal, Request, Response};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(1);
 /// A monitor that does not answer a renewal in this time is left for another.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than the longest recall.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
-const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
 
-type AttachWith = Box<dyn Fn() -> Option<Attach> + Send + Sync>;
+type AttachWith = Box<dyn Fn() -> Vec<Attach> + Send + Sync>;
 
 /// See the module.
 pub(crate) struct MonitorLink {
-    credentials: Credentials,
-    addresses: Mutex<Vec<String>>,
-    incarnation: AtomicU32,
-    connection: watch::Sender<Option<Connection>>,
+    links: MonitorLinks,
+    served: watch::Sender<Option<Served>>,
     attach: OnceLock<AttachWith>,
-    notices: mpsc::UnboundedSender<Notice>,
 }
 
-type Connected = (Connection, mpsc::UnboundedReceiver<Vec<u8>>);
+/// A target at which the session is attached.
+#[derive(Clone)]
+struct Served {
+    target: Target,
+    /// Another one each time.
+    number: u64,
+}
 
 impl MonitorLink {
-    /// Connects to the first of `addresses` that answers, trying for `patience`. The receiver gets what
-    /// monitors say unasked. [`Self::keep`] must be running before anything is called.
+    /// Connects to `addresses`, trying for `patience` until one answers. The receiver gets what monitors say
+    /// unasked.
     pub(crate) async fn connect(
-        addresses: Vec<String>,
+        addresses: &[String],
         credentials: Credentials,
         patience: Duration,
     ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<Notice>), ConnectError> {
-        let (notices, told) = mpsc::unbounded_channel();
-        let link = Arc::new(Self {
-            credentials,
-            addresses: Mutex::new(addresses),
-            incarnation: AtomicU32::new(0),
-            connection: watch::Sender::new(None),
-            attach: OnceLock::new(),
-            notices,
-        });
-        let connected = link.connect_within(patience).await?;
-        tokio::spawn(Arc::clone(&link).keep(connected));
+        let (links, told) = MonitorLinks::start(addresses, credentials, Incarnation(0));
+        links.connected(patience).await?;
+        let link =
+            Arc::new(Self { links, served: watch::Sender::new(None), attach: OnceLock::new() });
+        tokio::spawn(Arc::clone(&link).keep());
         Ok((link, told))
     }
 
-    /// What to say first on each further connection.
+    /// What to say first to each further leader: the parts of an attachment.
     pub(crate) fn attach_with(&self, attach: AttachWith) {
         assert!(self.attach.set(attach).is_ok(), "it is set once");
     }
 
-    async fn connect_within(&self, patience: Duration) -> Result<Connected, ConnectError> {
-        let deadline = tokio::time::Instant::now() + patience;
+    /// Has the session attached wherever the target is, for ever.
+    async fn keep(self: Arc<Self>) {
+        let mut targets = self.links.target();
+        let mut number = 0;
         loop {
-            match self.try_all().await {
-                Ok(connected) => return Ok(connected),
-                Err(error) if !error.may_pass() || tokio::time::Instant::now() >= deadline => {
-                    return Err(error);
-                }
-                Err(_) => tokio::time::sleep(RETRY_FIRST).await,
-            }
-        }
-    }
-
-    /// Keeps a connection for ever.
-    async fn keep(self: Arc<Self>, mut connected: Connected) {
-        loop {
-            let (connection, told) = connected;
-            if self.attach(&connection).await {
-                self.connection.send_replace(Some(connection.clone()));
-                self.listen(told).await;
-                self.connection.send_replace(None);
-            }
-            connection.close();
-            connected = self.reconnect().await;
-        }
-    }
-
-    async fn reconnect(&self) -> Connected {
-        let mut pause = RETRY_FIRST;
-        let mut complained = false;
-        loop {
-            match self.try_all().await {
-                Ok(connected) => {
-                    if complained {
-                        log::info!("the monitors are back");
+            let target = targets.borrow_and_update().clone();
+            self.served.send_if_modified(|served| served.take().is_some());
+            let work = async {
+                match target {
+                    Some(target) => {
+                        number += 1;
+                        self.serve(target, number).await;
                     }
-                    return connected;
+                    None => self.complain().await,
                 }
-                Err(error) if !complained => {
-                    log::warn!("no monitor can be reached, waiting: {error}");
-                    complained = true;
-                }
-                Err(_) => {}
+            };
+            tokio::select! {
+                biased;
+                // The sender is in `self`: this is another target.
+                _ = targets.changed() => {}
+                () = work => {}
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MOST);
         }
     }
 
-    async fn try_all(&self) -> Result<Connected, ConnectError> {
-        let addresses = self.addresses.lock().clone();
-        let mut failure = None;
-        for address in &addresses {
-            let incarnation = self.incarnation();
-            let (credentials, role) = (&self.credentials, Role::Monitor);
-            match Connection::open(address, credentials, role, incarnation, CONNECT_TIMEOUT).await {
-                Ok(connected) => {
-                    self.incarnation.store(connected.0.incarnation().0, Ordering::Relaxed);
-                    return Ok(connected);
-                }
-                Err(error) => failure = Some(error),
-            }
+    /// Attaches the session to that target, and serves until somebody finds that it is not attached any more.
+    async fn serve(&self, target: Target, number: u64) {
+        if self.attach(&target).await {
+            let mut served = self.served.subscribe();
+            self.served.send_replace(Some(Served { target, number }));
+            // The sender is in `self`.
+            drop(served.wait_for(Option::is_none).await);
+        } else {
+            self.links.silent(&target);
         }
-        // The next attempt begins with another one.
-        self.addresses.lock().rotate_left(usize::from(!addresses.is_empty()));
-        Err(failure.unwrap_or(ConnectError::Unresolvable {
-            address: String::new(),
-            reason: "no monitor was named".to_owned(),
-        }))
     }
 
-    /// Goes on with the session on this connection. `false`: better try another.
-    async fn attach(&self, connection: &Connection) -> bool {
-        let Some(attach) = self.attach.get().and_then(|attach| attach()) else {
+    /// There is nobody to be asked. Returns only when dropped.
+    async fn complain(&self) {
+        let mut failure = self.links.failure();
+        failure.mark_unchanged();
+        let mut complained = Complained::default();
+        // The sender is in `self`.
+        while failure.changed().await.is_ok() {
+            if let Some(error) = &*failure.borrow_and_update() {
+                complained.about(error);
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Goes on with the session at this target. `false`: better try another.
+    async fn attach(&self, target: &Target) -> bool {
+        let Some(attach) = self.attach.get() else {
             return true;
         };
+        let parts: Vec<Vec<u8>> =
+            attach().into_iter().map(|part| wire::encode(&Request::Attach(part))).collect();
+        let mut pause = Pause::for_election();
         loop {
-            let request = wire::encode(&Request::Attach(attach.clone()));
-            match call_once(connection, request, CALL_TIMEOUT).await {
-                // A closed session is noticed, and replaced, by the next call.
+            match attach_all(target, &parts).await {
                 Ok(response @ Response::Session(_)) => {
                     self.learn_addresses(&response);
                     return true;
                 }
+                // A closed session is noticed, and replaced, by the next call.
                 Ok(Response::Refused(Refusal::SessionClosed)) => return true,
                 Ok(Response::Refused(Refusal::NoLeader)) => {
-                    tokio::time::sleep(NO_LEADER_PAUSE).await;
+                    self.links.refused(target);
+                    pause.rest().await;
                 }
                 Ok(other) => {
                     log::error!("unexpected answer of a monitor to a reattachment: {other:?}");
@@ -169,20 +157,8 @@ impl MonitorLink {
 
     /// Whoever answers tells of all monitors when a session begins.
     fn learn_addresses(&self, response: &Response) {
-        if let Response::Session(opened) = response
-            && !opened.monitors.is_empty()
-        {
-            self.addresses.lock().clone_from(&opened.monitors);
-        }
-    }
-
-    async fn listen(&self, mut told: mpsc::UnboundedReceiver<Vec<u8>>) {
-        while let Some(bytes) = told.recv().await {
-            match wire::decode(&bytes) {
-                // Nobody listens any more only while the mount ends.
-                Ok(notice) => drop(self.notices.send(notice)),
-                Err(error) => log::error!("a monitor said something incomprehensible: {error}"),
-            }
+        if let Response::Session(opened) = response {
+            self.links.learn(&opened.monitors);
         }
     }
 
@@ -192,19 +168,32 @@ impl MonitorLink {
             Request::Renew(_) => RENEW_TIMEOUT,
             _ => CALL_TIMEOUT,
         };
-        let mut connections = self.connection.subscribe();
+        let mut changes = self.served.subscribe();
+        let mut pause = Pause::for_election();
         loop {
-            let connection = match connections.wait_for(Option::is_some).await {
-                Ok(connection) => connection.clone(),
+            let served = match changes.wait_for(Option::is_some).await {
+                Ok(served) => served.clone(),
                 // The sender is in `self`.
                 Err(_) => None,
             };
-            let Some(connection) = connection else {
+            let Some(Served { target, number }) = served else {
                 continue;
             };
-            match call_once(&connection, header.clone(), timeout).await {
+            let answer = tokio::select! {
+                // First, so that no answer of the past is taken for one of the present.
+                biased;
+                _ = changes.changed() => continue,
+                answer = call_once(&target, header.clone(), timeout) => answer,
+            };
+            match answer {
                 Ok(Response::Refused(Refusal::NoLeader)) => {
-                    tokio::time::sleep(NO_LEADER_PAUSE).await;
+                    self.links.refused(&target);
+                    pause.rest().await;
+                }
+                Ok(Response::Refused(Refusal::NotAttached)) => {
+                    self.served
+                        .send_if_modified(|now| now.take_if(|now| now.number == number).is_some());
+                    pause.rest().await;
                 }
                 Ok(response) => {
                     self.learn_addresses(&response);
@@ -214,12 +203,9 @@ impl MonitorLink {
                     if error == CallError::Timeout {
                         log::warn!("the monitor does not answer; trying another");
                     }
-                    connection.close();
-                    let gone = |now: &Option<Connection>| {
-                        now.as_ref().is_none_or(|connection| !connection.is_closed())
-                    };
-                    // Only fails when the sender, in `self`, is gone.
-                    connections.wait_for(gone).await.ok();
+                    self.links.silent(&target);
+                    // The sender is in `self`, and the target has changed.
+                    drop(changes.changed().await);
                 }
             }
         }
@@ -232,16 +218,48 @@ impl Monitors for MonitorLink {
     }
 
     fn incarnation(&self) -> Incarnation {
-        Incarnation(self.incarnation.load(Ordering::Relaxed))
+        self.links.incarnation()
     }
 }
 
+/// Says once that the monitors are away, and, when it is dropped, that they are back.
+#[derive(Default)]
+struct Complained(bool);
+
+impl Complained {
+    fn about(&mut self, error: &ConnectError) {
+        if !std::mem::replace(&mut self.0, true) {
+            log::warn!("no monitor can be reached, waiting: {error}");
+        }
+    }
+}
+
+impl Drop for Complained {
+    fn drop(&mut self) {
+        if self.0 {
+            log::info!("the monitors are back");
+        }
+    }
+}
+
+/// Says all parts; the answer to the last, or to the first that is refused.
+async fn attach_all(target: &Target, parts: &[Vec<u8>]) -> Result<Response, CallError> {
+    let mut answer = Response::Done;
+    for part in parts {
+        answer = call_once(target, part.clone(), CALL_TIMEOUT).await?;
+        if answer != Response::Done {
+            break;
+        }
+    }
+    Ok(answer)
+}
+
 async fn call_once(
-    connection: &Connection,
+    target: &Target,
     header: Vec<u8>,
     timeout: Duration,
 ) -> Result<Response, CallError> {
-    let (answer, _) = connection.call(header, Vec::new(), timeout).await?;
+    let (answer, _) = target.connection.call(header, Vec::new(), timeout).await?;
     wire::decode(&answer).map_err(|error| {
         log::error!("a monitor answered something incomprehensible: {error}");
         CallError::Closed

@@ -115,11 +115,16 @@ impl Identity {
         if !is_label(&self.name) {
             return Err(IdentityError::BadName(self.name.clone()));
         }
-        let role = self.role.dns_name(self.cluster);
-        Ok(vec![format!("{}.{role}", self.name), role])
+        Ok(vec![self.dns_name(), self.role.dns_name(self.cluster)])
     }
 
-    fn parse(dns_name: &str) -> Option<Self> {
+    /// The DNS name that only this member's certificate carries.
+    pub fn dns_name(&self) -> String {
+        format!("{}.{}", self.name, self.role.dns_name(self.cluster))
+    }
+
+    /// Reads what [`Self::dns_name`] wrote; `None` when it is something else.
+    pub fn parse(dns_name: &str) -> Option<Self> {
         let labels: Vec<&str> = dns_name.split('.').collect();
         let [name, role, cluster, SUFFIX] = labels[..] else {
             return None;

@@ -1,4 +1,4 @@
-//! Staying a member: says what [`super::membership`] decides, to whichever monitor answers.
+//! Staying a member: says what [`super::membership`] decides, to whichever monitor leads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,15 @@ use super::membership::{Deleting, Member, Membership, Step};
 use super::reaper::Reaper;
 use super::service::Shared;
 use super::store::Identity;
-use crate::crypto::{Credentials, Role};
-use crate::env::system::rpc::{ConnectError, Connection};
+use crate::crypto::Credentials;
+use crate::env::system::monitors::{AskError, MonitorLinks};
+use crate::env::system::rpc::ConnectError;
 use crate::types::ServerId;
+use crate::wire::metadata;
 use crate::wire::metadata::{Beat, Inventory, Refusal, Request, Response, Usage};
 use crate::wire::shards::ShardId;
-use crate::wire::{decode, encode, metadata};
 
-/// How long a monitor may take to be connected to, and to answer (it may have to wait for an election).
+/// How long the monitors may take to answer; they may have to elect a leader.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Most shards of one portion of an inventory.
 const PORTION: usize = 8192;
@@ -62,10 +63,9 @@ pub(super) struct MemberTask {
     pub(super) reaper: Reaper,
 }
 
-/// The connection to a monitor, whichever answers.
+/// The way to the monitors.
 struct Link {
-    connection: Option<Connection>,
-    next: usize,
+    monitors: MonitorLinks,
     is_complaining: bool,
 }
 
@@ -87,7 +87,10 @@ impl MemberTask {
         let identity = self.shared.store.identity();
         let mut membership = Membership::new(identity.state, identity.deleting_held);
         complain_about(Deleting::Allowed, membership.deleting());
-        let mut link = Link { connection: None, next: 0, is_complaining: false };
+        let (credentials, known) = (self.credentials.clone(), identity.incarnation);
+        // Monitors have nothing to tell a server unasked but who leads, which the links see to.
+        let (monitors, _) = MonitorLinks::start(&self.monitors, credentials, known);
+        let mut link = Link { monitors, is_complaining: false };
         let mut ready = Some(ready);
         let mut noted_at = Duration::ZERO;
         loop {
@@ -172,6 +175,7 @@ impl MemberTask {
         }
         log::info!("registered as server {ours}, epoch {}", answer.epoch);
         let was = membership.deleting();
+        link.monitors.learn(&answer.monitors);
         membership.registered(sent, self.shared.clock.monotonic(), &answer);
         complain_about(was, membership.deleting());
         Ok(())
@@ -198,6 +202,7 @@ impl MemberTask {
             Response::Beaten(answer) => answer,
             other => return Err(unexpected(&other)),
         };
+        link.monitors.learn(&answer.monitors);
         let was = membership.deleting();
         let doomed = membership.beaten(sent, self.shared.clock.monotonic(), answer);
         complain_about(was, membership.deleting());
@@ -244,50 +249,27 @@ impl MemberTask {
         asked.unwrap_or_else(|panic| Some(panic.to_string()))
     }
 
-    /// Calls a monitor, connecting to one first if need be.
+    /// Asks whichever monitor leads.
     async fn call(&self, link: &mut Link, request: Request) -> Result<Response, CallFailure> {
-        let connection = match &link.connection {
-            Some(connection) if !connection.is_closed() => connection.clone(),
-            _ => self.connect(link).await?,
-        };
-        let called = connection.call(encode(&request), Vec::new(), TIMEOUT).await;
-        let (header, _) = called.map_err(|error| CallFailure::Later(error.to_string()))?;
-        let response = decode(&header).map_err(|error| CallFailure::Later(error.to_string()))?;
-        match response {
-            Response::Refused(refusal @ Refusal::NoLeader) => {
-                Err(CallFailure::Later(refusal.to_string()))
-            }
-            response => {
+        match link.monitors.ask(&request, TIMEOUT, TIMEOUT).await {
+            Ok(response) => {
                 if std::mem::take(&mut link.is_complaining) {
                     log::info!("the monitors answer again");
                 }
                 Ok(response)
             }
-        }
-    }
-
-    async fn connect(&self, link: &mut Link) -> Result<Connection, CallFailure> {
-        let address = self.monitors.get(link.next).map_or("", String::as_str);
-        let known = self.shared.store.identity().incarnation;
-        let opened =
-            Connection::open(address, &self.credentials, Role::Monitor, known, TIMEOUT).await;
-        match opened {
-            Ok((connection, _notices)) => {
-                link.connection = Some(connection.clone());
-                Ok(connection)
+            Err(AskError::Unreachable(error)) if !error.may_pass() => {
+                Err(CallFailure::Never(error.into()))
             }
-            Err(error) if error.may_pass() => Err(CallFailure::Later(error.to_string())),
-            Err(error) => Err(CallFailure::Never(error.into())),
+            Err(error) => Err(CallFailure::Later(error.to_string())),
         }
     }
 
-    /// A call failed: another monitor will be asked in a moment. Says so once.
+    /// A call failed: it will be tried again in a moment. Says so once.
     fn retry(&self, membership: &mut Membership, link: &mut Link, why: &impl std::fmt::Display) {
         if !std::mem::replace(&mut link.is_complaining, true) {
             log::warn!("no monitor answers, trying again until one does: {why}");
         }
-        link.connection = None;
-        link.next = (link.next + 1) % self.monitors.len().max(1);
         membership.failed(self.shared.clock.monotonic());
     }
 
@@ -301,10 +283,9 @@ impl MemberTask {
         is_time: bool,
     ) -> bool {
         let identity = self.shared.store.identity();
-        let incarnation = link.connection.as_ref().map(Connection::incarnation);
         let now = Identity {
             server: Some(server),
-            incarnation: incarnation.unwrap_or(identity.incarnation).max(identity.incarnation),
+            incarnation: link.monitors.incarnation().max(identity.incarnation),
             deleting_held: membership.deleting() == Deleting::Held,
             state: membership.seen(),
             ..identity

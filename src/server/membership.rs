@@ -286,13 +286,24 @@ mod tests {
     }
 
     fn beaten(state: u64) -> Beaten {
-        Beaten { reap: Vec::new(), list: false, register: false, state: OpSeq(state) }
+        Beaten {
+            reap: Vec::new(),
+            list: false,
+            register: false,
+            state: OpSeq(state),
+            monitors: Vec::new(),
+        }
+    }
+
+    fn answer_at(state: u64) -> Registered {
+        let Member { server, epoch } = MEMBER;
+        Registered { server, epoch, state: OpSeq(state), monitors: Vec::new() }
     }
 
     fn registered(seen: u64, state: u64) -> Membership {
         let mut membership = Membership::new(OpSeq(seen), false);
         assert_eq!(membership.next(at(0)), Step::Register);
-        let answer = Registered { server: MEMBER.server, epoch: MEMBER.epoch, state: OpSeq(state) };
+        let answer = answer_at(state);
         membership.registered(at(0), at(10), &answer);
         membership
     }
@@ -374,7 +385,7 @@ mod tests {
         assert_eq!(membership.beaten(at(10), at(20), answer), []);
         assert_eq!(membership.standing(), None);
         assert_eq!(membership.next(at(20)), Step::Register);
-        let answer = Registered { server: MEMBER.server, epoch: MEMBER.epoch, state: OpSeq(5) };
+        let answer = answer_at(5);
         membership.registered(at(20), at(30), &answer);
         assert_eq!(membership.next(at(30)), beat(&[], &[shard(2)]), "it was not heard before");
     }

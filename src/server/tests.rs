@@ -81,6 +81,7 @@ fn registered(server: u64) -> metadata::Response {
         server: ServerId(server),
         epoch: Epoch(2),
         state: OpSeq(100),
+        monitors: vec![],
     })
 }
 
@@ -95,6 +96,7 @@ fn monitor(cluster: &Cluster) -> Monitor {
             list: false,
             register: false,
             state: OpSeq(100),
+            monitors: vec![],
         }),
         asked: sender,
     });
@@ -182,8 +184,13 @@ async fn a_server_joins_stores_lists_and_reaps() {
         _ => None,
     });
     assert_eq!(listed.await, (vec![(ID, image.hash)], None));
-    *monitor.fake.beaten.lock() =
-        Beaten { reap: vec![ID], list: false, register: false, state: OpSeq(101) };
+    *monitor.fake.beaten.lock() = Beaten {
+        reap: vec![ID],
+        list: false,
+        register: false,
+        state: OpSeq(101),
+        monitors: vec![],
+    };
     let reaped = monitor.hears(|request| match request {
         metadata::Request::Beat(beat) if !beat.reaped.is_empty() => Some(beat.reaped),
         _ => None,

@@ -19,7 +19,8 @@ pub enum Request {
     /// A client begins. Answered by [`Response::Session`].
     OpenSession(ClientInfo),
     /// A client that was connected before goes on with its session on this connection, and says again what
-    /// a leader keeps only in memory. Answered by [`Response::Session`].
+    /// a leader keeps only in memory. Answered by [`Response::Session`], or by [`Response::Done`] as long as
+    /// [`Attach::more`] is to come.
     Attach(Attach),
     /// A client ends; everything of it is committed and released. Answered by [`Response::Done`].
     CloseSession(SessionId),
@@ -74,6 +75,9 @@ pub enum Request {
 /// Most mutations or queries in one request.
 pub const MUTATIONS_MAX: usize = 512;
 
+/// Most pins in one [`Attach`]: what has more open says it in parts.
+pub const PINS_MAX: usize = 65_536;
+
 /// What a monitor answers.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Response {
@@ -107,6 +111,9 @@ pub enum Refusal {
     /// There is no leader, or this monitor cannot reach it: ask again in a moment.
     #[error("the monitors have no leader at the moment")]
     NoLeader,
+    /// The session is not attached on this connection, or is not any more: attach it, then ask again.
+    #[error("this mount's session is not attached to this connection")]
+    NotAttached,
     /// The session is closed or was evicted: open a new one.
     #[error("this mount's session was closed")]
     SessionClosed,
@@ -166,8 +173,10 @@ pub struct SessionOpened {
 pub struct Attach {
     /// Its session.
     pub session: SessionId,
-    /// Inodes that are open, with the generation of the latest open.
+    /// Inodes that are open, with the generation of the latest open; at most [`PINS_MAX`].
     pub pins: Vec<(Ino, u64)>,
+    /// Whether further parts follow: only with the last the session is attached.
+    pub more: bool,
 }
 
 /// See [`Request::Renew`].
@@ -618,11 +627,18 @@ pub struct Space {
     pub inodes: u64,
 }
 
-/// What a leader tells a client unasked.
+/// What a monitor tells unasked.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Notice {
-    /// Somebody else wants these inodes: commit what is buffered and release them.
+    /// To a client: somebody else wants these inodes; commit what is buffered and release them.
     Recall(Vec<Ino>),
+    /// To everybody: who leads, as that monitor sees it. Of several the highest term is right.
+    Leader {
+        /// Its term.
+        term: u64,
+        /// `host:port`.
+        address: String,
+    },
 }
 
 /// See [`Request::Register`]. The server's name is the one in its certificate.
@@ -652,7 +668,7 @@ pub struct Usage {
 }
 
 /// See [`Request::Register`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Registered {
     /// The server's id: the same for the same name, for ever.
     pub server: ServerId,
@@ -660,6 +676,8 @@ pub struct Registered {
     pub epoch: Epoch,
     /// The metadata state that the monitor is at: a server that has seen a later one deletes nothing.
     pub state: OpSeq,
+    /// Addresses (`host:port`) of all monitors.
+    pub monitors: Vec<String>,
 }
 
 /// See [`Request::Beat`].
@@ -690,6 +708,8 @@ pub struct Beaten {
     pub register: bool,
     /// The metadata state that the monitor is at.
     pub state: OpSeq,
+    /// Addresses (`host:port`) of all monitors.
+    pub monitors: Vec<String>,
 }
 
 /// See [`Request::Inventory`].

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod files;
 pub mod lock;
 pub mod memory;
+pub mod monitors;
 mod node;
 pub mod rpc;
 

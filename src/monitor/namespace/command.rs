@@ -16,6 +16,10 @@ use crate::wire::shards::ShardId;
 /// One Raft entry: many actions, applied in order, each by itself, each with an `OpSeq` of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Command {
+    /// The term of the leader that made it. What a leader knows only from its memory (who has an inode open,
+    /// say) went into it: if the entry comes into the log under another term, other leaders may have ruled in
+    /// between, and it is not applied ([`Outcome::Superseded`]).
+    pub term: u64,
     /// The leader's clock when it proposed the entry.
     pub time: Timestamp,
     /// What is to be done.
@@ -146,4 +150,6 @@ pub enum Outcome {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// Nothing was done: another leader may have ruled since the action was made.
+    Superseded,
 }

@@ -5,7 +5,8 @@
 //! entries are. Without any load the batcher adds nothing to an action's latency; with load it adds less than
 //! the wait for the disk would.
 //!
-//! Actions are applied in the order in which [`Batcher::submit`] was called.
+//! Actions are applied in the order in which [`Batcher::submit`] was called. An entry holds actions of one term:
+//! what was made under one leadership is not applied under another.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub struct Batcher {
 }
 
 struct Submitted {
+    term: u64,
     action: Action,
     /// Its encoded length.
     bytes: usize,
@@ -54,17 +56,18 @@ impl Batcher {
         Self { queue }
     }
 
-    /// Submits an action, now: it is in line even if the future is never polled.
+    /// Submits an action that was made while this monitor led in `term`, now: it is in line even if the future
+    /// is never polled.
     ///
-    /// The future resolves when the action was applied, or with an error when this monitor does not lead or
+    /// The future resolves when the action was applied, or superseded, or with an error when this monitor does not lead or
     /// has stopped. (After an error the action may still be applied by another leader: the reply slots of the
     /// sessions make a retry harmless.)
-    pub fn submit(&self, action: Action) -> impl Future<Output = Answer> + Send + use<> {
+    pub fn submit(&self, term: u64, action: Action) -> impl Future<Output = Answer> + Send + use<> {
         let (answer, waiting) = oneshot::channel();
         match wire::try_encode(&action).map(|encoded| encoded.len()) {
             // When the packer is gone the answer's sender is dropped with the action.
             Some(bytes) if bytes <= ACTION_BYTES_MAX => {
-                drop(self.queue.send(Submitted { action, bytes, answer }));
+                drop(self.queue.send(Submitted { term, action, bytes, answer }));
             }
             // The receiver is here still.
             _ => drop(answer.send(Err(ProposeError::TooLong))),
@@ -76,17 +79,23 @@ impl Batcher {
 }
 
 /// The next entry.
-#[derive(Default)]
 struct Pack {
+    term: u64,
     actions: Vec<Action>,
     answers: Vec<oneshot::Sender<Answer>>,
     bytes: usize,
 }
 
 impl Pack {
-    fn fits(&self, bytes: usize) -> bool {
-        self.actions.is_empty()
-            || (self.actions.len() < ACTIONS_MAX && self.bytes + bytes <= BYTES_MAX)
+    fn begun_with(first: Submitted) -> Self {
+        let Submitted { term, action, bytes, answer } = first;
+        Self { term, actions: vec![action], answers: vec![answer], bytes }
+    }
+
+    fn fits(&self, next: &Submitted) -> bool {
+        self.term == next.term
+            && self.actions.len() < ACTIONS_MAX
+            && self.bytes + next.bytes <= BYTES_MAX
     }
 
     fn push(&mut self, submitted: Submitted) {
@@ -107,8 +116,7 @@ impl<N: Fn() -> Timestamp + Send> Packer<N> {
     async fn run(mut self) {
         let mut next = self.waiting.recv().await;
         while let Some(first) = next.take() {
-            let mut pack = Pack::default();
-            pack.push(first);
+            let mut pack = Pack::begun_with(first);
             next = self.gather(&mut pack).await;
             self.send(pack).await;
             if next.is_none() {
@@ -148,7 +156,7 @@ impl<N: Fn() -> Timestamp + Send> Packer<N> {
 
     /// Proposes the pack behind those before it, and lets a task wait for the outcomes.
     async fn send(&mut self, pack: Pack) {
-        let command = Command { time: (self.now)(), actions: pack.actions };
+        let command = Command { term: pack.term, time: (self.now)(), actions: pack.actions };
         let in_flight = self.in_flight.clone();
         in_flight.send_modify(|count| *count += 1);
         let proposed = self.raft.enqueue(&command).await;
@@ -165,7 +173,7 @@ impl<N: Fn() -> Timestamp + Send> Packer<N> {
 }
 
 fn add(pack: &mut Pack, submitted: Submitted) -> Option<Submitted> {
-    if pack.fits(submitted.bytes) {
+    if pack.fits(&submitted) {
         pack.push(submitted);
         None
     } else {

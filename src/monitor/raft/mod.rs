@@ -229,6 +229,7 @@ impl Raft {
         machine: Arc<dyn Machine>,
     ) -> Result<(Self, watch::Receiver<Option<LogId<u64>>>), RaftError> {
         let (log, applied) = open(config.dir, log_config, store.clone()).await?;
+        forget_victory(&log, config.id).await?;
         let recovered = log.last().map(|last| last.index);
         let (persisted, watch_persisted) = watch::channel(applied);
         let (ended, apply_ended) = oneshot::channel();
@@ -407,6 +408,16 @@ async fn open(
         }
     });
     opened.await.map_err(|panic| RaftError::Core(panic.to_string()))?
+}
+
+/// A leader that was restarted does not go on in its term, but stands for election again: what it had in memory
+/// is gone, and a term is the name of one leadership with one memory. That it won is all it forgets, its vote
+/// stays.
+async fn forget_victory(log: &Log, id: MonitorId) -> Result<(), RaftError> {
+    let won = log.vote().filter(|vote| vote.committed && vote.leader == id.0);
+    let Some(won) = won else { return Ok(()) };
+    let saved = storage::durable(|done| log.save_vote(log::Vote { committed: false, ..won }, done));
+    saved.await.map_err(|error| RaftError::Core(error.to_string()))
 }
 
 fn core_config() -> Result<openraft::Config, RaftError> {

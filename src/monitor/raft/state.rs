@@ -25,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Machine;
 use super::types::{Entry, Peer, Point, StorageError, StoredMembers, TypeConfig};
-use crate::monitor::namespace::command::Outcome;
+use crate::monitor::namespace::command::{Command, Outcome};
 use crate::monitor::store::{Batch, Read, Store, StoreError, prefix_end};
 use crate::wire;
 
@@ -218,9 +218,13 @@ impl Applier {
             EntryPayload::Blank => (Vec::new(), Batch::new()),
             EntryPayload::Normal(proposal) => {
                 let command = proposal.command().map_err(|error| failed(AnyError::new(&error)))?;
-                let applied = self.machine.apply(self.store.as_ref(), &command);
-                let applied = applied.map_err(|error| failed(AnyError::new(&error)))?;
-                (applied.outcomes, applied.batch)
+                if command.term == id.leader_id.term {
+                    let applied = self.machine.apply(self.store.as_ref(), &command);
+                    let applied = applied.map_err(|error| failed(AnyError::new(&error)))?;
+                    (applied.outcomes, applied.batch)
+                } else {
+                    (superseded(&command), Batch::new())
+                }
             }
             EntryPayload::Membership(membership) => {
                 let members = StoredMembers::of(&StoredMembership::new(Some(id), membership));
@@ -245,6 +249,11 @@ impl Applier {
         let replaced = self.store.replace(pairs);
         Ok(replaced.map_err(|error| failed(AnyError::new(&error)))?)
     }
+}
+
+/// What comes of a command that was made under another term than it came into the log.
+fn superseded(command: &Command) -> Vec<Outcome> {
+    vec![Outcome::Superseded; command.actions.len()]
 }
 
 fn read_failed(error: StoreError) -> StorageError {

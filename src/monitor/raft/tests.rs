@@ -30,7 +30,7 @@ fn action(number: u64) -> Action {
 }
 
 fn command(numbers: std::ops::Range<u64>) -> Command {
-    Command { time: time(1), actions: numbers.map(action).collect() }
+    Command { term: 1, time: time(1), actions: numbers.map(action).collect() }
 }
 
 /// Writes down every action under the next number, which it reads from the store; counts commands.
@@ -99,8 +99,16 @@ impl Node {
         self.raft.confirm_leadership().await.unwrap();
     }
 
+    fn term(&self) -> u64 {
+        self.raft.leadership().borrow().term
+    }
+
+    fn command(&self, numbers: std::ops::Range<u64>) -> Command {
+        Command { term: self.term(), ..command(numbers) }
+    }
+
     async fn propose(&self, numbers: std::ops::Range<u64>) {
-        let outcomes = self.raft.propose(&command(numbers.clone())).await.unwrap();
+        let outcomes = self.raft.propose(&self.command(numbers.clone())).await.unwrap();
         let expected = numbers.map(|number| Outcome::Session(SessionId(number)));
         assert_eq!(outcomes, expected.collect::<Vec<_>>());
     }
@@ -141,6 +149,7 @@ async fn what_was_answered_survives_a_kill_and_a_shutdown() {
             again.raft.shutdown().await.unwrap();
         }
     }
+    let term = node.term();
     node.raft.shutdown().await.unwrap();
     let error = node.raft.propose(&command(0..1)).await.unwrap_err();
     assert!(matches!(error, ProposeError::Stopped(_)), "{error}");
@@ -148,6 +157,7 @@ async fn what_was_answered_survives_a_kill_and_a_shutdown() {
 
     let began = Instant::now();
     let again = start(&live).await;
+    assert!(again.term() > term, "a leadership that has lost its memory is another one");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(ledger(again.store.as_ref()), command(0..300).actions);
     again.propose(300..301).await;
@@ -222,7 +232,8 @@ async fn a_machine_that_fails_stops_the_monitor_and_says_why() {
     raft.bootstrap().await.unwrap();
     let mut leadership = raft.leadership();
     leadership.wait_for(Leadership::is_leader).await.unwrap();
-    let error = raft.propose(&command(0..1)).await.unwrap_err();
+    let term = leadership.borrow().term;
+    let error = raft.propose(&Command { term, ..command(0..1) }).await.unwrap_err();
     assert!(matches!(error, ProposeError::Stopped(_)), "{error}");
     let stopped = leadership.wait_for(|now| now.stopped.is_some()).await.unwrap();
     assert!(stopped.stopped.as_ref().unwrap().contains("on fire"), "{stopped:?}");
@@ -237,7 +248,8 @@ async fn actions_are_packed_and_keep_their_order() {
     let node = start(dir.path()).await;
     let batcher = Batcher::start(node.raft.clone(), || time(42));
     let before = node.machine.commands.load(Ordering::Relaxed);
-    let waiting: Vec<_> = (0..5000).map(|number| batcher.submit(action(number))).collect();
+    let term = node.term();
+    let waiting: Vec<_> = (0..5000).map(|number| batcher.submit(term, action(number))).collect();
     for (number, waiting) in waiting.into_iter().enumerate() {
         let outcome = waiting.await.unwrap();
         assert_eq!(outcome, Outcome::Session(SessionId(number as u64)));
@@ -253,7 +265,7 @@ async fn actions_are_packed_and_keep_their_order() {
         shards: vec![shard; bytes / wire::encode(&shard).len()],
     };
     let waiting: Vec<_> = [BYTES_MAX / 2 - 100, BYTES_MAX / 2 - 100, BYTES_MAX, 100]
-        .map(|bytes| batcher.submit(long(bytes)))
+        .map(|bytes| batcher.submit(term, long(bytes)))
         .into();
     let before = node.machine.commands.load(Ordering::Relaxed);
     for waiting in waiting {
@@ -263,8 +275,32 @@ async fn actions_are_packed_and_keep_their_order() {
     assert_eq!(entries, 3);
 
     node.raft.shutdown().await.unwrap();
-    let error = batcher.submit(action(0)).await.unwrap_err();
+    let error = batcher.submit(term, action(0)).await.unwrap_err();
     assert!(matches!(error, ProposeError::Stopped(_)), "{error}");
+}
+
+#[tokio::test]
+async fn what_was_made_under_another_term_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let node = start(dir.path()).await;
+    node.propose(0..1).await;
+    let stale = Command { term: node.term() - 1, ..command(1..3) };
+    assert_eq!(node.raft.propose(&stale).await.unwrap(), vec![Outcome::Superseded; 2]);
+    // The packer does not put actions of two terms into one entry, and keeps their order.
+    let batcher = Batcher::start(node.raft.clone(), || time(42));
+    let terms = [0, 1, 0, 0, 1].map(|ago| node.term() - ago);
+    let waiting: Vec<_> =
+        terms.iter().zip(1..).map(|(term, number)| batcher.submit(*term, action(number))).collect();
+    let mut outcomes = Vec::new();
+    for waiting in waiting {
+        outcomes.push(waiting.await.unwrap());
+    }
+    let session = |number| Outcome::Session(SessionId(number));
+    let stale = Outcome::Superseded;
+    assert_eq!(outcomes, [session(1), stale.clone(), session(2), session(3), stale]);
+    let applied: Vec<Action> = [0, 1, 3, 4].map(action).into();
+    assert_eq!(ledger(node.store.as_ref()), applied);
+    node.raft.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -273,7 +309,7 @@ async fn proposals_are_pipelined_in_order() {
     let node = start(dir.path()).await;
     let mut waiting = Vec::new();
     for number in 0..100 {
-        let command = command(number..number + 1);
+        let command = node.command(number..number + 1);
         waiting.push(node.raft.enqueue(&command).await.unwrap());
     }
     for (number, waiting) in waiting.into_iter().enumerate() {

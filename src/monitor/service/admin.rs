@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Monitor, unreadable};
+use super::reign::Reign;
+use super::unreadable;
 use crate::monitor::namespace::check::{self, Checked};
 use crate::monitor::namespace::query;
 use crate::monitor::store::{Store, StoreError};
@@ -14,7 +15,7 @@ const CHECK_RECORDS: u64 = 20_000;
 /// Most stripes told at a time.
 const STRIPES_MAX: u32 = 1024;
 
-impl Monitor {
+impl Reign {
     pub(super) async fn administer(&self, request: Request) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
         match request {

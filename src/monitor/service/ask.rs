@@ -3,7 +3,8 @@
 //! Like a change, it waits until nobody else holds what it asks about; then it reads the state that is
 //! applied here. That is the newest there is, because the monitor has just proved that it leads.
 
-use super::{Monitor, unreadable};
+use super::reign::Reign;
+use super::unreadable;
 use crate::monitor::namespace::{caps, query};
 use crate::types::{Errno, SessionId};
 use crate::wire::metadata::{Answer, Query, Refusal, Space};
@@ -11,7 +12,7 @@ use crate::wire::metadata::{Answer, Query, Refusal, Space};
 /// Bytes that the maps and listings in one response may take together.
 const ANSWERS_BYTES: usize = 1 << 20;
 
-impl Monitor {
+impl Reign {
     pub(super) async fn ask_all(
         &self,
         session: SessionId,

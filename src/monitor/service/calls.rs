@@ -1,97 +1,148 @@
 //! From the wire to the right hands: decode, check who asks, dispatch, encode.
+//!
+//! A call of a client, a server or an administrator goes to the reign, if this monitor leads, and on to the
+//! leader, if it does not. A call of another monitor is in the language of [`crate::wire::peers`].
 
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Monitor;
+use super::origin::{Origin, OriginId};
+use super::reign::Reign;
 use crate::crypto::Role;
 use crate::env::system::rpc::{Answer, Caller, Service};
-use crate::types::SessionId;
 use crate::wire::metadata::{MUTATIONS_MAX, Refusal, Request, Response};
+use crate::wire::peers::{self, Forward};
 use crate::wire::{decode, encode, try_encode};
 
 impl Service for Monitor {
-    async fn call(
-        self: Arc<Self>,
-        caller: Arc<Caller>,
-        header: Vec<u8>,
-        _payload: bytes::Bytes,
-    ) -> Answer {
-        let response = match decode::<Request>(&header) {
-            Ok(request) => self.answer(&caller, request).await.unwrap_or_else(Response::Refused),
-            Err(error) => Response::Refused(Refusal::Malformed(error.to_string())),
+    fn opened(&self, caller: &Arc<Caller>) {
+        self.audience.joined(caller);
+    }
+
+    async fn call(self: Arc<Self>, caller: Arc<Caller>, header: Vec<u8>, payload: Bytes) -> Answer {
+        if caller.identity.role == Role::Monitor {
+            return self.answer_peer(&caller, &header, &payload).await;
+        }
+        let header = match self.reign().await {
+            Some(reign) => reign.serve(&Origin::Direct(caller), &header).await,
+            None => self.forwarding.call(&caller, header).await.unwrap_or_else(no_leader),
         };
-        let header = try_encode(&response).unwrap_or_else(|| {
-            let why = "the answer is too long: ask for less at a time".to_owned();
-            encode(&Response::Refused(Refusal::Malformed(why)))
-        });
         Answer { header, payload: Vec::new() }
     }
 
     fn closed(&self, caller: &Caller) {
-        let mut state = self.state.lock();
-        state.callers.retain(|_, attached| attached.id != caller.id);
-        if let Some((server, epoch)) = state.registered.remove(&caller.id) {
-            let is_back = state.registered.values().any(|other| *other == (server, epoch));
-            if !is_back {
-                state.servers.disconnected(server, epoch);
-            }
+        self.audience.left(caller);
+        self.forwarding.closed(caller);
+        let mut gone = self.relays.peer_gone(caller.id);
+        gone.push(OriginId::Direct(caller.id));
+        if let Some(reign) = &*self.reign.borrow() {
+            gone.into_iter().for_each(|origin| reign.closed(origin));
         }
     }
 }
 
 impl Monitor {
+    /// Answers another monitor.
+    async fn answer_peer(&self, peer: &Arc<Caller>, header: &[u8], payload: &[u8]) -> Answer {
+        match decode(header) {
+            Ok(peers::Request::Forward(forward)) => self.answer_for(peer, &forward, payload).await,
+            Ok(peers::Request::ForwardClosed { origin }) => {
+                let gone = self.relays.ended(peer.id, origin);
+                if let (Some(origin), Some(reign)) = (gone, &*self.reign.borrow()) {
+                    reign.closed(origin);
+                }
+                to_peer(&peers::Response::Done)
+            }
+            Err(error) => {
+                let refusal = Refusal::Malformed(error.to_string());
+                to_peer(&peers::Response::Refused(refusal))
+            }
+        }
+    }
+
+    /// Answers a call that another monitor passes on. It is not passed on again: that could go round in circles.
+    async fn answer_for(&self, peer: &Arc<Caller>, forward: &Forward, call: &[u8]) -> Answer {
+        let reign = self.reign().await;
+        let answer = match (reign, self.relays.origin(peer, forward)) {
+            (Some(reign), Some(origin)) => reign.serve(&origin, call).await,
+            _ => no_leader(),
+        };
+        let header = encode(&peers::Response::Forwarded);
+        Answer { header, payload: vec![answer.into()] }
+    }
+}
+
+impl Reign {
+    /// Answers an encoded call with an encoded answer. It has one as soon as the reign is over.
+    async fn serve(self: &Arc<Self>, caller: &Origin, call: &[u8]) -> Vec<u8> {
+        let answering = async {
+            let request = decode(call).map_err(|error| Refusal::Malformed(error.to_string()))?;
+            self.answer(caller, request).await
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = answering => answer,
+            () = self.ended() => Err(Refusal::NoLeader),
+        };
+        try_encode(&answer.unwrap_or_else(Response::Refused)).unwrap_or_else(|| {
+            let why = "the answer is too long: ask for less at a time".to_owned();
+            encode(&Response::Refused(Refusal::Malformed(why)))
+        })
+    }
+
     async fn answer(
         self: &Arc<Self>,
-        caller: &Arc<Caller>,
+        caller: &Origin,
         request: Request,
     ) -> Result<Response, Refusal> {
-        authorize(caller.identity.role, &request)?;
+        authorize(caller.identity().role, &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,
-            Request::Attach(attach) => self.attach(caller, attach),
+            Request::Attach(attach) => self.attach(caller, attach).await,
             Request::CloseSession(session) => self.close_own_session(caller, session).await,
             Request::Renew(renew) => self.renew(caller, &renew).await,
             Request::Mutate { session, mutations } => {
-                self.check_attached(caller, session)?;
+                self.check_attached(caller, session).await?;
                 check_batch(mutations.len())?;
                 let mutated = self.mutate(session, mutations);
                 while_connected(caller, mutated).await.map(Response::Mutated)
             }
             Request::Query { session, queries } => {
-                self.check_attached(caller, session)?;
+                self.check_attached(caller, session).await?;
                 check_batch(queries.len())?;
                 let answers = self.ask_all(session, &queries);
                 while_connected(caller, answers).await.map(Response::Answers)
             }
             Request::Unpin { session, pins } => {
-                self.check_attached(caller, session)?;
+                self.check_attached(caller, session).await?;
                 self.unpin(session, pins).await
             }
-            Request::SessionsOfNode { node } => self.sessions_of_node(&node),
+            Request::SessionsOfNode { node } => self.sessions_of_node(&node).await,
             Request::EvictDead { session, node } => self.evict_dead(session, &node).await,
             Request::Register(register) => self.register(caller, register).await,
             Request::Beat(beat) => self.beat(caller, beat).await,
-            Request::Inventory(inventory) => self.inventory(inventory),
+            Request::Inventory(inventory) => self.inventory(inventory).await,
             Request::Admin(request) => self.administer(request).await.map(Response::Admin),
         }
     }
+}
 
-    /// A session is used only over the connection that it is attached to, so that nobody speaks for another.
-    pub(super) fn check_attached(
-        &self,
-        caller: &Caller,
-        session: SessionId,
-    ) -> Result<(), Refusal> {
-        let attached = self.state.lock().callers.get(&session).is_some_and(|at| at.id == caller.id);
-        attached.then_some(()).ok_or(Refusal::SessionClosed)
-    }
+/// The answer of a monitor that neither leads nor knows who does.
+fn no_leader() -> Vec<u8> {
+    encode(&Response::Refused(Refusal::NoLeader))
+}
+
+fn to_peer(response: &peers::Response) -> Answer {
+    Answer { header: encode(response), payload: Vec::new() }
 }
 
 /// A call may wait long for a holder or a fence: not when nobody is there any more to be answered. What was
 /// put into the log goes on, and whoever comes back asks again.
 async fn while_connected<T>(
-    caller: &Caller,
+    caller: &Origin,
     answer: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
     tokio::select! {

@@ -1,16 +1,15 @@
 //! Clients come, live and go.
 
-use std::sync::Arc;
-
-use super::{Monitor, unreadable};
-use crate::env::system::rpc::Caller;
+use super::origin::Origin;
+use super::reign::{Reign, State};
+use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::LEASE;
 use crate::types::{Ino, SessionId};
 use crate::wire::metadata::{
-    Attach, ClientInfo, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
+    Attach, ClientInfo, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
 };
 
 /// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.
@@ -19,10 +18,10 @@ const RESERVE_PART: u64 = 32;
 /// Longest path or name that a client says of itself, in bytes.
 const CLIENT_TEXT_MAX: usize = 8 << 10;
 
-impl Monitor {
+impl Reign {
     pub(super) async fn open_session(
         &self,
-        caller: &Arc<Caller>,
+        caller: &Origin,
         client: ClientInfo,
     ) -> Result<Response, Refusal> {
         check_client(&client)?;
@@ -35,31 +34,63 @@ impl Monitor {
         }
     }
 
-    pub(super) fn attach(&self, caller: &Arc<Caller>, attach: Attach) -> Result<Response, Refusal> {
-        let Attach { session, pins } = attach;
-        query::session(&*self.store, session)
-            .map_err(unreadable)?
-            .filter(|record| record.closing.is_none())
-            .ok_or(Refusal::SessionClosed)?;
+    pub(super) async fn attach(
+        &self,
+        caller: &Origin,
+        attach: Attach,
+    ) -> Result<Response, Refusal> {
+        let Attach { session, pins, more } = attach;
+        if pins.len() > PINS_MAX {
+            return Err(Refusal::Malformed(format!("more than {PINS_MAX} pins at a time")));
+        }
+        self.check_open(session).await?;
         {
             let mut state = self.state.lock();
             for (ino, generation) in pins {
                 state.pins.restore(session, ino, generation);
             }
         }
-        self.attached(caller, session)
+        if more { Ok(Response::Done) } else { self.attached(caller, session) }
     }
 
-    fn attached(&self, caller: &Arc<Caller>, session: SessionId) -> Result<Response, Refusal> {
-        let monitors = query::monitors(&*self.store).map_err(unreadable)?;
+    /// A session is used only over the connection that it is attached to, so that nobody speaks for another.
+    pub(super) async fn check_attached(
+        &self,
+        caller: &Origin,
+        session: SessionId,
+    ) -> Result<(), Refusal> {
+        let attached =
+            self.state.lock().callers.get(&session).is_some_and(|at| at.id() == caller.id());
+        if attached {
+            return Ok(());
+        }
+        self.check_open(session).await?;
+        Err(Refusal::NotAttached)
+    }
+
+    /// Whoever hears that its session is gone gives up what it holds: only who leads for certain says so.
+    async fn check_open(&self, session: SessionId) -> Result<(), Refusal> {
+        if !self.is_open(session)? {
+            self.confirm_leadership().await?;
+        }
+        self.is_open(session)?.then_some(()).ok_or(Refusal::SessionClosed)
+    }
+
+    fn is_open(&self, session: SessionId) -> Result<bool, Refusal> {
+        let record = query::session(&*self.store, session).map_err(unreadable)?;
+        Ok(record.is_some_and(|record| record.closing.is_none()))
+    }
+
+    fn attached(&self, caller: &Origin, session: SessionId) -> Result<Response, Refusal> {
+        let monitors = self.monitors()?;
         let opened = {
             let mut state = self.state.lock();
             state.sessions.attached(session, self.clock.monotonic());
-            state.callers.insert(session, Arc::clone(caller));
+            state.callers.insert(session, caller.clone());
             SessionOpened {
                 session,
-                cluster: self.cluster,
-                monitors: monitors.into_iter().map(|(_, monitor)| monitor.address).collect(),
+                cluster: self.member.cluster,
+                monitors,
                 lease_ms: u64::try_from(LEASE.as_millis()).expect("twelve seconds"),
                 placement: state.servers.placement(),
                 credit_bytes: state.credit(),
@@ -69,8 +100,8 @@ impl Monitor {
         Ok(Response::Session(opened))
     }
 
-    pub(super) async fn renew(&self, caller: &Caller, renew: &Renew) -> Result<Response, Refusal> {
-        self.check_attached(caller, renew.session)?;
+    pub(super) async fn renew(&self, caller: &Origin, renew: &Renew) -> Result<Response, Refusal> {
+        self.check_attached(caller, renew.session).await?;
         // Only a leader that still has its majority may prolong a lease.
         self.confirm_leadership().await?;
         let mut state = self.state.lock();
@@ -86,10 +117,10 @@ impl Monitor {
 
     pub(super) async fn close_own_session(
         &self,
-        caller: &Caller,
+        caller: &Origin,
         session: SessionId,
     ) -> Result<Response, Refusal> {
-        self.check_attached(caller, session)?;
+        self.check_attached(caller, session).await?;
         self.close_session(session, false).await?;
         Ok(Response::Done)
     }
@@ -112,7 +143,8 @@ impl Monitor {
         Ok(())
     }
 
-    pub(super) fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
+    pub(super) async fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
+        self.confirm_leadership().await?;
         let sessions = query::sessions(&*self.store).map_err(unreadable)?;
         let entry = |(session, record): (SessionId, records::Session)| SessionEntry {
             session,
@@ -128,6 +160,7 @@ impl Monitor {
         session: SessionId,
         node: &str,
     ) -> Result<Response, Refusal> {
+        self.confirm_leadership().await?;
         let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
             return Ok(Response::Done);
         };
@@ -159,14 +192,6 @@ impl Monitor {
         }
         Ok(Response::Done)
     }
-
-    /// Proof that this monitor leads, as of a moment after the call.
-    pub(super) async fn confirm_leadership(&self) -> Result<(), Refusal> {
-        self.raft.confirm_leadership().await.map_err(|error| {
-            log::warn!("this monitor could not confirm that it leads: {error}");
-            Refusal::NoLeader
-        })
-    }
 }
 
 /// Sessions are told of together: none may take up all the room.
@@ -179,7 +204,7 @@ fn check_client(client: &ClientInfo) -> Result<(), Refusal> {
     Ok(())
 }
 
-impl super::State {
+impl State {
     /// Raw bytes that each session may buffer: all of them together never more than there is room for.
     fn credit(&self) -> u64 {
         let free = self.servers.raw_free();

@@ -3,9 +3,13 @@
 //! The namespace knows what is true, Raft makes it true on a majority; this folder is what stands between
 //! them and the connections. Its own state is small, lives in the leader's memory only and can be lost at
 //! any moment, because its owners tell it again: which sessions are alive ([`sessions`]), what they have open
-//! ([`pins`]), how the servers are doing ([`servers`]). Those three are pure; the rest of the folder is edge:
+//! ([`pins`]), how the servers are doing ([`servers`]). Those three are pure, and they live and die with a
+//! [`reign`], which is one leadership of this monitor. The rest of the folder is edge:
 //!
-//! * [`calls`] takes a call from the wire, checks who asks, and hands it on;
+//! * [`calls`] takes a call from the wire, checks who asks, and hands it on: to the reign, or, where another
+//!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected;
+//! * [`audience`] tells everybody who is connected which monitor leads;
+//! * [`consensus`] is what all this needs of Raft;
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer;
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
@@ -21,11 +25,16 @@
 
 mod admin;
 mod ask;
+mod audience;
 mod background;
 mod calls;
 mod clients;
+mod consensus;
+mod forward;
 mod mutate;
+mod origin;
 mod pins;
+mod reign;
 mod room;
 mod servers;
 mod sessions;
@@ -34,8 +43,6 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,28 +50,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use self::pins::Pins;
-use self::servers::Servers;
-use self::sessions::Sessions;
+use self::audience::Audience;
+use self::consensus::{Consensus, Group};
+use self::forward::Forwarding;
+use self::origin::Relays;
+use self::reign::Reign;
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
-use crate::env::system::rpc::{BindError, Caller, Listener};
+use crate::env::system::rpc::{BindError, Listener};
 use crate::monitor::namespace;
-use crate::monitor::namespace::command::{Action, Outcome};
+use crate::monitor::namespace::command::Action;
 use crate::monitor::namespace::query;
 use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{
-    ClusterId, Epoch, Incarnation, MonitorId, MonitorRole, ServerId, SessionId, Timestamp, Width,
-};
-use crate::wire::metadata::{Refusal, Register};
+use crate::types::{ClusterId, Incarnation, MonitorId, MonitorRole, Width};
+use crate::wire::metadata::Refusal;
 
 /// How long a monitor that starts may take to lead.
 const ELECTION: Duration = Duration::from_secs(10);
@@ -134,35 +140,28 @@ pub enum RunError {
     },
 }
 
-/// A running monitor.
+/// A running monitor, whether or not it leads.
 struct Monitor {
+    member: Arc<Member>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    consensus: Arc<dyn Consensus>,
+    /// What is there only while it leads.
+    reign: watch::Sender<Option<Arc<Reign>>>,
+    audience: Arc<Audience>,
+    forwarding: Arc<Forwarding>,
+    relays: Relays,
+}
+
+/// Which monitor this is.
+struct Member {
     id: MonitorId,
     cluster: ClusterId,
     pid: u32,
     node: String,
-    store: Arc<dyn Store>,
-    raft: Raft,
-    log: Batcher,
-    clock: Arc<dyn Clock>,
-    state: Mutex<State>,
-    /// Rings whenever something that a call may wait for has changed: a grant, a fence, a session, grace.
-    changed: Notify,
-    /// Rings when an inode may wait to be freed.
-    orphaned: Notify,
     dir: PathBuf,
     /// Whether only the reserve of this monitor's disk is left.
     short_of_room: AtomicBool,
-}
-
-/// What a leader keeps in memory only.
-struct State {
-    sessions: Sessions,
-    pins: Pins,
-    servers: Servers,
-    /// The connection of each attached session.
-    callers: HashMap<SessionId, Arc<Caller>>,
-    /// Which server a connection registered.
-    registered: HashMap<u64, (ServerId, Epoch)>,
 }
 
 /// Runs a monitor until `shutdown` turns true. Calls `ready` with its address when it answers.
@@ -187,30 +186,25 @@ pub async fn run(
     lead(&raft).await?;
     let stamp = Arc::clone(&clock);
     let log = Batcher::start(raft.clone(), move || stamp.now());
-    introduce(&log, &config, address).await?;
+    introduce(&raft, &log, &config, address).await?;
 
     let identity = query::cluster(&*store)?.expect("the first command made it");
     let expected = config.credentials.identity().cluster;
     if identity.id != expected {
         return Err(RunError::OtherCluster { found: identity.id, expected });
     }
-    let state = Mutex::new(State::recover(&*store, clock.now(), clock.monotonic())?);
-    let monitor = Arc::new(Monitor {
+    let member = Member {
         id: config.id,
         cluster: identity.id,
         pid: std::process::id(),
         node: node()?.id,
-        store,
-        raft,
-        log,
-        clock,
-        state,
-        changed: Notify::new(),
-        orphaned: Notify::new(),
         short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
         dir: config.dir,
-    });
-    let mut chores = tokio::spawn(background::run(Arc::clone(&monitor), shutdown.clone()));
+    };
+    let consensus = Arc::new(Group { raft: raft.clone(), log });
+    let credentials = (config.credentials.clone(), identity.incarnation);
+    let monitor = Arc::new(Monitor::new(member, Arc::clone(&store), clock, consensus, credentials));
+    let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
     let mut serving = tokio::spawn(listener.serve(
         config.credentials,
         identity.incarnation,
@@ -221,18 +215,19 @@ pub async fn run(
     let ended = tokio::select! {
         // The sender lives in the caller; if it is gone, there is nobody left to run for.
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
-        why = stopped(&monitor.raft) => Err(RunError::Stopped(why)),
+        why = stopped(&raft) => Err(RunError::Stopped(why)),
         // Without either of them it would be a monitor that looks alive and is not.
-        ended = &mut chores => Err(RunError::Stopped(format!("its chores ended: {ended:?}"))),
+        ended = &mut following => Err(RunError::Stopped(format!("it cannot lead: {ended:?}"))),
         ended = &mut serving => Err(RunError::Stopped(format!("it serves no more: {ended:?}"))),
     };
     // All of them end when they are asked to: whichever was seen first.
     let is_asked = *shutdown.borrow() || shutdown.has_changed().is_err();
     let ended = if is_asked { Ok(()) } else { ended };
     serving.abort();
-    chores.abort();
-    monitor.raft.shutdown().await?;
-    monitor.store.persist()?;
+    following.abort();
+    monitor.abdicate();
+    raft.shutdown().await?;
+    store.persist()?;
     ended
 }
 
@@ -254,66 +249,38 @@ async fn stopped(raft: &Raft) -> String {
 }
 
 /// The first commands of every start: they do nothing where they have been done before.
-async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Result<(), RunError> {
+async fn introduce(
+    raft: &Raft,
+    log: &Batcher,
+    config: &Config,
+    address: SocketAddr,
+) -> Result<(), RunError> {
     let Bootstrap { cluster, incarnation, width, min_copies } = config.bootstrap;
-    log.submit(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
-    log.submit(Action::SetMonitor { id: config.id, address: address.to_string() }).await?;
+    let term = raft.leadership().borrow().term;
+    log.submit(term, Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
+    let address = address.to_string();
+    log.submit(term, Action::SetMonitor { id: config.id, address }).await?;
     Ok(())
 }
 
-impl State {
-    /// What a new leader knows from the replicated state.
-    fn recover(store: &dyn Store, started: Timestamp, now: Duration) -> Result<Self, StoreError> {
-        let volume = query::volume(store)?.expect("the first command made it");
-        let mut servers = Servers::new(volume.width, volume.min_copies, started);
-        for (id, server) in query::servers(store)? {
-            let Register { address, domain, usage, .. } = server.info;
-            servers.known(id, server.epoch, address, domain, usage, now);
-        }
-        let sessions = query::sessions(store)?.into_iter().map(|(id, _)| id);
-        Ok(Self {
-            sessions: Sessions::recover(sessions, now),
-            pins: Pins::default(),
-            servers,
-            callers: HashMap::new(),
-            registered: HashMap::new(),
-        })
-    }
-}
-
 impl Monitor {
-    /// Puts one action into the log, now; the future waits until it is applied.
-    fn submit(
-        &self,
-        action: Action,
-    ) -> impl Future<Output = Result<Outcome, Refusal>> + Send + use<> {
-        let submitted = self.log.submit(action);
-        async move {
-            submitted.await.map_err(|error| match error {
-                ProposeError::TooLong => Refusal::Malformed(error.to_string()),
-                error => {
-                    log::warn!("a command was not taken: {error}");
-                    Refusal::NoLeader
-                }
-            })
-        }
-    }
-
-    /// Waits until `ready` gives something; it is asked again whenever anything has [`Self::changed`], and
-    /// now and then to be safe.
-    async fn wait_until<T>(
-        &self,
-        mut ready: impl FnMut() -> Result<Option<T>, Refusal>,
-    ) -> Result<T, Refusal> {
-        const AT_LEAST: Duration = Duration::from_millis(500);
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(found) = ready()? {
-                return Ok(found);
-            }
-            tokio::time::timeout(AT_LEAST, changed).await.ok();
+    fn new(
+        member: Member,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        consensus: Arc<dyn Consensus>,
+        (credentials, incarnation): (Credentials, Incarnation),
+    ) -> Self {
+        let audience = Arc::new(Audience::default());
+        Self {
+            member: Arc::new(member),
+            store,
+            clock,
+            consensus,
+            reign: watch::Sender::new(None),
+            forwarding: Forwarding::new(credentials, incarnation, Arc::clone(&audience)),
+            audience,
+            relays: Relays::default(),
         }
     }
 }

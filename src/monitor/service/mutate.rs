@@ -13,7 +13,8 @@ use std::sync::atomic::Ordering;
 
 use futures::future::maybe_done;
 
-use super::{Monitor, State, room, unreadable};
+use super::reign::{Reign, State};
+use super::{room, unreadable};
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::command::{Action, Outcome, Removal};
 use crate::monitor::store::StoreError;
@@ -24,7 +25,7 @@ use crate::wire::metadata::{Mutation, Notice, Op, Refusal, Reply};
 /// Generation of the pin that comes with the creation of a file.
 const CREATION: u64 = 1;
 
-impl Monitor {
+impl Reign {
     pub(super) async fn mutate(
         self: &Arc<Self>,
         session: SessionId,
@@ -64,23 +65,24 @@ impl Monitor {
     ) -> Result<impl Future<Output = Result<Outcome, Refusal>> + Send + use<>, Refusal> {
         let fence = self.fence(&mutation.op).await?;
         let removes = fence.as_ref().map(|fence| fence.removal.clone());
-        let action = if room::grows(&mutation.op) && self.short_of_room.load(Ordering::Relaxed) {
-            let Mutation { slot, seq, .. } = *mutation;
-            Action::Refuse { session, slot, seq, errno: Errno::NoSpace }
-        } else {
-            Action::Mutate { session, mutation: mutation.clone(), removes }
-        };
+        let action =
+            if room::grows(&mutation.op) && self.member.short_of_room.load(Ordering::Relaxed) {
+                let Mutation { slot, seq, .. } = *mutation;
+                Action::Refuse { session, slot, seq, errno: Errno::NoSpace }
+            } else {
+                Action::Mutate { session, mutation: mutation.clone(), removes }
+            };
         // Before anybody can see the file, and remove it.
         let created = opened_by(&mutation.op);
         created.into_iter().for_each(|ino| self.state.lock().pins.restore(session, ino, CREATION));
         let submitted = self.submit(action);
-        let monitor = Arc::clone(self);
+        let reign = Arc::clone(self);
         Ok(async move {
             let outcome = submitted.await;
             if let Some(ino) = created
                 && !matches!(outcome, Ok(Outcome::Mutated(Ok(_))))
             {
-                monitor.state.lock().pins.unpin(session, ino, CREATION);
+                reign.state.lock().pins.unpin(session, ino, CREATION);
             }
             drop(fence);
             outcome
@@ -138,7 +140,7 @@ impl Monitor {
         };
         let pinned_by = self.state.lock().pins.fence(ino);
         let removal = Removal { ino, pinned_by };
-        Ok(Some(Fence { monitor: Arc::clone(self), removal }))
+        Ok(Some(Fence { reign: Arc::clone(self), removal }))
     }
 
     /// Returns when no other session holds the exclusive grant of any of the inodes that `touched` names
@@ -148,7 +150,7 @@ impl Monitor {
         session: SessionId,
         touched: impl Fn() -> Result<Vec<Ino>, StoreError>,
     ) -> Result<(), Refusal> {
-        let mut waiting = Waiting { monitor: self, recalled: Vec::new() };
+        let mut waiting = Waiting { reign: self, recalled: Vec::new() };
         self.wait_until(|| {
             let inos = touched().map_err(unreadable)?;
             let held = caps::held_by_others(&*self.store, session, &inos).map_err(unreadable)?;
@@ -175,20 +177,20 @@ fn opened_by(op: &Op) -> Option<Ino> {
 
 /// Nobody opens the inode while this lives.
 struct Fence {
-    monitor: Arc<Monitor>,
+    reign: Arc<Reign>,
     removal: Removal,
 }
 
 impl Drop for Fence {
     fn drop(&mut self) {
-        self.monitor.state.lock().pins.unfence(self.removal.ino);
-        self.monitor.changed.notify_waiters();
+        self.reign.state.lock().pins.unfence(self.removal.ino);
+        self.reign.changed.notify_waiters();
     }
 }
 
 /// A call that waits for holders. However its wait ends, they are not blamed for it any longer.
 struct Waiting<'a> {
-    monitor: &'a Monitor,
+    reign: &'a Reign,
     recalled: Vec<(Ino, SessionId)>,
 }
 
@@ -198,8 +200,8 @@ impl Waiting<'_> {
         if held.is_empty() && self.recalled.is_empty() {
             return;
         }
-        let now = self.monitor.clock.monotonic();
-        let mut guard = self.monitor.state.lock();
+        let now = self.reign.clock.monotonic();
+        let mut guard = self.reign.state.lock();
         let State { sessions, callers, .. } = &mut *guard;
         for &(ino, holder) in self.recalled.iter().filter(|gone| !held.contains(gone)) {
             sessions.settled(holder, ino);

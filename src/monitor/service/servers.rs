@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::types::{Epoch, PlacementMap, ServerEntry, ServerId, ServerState, Timestamp, Width};
+use crate::types::{Epoch, PlacementMap, ServerEntry, ServerId, ServerState, Width};
 use crate::wire::metadata::Usage;
 use crate::wire::shards::ShardId;
 
@@ -17,6 +17,8 @@ use crate::wire::shards::ShardId;
 pub(super) const SUSPECT: Duration = Duration::from_secs(5);
 /// A server silent for this long is down.
 pub(super) const DOWN: Duration = Duration::from_secs(15);
+/// Changes that a reign may make to the map: a thousand each second for 49 days.
+const TERM_SHIFT: u32 = 32;
 
 /// The servers of the cluster as the leader sees them. Times are the leader's monotonic clock.
 #[derive(Debug)]
@@ -45,12 +47,10 @@ struct Server {
 impl Servers {
     /// No server yet; stripes of the volume are as wide as `width` when enough of them are up.
     ///
-    /// The versions begin at the time at which this leader `started`, so that none returns: a client that
-    /// knows a version from the leader before would take another map for the one it has.
-    pub(super) fn new(width: Width, min_copies: u8, started: Timestamp) -> Self {
-        let millis = started.seconds.saturating_mul(1000) + i64::from(started.nanos / 1_000_000);
-        let version = u64::try_from(millis).unwrap_or(0).max(1);
-        Self { width, min_copies, version, servers: BTreeMap::new() }
+    /// The versions begin with the `term` of this reign, so that none returns: a client that knows a version
+    /// from the leader before would take another map for the one it has.
+    pub(super) fn new(width: Width, min_copies: u8, term: u64) -> Self {
+        Self { width, min_copies, version: term << TERM_SHIFT, servers: BTreeMap::new() }
     }
 
     /// A server registered, or is known from the replicated state. (Of two registrations that crossed the
@@ -260,7 +260,7 @@ mod tests {
     }
 
     fn one_server() -> Servers {
-        let mut servers = Servers::new(Width { data: 2, parity: 1 }, 2, Timestamp::default());
+        let mut servers = Servers::new(Width { data: 2, parity: 1 }, 2, 1);
         servers.known(ONE, EPOCH, "a:1".into(), "a".into(), Usage::default(), at(0));
         servers
     }
@@ -318,11 +318,10 @@ mod tests {
     #[test]
     fn no_version_of_the_map_returns_with_the_next_leader() {
         let width = Width { data: 2, parity: 1 };
-        let started = |seconds| Servers::new(width, 2, Timestamp { seconds, nanos: 0 });
-        let mut before = started(1000);
+        let mut before = Servers::new(width, 2, 7);
         for epoch in 1..=20 {
             before.known(ONE, Epoch(epoch), "a:1".into(), "a".into(), Usage::default(), at(0));
         }
-        assert!(started(1001).version() > before.version());
+        assert!(Servers::new(width, 2, 8).version() > before.version());
     }
 }

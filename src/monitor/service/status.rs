@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use super::{Monitor, unreadable};
+use super::reign::Reign;
+use super::unreadable;
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
 use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
@@ -15,23 +16,23 @@ use crate::wire::metadata::{Refusal, Usage};
 /// A server is nearly full when less than one part in this many is free.
 const NEARLY_FULL_PART: u64 = 20;
 
-impl Monitor {
+impl Reign {
     pub(super) async fn status(&self, node: &str) -> Result<Status, Refusal> {
         let servers = self.server_status(node)?;
         let stripes = self.stripes_status().await?;
         let width = self.state.lock().servers.width();
         let (mut health, mut reasons) = health(width, &servers, stripes);
-        if self.short_of_room.load(Ordering::Relaxed) {
+        if self.member.short_of_room.load(Ordering::Relaxed) {
             health = Health::Error;
             let why = format!(
                 "monitor {} has nearly no room on its disk ({}): new names and data are refused, deleting works",
-                self.id,
-                self.dir.display()
+                self.member.id,
+                self.member.dir.display()
             );
             reasons.insert(0, why);
         }
         Ok(Status {
-            cluster: self.cluster,
+            cluster: self.member.cluster,
             health,
             reasons,
             width: StatusWidth::from(width),
@@ -47,9 +48,9 @@ impl Monitor {
         let status = |(id, record): (MonitorId, records::Monitor)| MonitorStatus {
             id,
             address: record.address,
-            role: if id == self.id { MonitorRole::Leader } else { MonitorRole::Follower },
+            role: if id == self.member.id { MonitorRole::Leader } else { MonitorRole::Follower },
             state: ServerState::Up,
-            pid: (id == self.id && node == self.node).then_some(self.pid),
+            pid: (id == self.member.id && node == self.member.node).then_some(self.member.pid),
         };
         Ok(monitors.into_iter().map(status).collect())
     }

@@ -1,9 +1,8 @@
 //! Servers come, live, and say what they have.
 
-use std::sync::Arc;
-
-use super::{Monitor, unreadable};
-use crate::env::system::rpc::Caller;
+use super::origin::Origin;
+use super::reign::{Reign, State};
+use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::types::{Epoch, ServerId};
@@ -12,13 +11,13 @@ use crate::wire::metadata::{Beat, Beaten, Inventory, Refusal, Register, Register
 /// Most shards a server is told to delete in one beat.
 const REAP_MAX: usize = 4096;
 
-impl Monitor {
+impl Reign {
     pub(super) async fn register(
         &self,
-        caller: &Arc<Caller>,
+        caller: &Origin,
         register: Register,
     ) -> Result<Response, Refusal> {
-        let name = caller.identity.name.clone();
+        let name = caller.identity().name.clone();
         log::info!("server {name} registers at {}", register.address);
         let action = Action::RegisterServer { name, register: register.clone() };
         let Outcome::Server { server, epoch } = self.submit(action).await? else {
@@ -32,10 +31,11 @@ impl Monitor {
             state.registered_on(caller, (server, epoch));
         }
         let state = query::op_seq(&*self.store).map_err(unreadable)?;
-        Ok(Response::Registered(Registered { server, epoch, state }))
+        let monitors = self.monitors()?;
+        Ok(Response::Registered(Registered { server, epoch, state, monitors }))
     }
 
-    pub(super) async fn beat(&self, caller: &Caller, beat: Beat) -> Result<Response, Refusal> {
+    pub(super) async fn beat(&self, caller: &Origin, beat: Beat) -> Result<Response, Refusal> {
         let Beat { server, epoch, usage, trouble, reaped, lost } = beat;
         self.confirm_leadership().await?;
         let known = {
@@ -68,11 +68,13 @@ impl Monitor {
             list: known == Some(true),
             register: known.is_none(),
             state: query::op_seq(&*self.store).map_err(unreadable)?,
+            monitors: self.monitors()?,
         }))
     }
 
     /// Compares a portion of what a server has with what it should have.
-    pub(super) fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
+    pub(super) async fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
+        self.confirm_leadership().await?;
         let Inventory { server, epoch, from, to, shards, as_of } = inventory;
         let frozen = self.store.snapshot();
         // What was committed after the server began to list may be there and not on the list.
@@ -87,11 +89,11 @@ impl Monitor {
     }
 }
 
-impl super::State {
+impl State {
     /// A server speaks on that connection. (What is told of a connection after its end would stay for ever.)
-    fn registered_on(&mut self, caller: &Caller, member: (ServerId, Epoch)) {
+    fn registered_on(&mut self, caller: &Origin, member: (ServerId, Epoch)) {
         if !caller.is_closed() {
-            self.registered.insert(caller.id, member);
+            self.registered.insert(caller.id(), member);
         }
     }
 }

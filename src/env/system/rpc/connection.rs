@@ -100,6 +100,11 @@ impl Connection {
         self.0.link.is_closed()
     }
 
+    /// Whether they are clones of one another.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Closes the connection for all its clones; calls under way fail.
     pub fn close(&self) {
         self.0.link.close();

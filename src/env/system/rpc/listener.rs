@@ -36,6 +36,11 @@ pub trait Service: Send + Sync + 'static {
         payload: Bytes,
     ) -> impl Future<Output = Answer> + Send;
 
+    /// A connection has said hello: said once for each, before its first call.
+    fn opened(&self, caller: &Arc<Caller>) {
+        let _ = caller;
+    }
+
     /// A connection is gone: said once for each. Calls of it may still be running.
     fn closed(&self, caller: &Caller) {
         let _ = caller;
@@ -194,6 +199,7 @@ impl<S: Service> Port<S> {
             link: Link::start(stream),
         });
         let _end = EndOnDrop { service: self.service.as_ref(), caller: &caller };
+        self.service.opened(&caller);
         tokio::select! {
             ended = self.receive_calls(&caller) => self.note_end(&caller, ended),
             () = caller.closed() => {}

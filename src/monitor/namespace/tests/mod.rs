@@ -57,6 +57,7 @@ impl World {
 
     fn act(&mut self, action: Action) -> Outcome {
         let command = Command {
+            term: 1,
             time: Timestamp { seconds: 1_000 + self.log.len() as i64, nanos: 0 },
             actions: vec![action],
         };
@@ -356,7 +357,7 @@ fn a_batch_is_its_actions_one_by_one() {
         bootstrap(),
     ];
     let together = MemoryStore::new();
-    let command = Command { time, actions: actions.clone() };
+    let command = Command { term: 1, time, actions: actions.clone() };
     let applied = apply(&together, &command).unwrap();
     assert_eq!(applied.outcomes[1], Outcome::Session(first));
     assert_eq!(applied.outcomes[5], Outcome::Mutated(Err(Errno::Exists)));
@@ -365,7 +366,7 @@ fn a_batch_is_its_actions_one_by_one() {
     let apart = MemoryStore::new();
     for action in actions {
         let actions = vec![action];
-        let applied = apply(&apart, &Command { time, actions }).unwrap();
+        let applied = apply(&apart, &Command { term: 1, time, actions }).unwrap();
         apart.write(&applied.batch).unwrap();
     }
     assert_eq!(state_hash(&together).unwrap(), state_hash(&apart).unwrap());

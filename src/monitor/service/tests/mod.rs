@@ -7,18 +7,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod reigns;
+
 use super::*;
 use crate::crypto::{Authority, Role};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::Connection;
 use crate::types::{
-    Codec, DataVersion, Errno, FileKind, Ino, ShardHash, ShardPlace, Slot, SlotSeq, StripeId,
-    StripePiece, StripeRecord,
+    Codec, DataVersion, Epoch, Errno, FileKind, Ino, ServerId, SessionId, ShardHash, ShardPlace,
+    Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp,
 };
 use crate::wire::admin;
 use crate::wire::metadata::{
     Answer, Attach, ClientInfo, Commit, CommitPiece, Create, Mutation, Notice, Op, PieceOutcome,
-    Query, Reply, Request, Response, Usage, XattrMode,
+    Query, Register, Reply, Request, Response, Usage, XattrMode,
 };
 use crate::wire::{decode, encode};
 
@@ -102,10 +104,22 @@ impl Peer {
         ask(self.connection.clone(), encode(request)).await
     }
 
+    /// What a monitor says unasked, but for who leads.
+    async fn noticed(&mut self) -> Vec<u8> {
+        loop {
+            let notice = tokio::time::timeout(LONG, self.notices.recv()).await.unwrap().unwrap();
+            if !matches!(decode(&notice).unwrap(), Notice::Leader { .. }) {
+                return notice;
+            }
+        }
+    }
+
     async fn recalled(&mut self) -> Vec<Ino> {
-        let notice = tokio::time::timeout(LONG, self.notices.recv()).await.unwrap().unwrap();
-        let Notice::Recall(inos) = decode(&notice).unwrap();
-        inos
+        let notice = self.noticed().await;
+        match decode(&notice).unwrap() {
+            Notice::Recall(inos) => inos,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -195,7 +209,7 @@ impl Client {
         pins: Vec<(Ino, u64)>,
     ) -> Response {
         self.peer = Peer::connect(cluster, at, Role::Client, "mount").await;
-        let attach = Attach { session: self.session, pins };
+        let attach = Attach { session: self.session, pins, more: false };
         self.peer.call(&Request::Attach(attach)).await
     }
 }

@@ -1,0 +1,1 @@
+//! Small monitors over loopback that say who leads, refuse, or are silent.

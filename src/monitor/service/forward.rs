@@ -1,0 +1,175 @@
+//! A call that reached a monitor which does not lead goes on to the one that does.
+//!
+//! The call is passed on whole, unread, over a connection of its own (Raft's would have to wait behind it),
+//! under a number by which the leader knows whose it is ([`super::origin`]). The answer comes back the same way,
+//! and so do notices. The leader's opinion of a caller lives with this connection: when it breaks, because
+//! the leader died or is none any more, everything under way is answered with [`Refusal::NoLeader`] at once,
+//! and callers ask again. Nothing is kept here that could be wrong afterwards.
+//!
+//! [`Refusal::NoLeader`]: crate::wire::metadata::Refusal::NoLeader
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::audience::{Audience, Leader};
+use crate::crypto::{Credentials, Role};
+use crate::env::system::rpc::{Caller, Connection};
+use crate::types::Incarnation;
+use crate::wire::peers::{Forward, Notice, Request, Response};
+use crate::wire::{decode, encode};
+
+/// How long connecting to the leader may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long nobody tries again after that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longer than callers wait: it is they who give up.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub(super) struct Forwarding {
+    credentials: Credentials,
+    incarnation: Incarnation,
+    audience: Arc<Audience>,
+    /// The other monitor that leads.
+    leader: watch::Sender<Option<Leader>>,
+    link: Mutex<Option<Arc<Link>>>,
+    /// Held while connecting: when to try at the earliest.
+    connecting: tokio::sync::Mutex<Instant>,
+}
+
+/// The connection to the leader.
+struct Link {
+    leader: Leader,
+    connection: Connection,
+    /// Callers that it has heard of.
+    known: Mutex<HashSet<u64>>,
+}
+
+impl Forwarding {
+    /// Nobody leads yet. Notices go to those in `audience`.
+    pub(super) fn new(
+        credentials: Credentials,
+        incarnation: Incarnation,
+        audience: Arc<Audience>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            credentials,
+            incarnation,
+            audience,
+            leader: watch::Sender::new(None),
+            link: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(Instant::now()),
+        })
+    }
+
+    /// Calls go to that monitor from now on; with `None` to nobody. Those under way elsewhere end.
+    pub(super) fn follow(&self, leader: Option<Leader>) {
+        let is_new = self.leader.send_if_modified(|known| {
+            let is_new = *known != leader;
+            known.clone_from(&leader);
+            is_new
+        });
+        if is_new && let Some(link) = self.link.lock().take() {
+            link.connection.close();
+        }
+    }
+
+    /// Passes a call on. `None`: there is no leader to be reached.
+    pub(super) async fn call(&self, caller: &Caller, header: Vec<u8>) -> Option<Vec<u8>> {
+        let mut leaders = self.leader.subscribe();
+        let leader = leaders.borrow_and_update().clone()?;
+        tokio::select! {
+            answer = self.pass_on(&leader, caller, header) => answer,
+            // The sender is in `self`: somebody else leads, or nobody.
+            _ = leaders.changed() => None,
+        }
+    }
+
+    async fn pass_on(&self, leader: &Leader, caller: &Caller, header: Vec<u8>) -> Option<Vec<u8>> {
+        let link = self.link_to(leader).await?;
+        let origin = caller.id;
+        link.known.lock().insert(origin);
+        // A connection closes before it is told here: from here on `closed` finds it.
+        if caller.is_closed() {
+            link.known.lock().remove(&origin);
+            return None;
+        }
+        let identity = caller.identity.dns_name();
+        let request = encode(&Request::Forward(Forward { origin, identity }));
+        let answer = link.connection.call(request, vec![header.into()], ANSWER).await;
+        let (header, payload) = answer.ok()?;
+        match decode(&header) {
+            Ok(Response::Forwarded) => Some(payload.to_vec()),
+            other => {
+                log::error!("a call that was passed on to {} failed: {other:?}", leader.address);
+                None
+            }
+        }
+    }
+
+    /// A caller of ours is gone: the leader is told, if it has heard of it.
+    pub(super) fn closed(&self, caller: &Caller) {
+        let Some(link) = self.link.lock().clone() else { return };
+        if link.known.lock().remove(&caller.id) {
+            let request = encode(&Request::ForwardClosed { origin: caller.id });
+            tokio::spawn(async move {
+                // With the connection the leader forgets all of them.
+                drop(link.connection.call(request, Vec::new(), ANSWER).await);
+            });
+        }
+    }
+
+    async fn link_to(&self, leader: &Leader) -> Option<Arc<Link>> {
+        if let Some(link) = self.live(leader) {
+            return Some(link);
+        }
+        let mut not_before = self.connecting.lock().await;
+        if let Some(link) = self.live(leader) {
+            return Some(link);
+        }
+        if Instant::now() < *not_before {
+            return None;
+        }
+        let (address, credentials) = (&leader.address, &self.credentials);
+        let opened =
+            Connection::open(address, credentials, Role::Monitor, self.incarnation, CONNECT).await;
+        match opened {
+            Ok((connection, told)) => {
+                tokio::spawn(pass_back(Arc::clone(&self.audience), told));
+                let (leader, known) = (leader.clone(), Mutex::default());
+                let link = Arc::new(Link { leader, connection, known });
+                *self.link.lock() = Some(Arc::clone(&link));
+                Some(link)
+            }
+            Err(error) => {
+                log::warn!("the monitor that leads cannot be reached from here: {error}");
+                *not_before = Instant::now() + PAUSE;
+                None
+            }
+        }
+    }
+
+    fn live(&self, leader: &Leader) -> Option<Arc<Link>> {
+        let link = self.link.lock().clone()?;
+        (link.leader == *leader && !link.connection.is_closed()).then_some(link)
+    }
+}
+
+/// Hands the leader's notices to those they are for, until the connection ends.
+async fn pass_back(audience: Arc<Audience>, mut told: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(bytes) = told.recv().await {
+        match decode::<Notice>(&bytes) {
+            Ok(Notice { origin, notice }) => {
+                if let Some(caller) = audience.caller(origin) {
+                    caller.notify(notice);
+                }
+            }
+            Err(error) => log::error!("the leading monitor said something unreadable: {error}"),
+        }
+    }
+}

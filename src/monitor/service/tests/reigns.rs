@@ -1,0 +1,401 @@
+//! Several monitors whose leader changes when the test says so: their log is a stand-in that applies at once.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::monitor::namespace::apply;
+use crate::monitor::namespace::command::{Command, Outcome};
+use crate::monitor::raft::{Leadership, ProposeError};
+use crate::monitor::store::memory::MemoryStore;
+use crate::types::ServerState;
+use crate::wire::metadata::Beat;
+
+const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
+
+/// One log and one store for all, and a leader.
+struct Group {
+    store: Arc<MemoryStore>,
+    addresses: Vec<String>,
+    told: Vec<watch::Sender<Leadership>>,
+    led: Mutex<Led>,
+}
+
+struct Led {
+    term: u64,
+    leader: Option<usize>,
+    /// Entries are on their way and stay there.
+    is_stalled: bool,
+    stalled: Vec<Command>,
+}
+
+/// A monitor's end of it.
+struct Member(Arc<Group>, usize);
+
+impl Group {
+    fn new(addresses: Vec<String>) -> Arc<Self> {
+        let nobody =
+            Leadership { role: MonitorRole::Follower, leader: None, term: 0, stopped: None };
+        let told = addresses.iter().map(|_| watch::Sender::new(nobody.clone())).collect();
+        let led = Mutex::new(Led { term: 0, leader: None, is_stalled: false, stalled: Vec::new() });
+        let group = Self { store: Arc::new(MemoryStore::new()), addresses, told, led };
+        let Incarnation(incarnation) = Incarnation(1);
+        group.apply(&Command {
+            term: 0,
+            time: now(),
+            actions: vec![Action::Bootstrap {
+                cluster: CLUSTER,
+                incarnation: Incarnation(incarnation),
+                width: WIDTH,
+                min_copies: 2,
+            }],
+        });
+        for (index, address) in group.addresses.iter().enumerate() {
+            let action = Action::SetMonitor { id: id_of(index), address: address.clone() };
+            group.apply(&Command { term: 0, time: now(), actions: vec![action] });
+        }
+        Arc::new(group)
+    }
+
+    fn apply(&self, command: &Command) -> Outcome {
+        let mut applied = apply(&*self.store, command).unwrap();
+        self.store.write(&applied.batch).unwrap();
+        applied.outcomes.remove(0)
+    }
+
+    /// The next term begins. What was on its way is committed: the new leader has it in its log.
+    fn elect(&self, leader: Option<usize>) {
+        self.elect_silently(leader);
+        self.tell();
+    }
+
+    /// Nobody has noticed yet.
+    fn elect_silently(&self, leader: Option<usize>) {
+        let mut led = self.led.lock();
+        led.term += 1;
+        led.leader = leader;
+        led.is_stalled = false;
+        for command in std::mem::take(&mut led.stalled) {
+            self.apply(&command);
+        }
+    }
+
+    fn tell(&self) {
+        let (term, leader) = {
+            let led = self.led.lock();
+            (led.term, led.leader)
+        };
+        for (index, told) in self.told.iter().enumerate() {
+            let leads = leader == Some(index);
+            told.send_replace(Leadership {
+                role: if leads { MonitorRole::Leader } else { MonitorRole::Follower },
+                leader: leader.map(|leader| (id_of(leader), self.addresses[leader].clone())),
+                term,
+                stopped: None,
+            });
+        }
+    }
+
+    fn stall(&self) {
+        self.led.lock().is_stalled = true;
+    }
+
+    async fn has_stalled(&self) {
+        while self.led.lock().stalled.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn id_of(index: usize) -> MonitorId {
+    MonitorId(index as u64 + 1)
+}
+
+impl Consensus for Member {
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.told[self.1].subscribe()
+    }
+
+    fn confirm(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        let leads = self.0.led.lock().leader == Some(self.1);
+        let confirmed = leads.then_some(()).ok_or(ProposeError::NotLeader { leader: None });
+        futures::future::ready(confirmed).boxed()
+    }
+
+    fn submit(
+        &self,
+        term: u64,
+        action: Action,
+    ) -> BoxFuture<'static, Result<Outcome, ProposeError>> {
+        let mut led = self.0.led.lock();
+        if led.leader != Some(self.1) {
+            let error = ProposeError::NotLeader { leader: None };
+            return futures::future::ready(Err(error)).boxed();
+        }
+        if led.term != term {
+            return futures::future::ready(Ok(Outcome::Superseded)).boxed();
+        }
+        let command = Command { term, time: now(), actions: vec![action] };
+        if led.is_stalled {
+            led.stalled.push(command);
+            return futures::future::pending().boxed();
+        }
+        futures::future::ready(Ok(self.0.apply(&command))).boxed()
+    }
+}
+
+/// Monitors over loopback.
+struct Monitors {
+    cluster: Cluster,
+    group: Arc<Group>,
+    running: Vec<Running>,
+}
+
+impl Monitors {
+    fn start(count: usize) -> Self {
+        let cluster = Cluster::new();
+        let listeners: Vec<Listener> =
+            (0..count).map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses = listeners.iter().map(|listener| listener.local_address().to_string());
+        let group = Group::new(addresses.collect());
+        let running = listeners.into_iter().enumerate();
+        let running = running.map(|(index, listener)| serve(&cluster, &group, index, listener));
+        Self { running: running.collect(), group, cluster }
+    }
+
+    async fn client(&self, at: usize) -> Client {
+        Client::open(&self.cluster, &self.running[at]).await
+    }
+
+    async fn attach(&self, client: &mut Client, at: usize, pins: Vec<(Ino, u64)>) -> Response {
+        client.reattach(&self.cluster, &self.running[at], pins).await
+    }
+
+    async fn peer(&self, at: usize, role: Role) -> Peer {
+        Peer::connect(&self.cluster, &self.running[at], role, "somebody").await
+    }
+}
+
+fn serve(cluster: &Cluster, group: &Arc<Group>, index: usize, listener: Listener) -> Running {
+    let address = listener.local_address();
+    let credentials = cluster.credentials(Role::Monitor, &format!("m{index}"));
+    let member = super::Member {
+        id: id_of(index),
+        cluster: CLUSTER,
+        pid: 1,
+        node: "node".to_owned(),
+        dir: cluster.dir.path().to_owned(),
+        short_of_room: AtomicBool::new(false),
+    };
+    let monitor = Arc::new(Monitor::new(
+        member,
+        Arc::clone(&group.store) as Arc<dyn Store>,
+        Arc::new(SystemClock::new()),
+        Arc::new(Member(Arc::clone(group), index)),
+        (credentials.clone(), Incarnation(1)),
+    ));
+    let (shutdown, stop) = watch::channel(false);
+    let following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
+    let task = tokio::spawn(async move {
+        listener.serve(credentials, Incarnation(1), Arc::clone(&monitor), stop).await?;
+        following.abort();
+        Ok(())
+    });
+    Running { address, shutdown, task }
+}
+
+async fn leader_told(peer: &mut Peer) -> (u64, String) {
+    let notice = tokio::time::timeout(LONG, peer.notices.recv()).await.unwrap().unwrap();
+    match decode(&notice).unwrap() {
+        Notice::Leader { term, address } => (term, address),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_that_does_not_lead_passes_calls_on_and_recalls_back() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut writer = monitors.client(1).await;
+    let reader = monitors.client(0).await;
+    let file = writer.create(b"file").await;
+    let answer = reader.begin(&reader.attr(file));
+    assert_eq!(writer.peer.recalled().await, [file]);
+    assert!(!answer.is_finished());
+    writer.mutate(Op::Release { ino: file }).await.unwrap();
+    let Response::Answers(answers) = answer.await.unwrap() else { panic!("no answer") };
+    assert!(matches!(answers[..], [Ok(Answer::Attr(_))]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_hears_of_the_end_of_a_connection_to_another_monitor() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let client = monitors.client(0).await;
+    let registered = servers(&monitors.cluster, &monitors.running[1]).await;
+    let states = async || {
+        let placement = Request::Admin(admin::Request::Placement);
+        let Response::Admin(admin::Response::Placement(map)) = client.peer.call(&placement).await
+        else {
+            panic!("no map");
+        };
+        map.servers.into_iter().map(|server| server.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states().await, [ServerState::Up, ServerState::Up]);
+    registered[0].0.connection.close();
+    while states().await != [ServerState::Suspect, ServerState::Up] {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_end_with_the_reign_that_they_began_under() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut writer = monitors.client(0).await;
+    let (near, far) = (monitors.client(0).await, monitors.client(1).await);
+    let file = writer.create(b"file").await;
+    let waiting = [near.begin(&near.attr(file)), far.begin(&far.attr(file))];
+    assert_eq!(writer.peer.recalled().await, [file]);
+    monitors.group.elect(None);
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap(), NO_LEADER);
+    }
+    for client in [&near, &far] {
+        assert_eq!(client.peer.call(&client.attr(file)).await, NO_LEADER, "at once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_was_under_way_when_the_leader_changed_is_done_once() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut client = monitors.client(0).await;
+    let file = Ino(client.inodes.next().unwrap());
+    let make = client.request(vec![create(file, Ino::ROOT, b"file")]);
+    monitors.group.stall();
+    let made = client.begin(&make);
+    monitors.group.has_stalled().await;
+    monitors.group.elect(Some(1));
+    assert_eq!(made.await.unwrap(), NO_LEADER, "the old leader does not know");
+    monitors.attach(&mut client, 1, Vec::new()).await;
+    let Response::Mutated(replies) = client.peer.call(&make).await else { panic!("no reply") };
+    let [Ok(Reply::Inode(attr))] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!(attr.ino, file);
+    let Response::Mutated(again) = client.peer.call(&make).await else { panic!("no reply") };
+    assert_eq!(again, replies);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_planned_is_not_done_in_its_next_reign() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut client = monitors.client(0).await;
+    let file = client.create(b"file").await;
+    client.mutate(Op::Release { ino: file }).await.unwrap();
+    // Replaced and elected again, and it has not noticed: another leader may know who has the file open.
+    monitors.group.elect_silently(Some(1));
+    monitors.group.elect_silently(Some(0));
+    let remove = client.request(vec![unlink(b"file")]);
+    assert_eq!(client.peer.call(&remove).await, NO_LEADER);
+    monitors.group.tell();
+    monitors.attach(&mut client, 0, vec![(file, 1)]).await;
+    let Response::Mutated(replies) = client.peer.call(&remove).await else { panic!("no reply") };
+    assert_eq!(replies, [Ok(Reply::Removed { ino: file, nlink: 0 })]);
+    assert!(client.ask(Query::Attr { ino: file }).await.is_ok(), "it is open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_is_told_who_leads_but_monitors() {
+    let monitors = Monitors::start(2);
+    let mut early = monitors.peer(1, Role::Agent).await;
+    monitors.group.elect(Some(0));
+    let first = (1, monitors.group.addresses[0].clone());
+    assert_eq!(leader_told(&mut early).await, first);
+    let mut late = monitors.peer(1, Role::Server).await;
+    let mut monitor = monitors.peer(1, Role::Monitor).await;
+    assert_eq!(leader_told(&mut late).await, first);
+    monitors.group.elect(None);
+    monitors.group.elect(Some(1));
+    let second = (3, monitors.group.addresses[1].clone());
+    assert_eq!(leader_told(&mut early).await, second);
+    assert_eq!(leader_told(&mut late).await, second);
+    monitor.connection.close();
+    assert_eq!(monitor.notices.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_attached_to_each_reign_before_it_is_used() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut client = monitors.client(1).await;
+    let ask = |client: &Client| client.attr(Ino::ROOT);
+    monitors.group.elect(Some(1));
+    let refused = Response::Refused(Refusal::NotAttached);
+    assert_eq!(client.peer.call(&ask(&client)).await, refused);
+    monitors.attach(&mut client, 0, Vec::new()).await;
+    assert!(client.ask(Query::Attr { ino: Ino::ROOT }).await.is_ok(), "through the other one");
+    client.session = SessionId(1);
+    let closed = Response::Refused(Refusal::SessionClosed);
+    assert_eq!(client.peer.call(&ask(&client)).await, closed);
+    assert_eq!(monitors.attach(&mut client, 1, Vec::new()).await, closed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_removed_before_everybody_has_said_all_that_is_open() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut holder = monitors.client(0).await;
+    let mut other = monitors.client(0).await;
+    let file = holder.create(b"file").await;
+    holder.mutate(Op::Release { ino: file }).await.unwrap();
+    monitors.group.elect(Some(1));
+    monitors.attach(&mut other, 1, Vec::new()).await;
+    let removal = other.request(vec![unlink(b"file")]);
+    let removed = other.begin(&removal);
+    holder.peer = Peer::connect(&monitors.cluster, &monitors.running[1], Role::Client, "m").await;
+    let part = |pins, more| Request::Attach(Attach { session: holder.session, pins, more });
+    assert_eq!(holder.peer.call(&part(vec![(Ino(99), 1)], true)).await, Response::Done);
+    // It is in work before the one behind it is answered.
+    other.ask(Query::Space).await.unwrap();
+    assert!(!removed.is_finished());
+    let attached = holder.peer.call(&part(vec![(file, 1)], false)).await;
+    assert!(matches!(attached, Response::Session(_)), "{attached:?}");
+    removed.await.unwrap();
+    assert!(holder.ask(Query::Attr { ino: file }).await.is_ok(), "it is open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_has_servers_at_once_and_takes_their_beats_as_they_are() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let mut client = monitors.client(0).await;
+    let registered = servers(&monitors.cluster, &monitors.running[0]).await;
+    let mut file = client.create(b"file").await;
+    let stripe = StripeId(client.stripes.next().unwrap());
+    client.mutate(commit(&registered, stripe, file)).await.unwrap();
+    monitors.group.elect(Some(1));
+    let Response::Session(opened) = monitors.attach(&mut client, 1, vec![(file, 1)]).await else {
+        panic!("not attached");
+    };
+    assert_eq!(opened.placement.version >> 32, 2);
+    assert!(opened.placement.servers.iter().all(|server| server.state == ServerState::Up));
+    assert_eq!(opened.monitors, monitors.group.addresses);
+    // The epochs of before are current: so is what is under way.
+    let stripe = StripeId(client.stripes.next().unwrap());
+    file = client.create(b"another").await;
+    client.mutate(commit(&registered, stripe, file)).await.unwrap();
+    let (peer, server, epoch) = &registered[0];
+    let beat = Request::Beat(Beat {
+        server: *server,
+        epoch: *epoch,
+        usage: Usage::default(),
+        trouble: None,
+        reaped: Vec::new(),
+        lost: Vec::new(),
+    });
+    let Response::Beaten(beaten) = peer.call(&beat).await else { panic!("not taken") };
+    assert!(!beaten.register);
+    assert_eq!(beaten.monitors, monitors.group.addresses);
+}
