@@ -41,7 +41,7 @@ impl Client {
 
     /// Goes on with a session over a new connection.
     pub(crate) async fn attach(dir: &Path, session: SessionId) -> anyhow::Result<Self> {
-        Self::begin(dir, Request::Attach(Attach { session, pins: Vec::new() })).await
+        Self::begin(dir, Request::Attach(Attach { session, pins: Vec::new(), more: false })).await
     }
 
     async fn begin(dir: &Path, request: Request) -> anyhow::Result<Self> {

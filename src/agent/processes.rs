@@ -6,6 +6,10 @@
 //! not before, so waiting for readiness is waiting for the file. It goes when the process ends in good order;
 //! one that is left over tells of a process that died.
 //!
+//! That leaves the time between a process's birth and its readiness, in which whoever started it may die. So each
+//! is born with a lock ([`BirthLock`]) in the **birth file**: while it is held, the process lives, and no second
+//! one can be started; it has the process's id. [`Launch::find`] puts both together.
+//!
 //! Each process leads a session of its own: a Ctrl-C at the terminal reaches only the command that was typed,
 //! which then stops the others in order.
 
@@ -19,22 +23,22 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Unit;
+use crate::env::system::lock::{BirthLock, LockError};
 
 /// How often a state is looked at while waiting for it to change.
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
-/// How to start a unit.
+/// How to start a process.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// What it is.
-    pub unit: Unit,
+    /// Its name, of which its files are made.
+    pub name: String,
     /// The program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Its arguments; `--ready FILE --start N` follow them.
     pub arguments: Vec<OsString>,
-    /// Where it writes its run file when it is ready.
-    pub run_file: PathBuf,
+    /// The directory of its run file and birth file.
+    pub run_dir: PathBuf,
     /// Where its standard output and error go, appended.
     pub log_file: PathBuf,
 }
@@ -46,13 +50,23 @@ pub struct Running {
     pub pid: u32,
     /// When it started, in clock ticks since the machine booted.
     pub started: u64,
-    /// `host:port` where it serves; of a mount, its mountpoint.
+    /// `host:port` where it serves; of a mount, its mountpoint. Empty while it is not ready.
     pub address: String,
+    /// The number of this start, as its agent counts; 0 if nobody does.
+    pub start: u64,
 }
 
 /// Why a process did not become ready.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// One runs already.
+    #[error("{name} cannot be started: {error}")]
+    Runs {
+        /// The unit.
+        name: String,
+        /// Who holds its lock.
+        error: LockError,
+    },
     /// The program could not be run, or its log could not be opened.
     #[error("{name} cannot be started: {source}")]
     Spawn {
@@ -93,16 +107,23 @@ pub enum Stopped {
 }
 
 impl Running {
-    /// This process, serving at `address`.
+    /// This process, serving at `address`, as the start of that number.
     ///
     /// # Errors
     ///
     /// When `/proc` is not there.
-    pub fn this_process(address: String) -> io::Result<Self> {
+    pub fn this_process(address: String, start: u64) -> io::Result<Self> {
         let pid = std::process::id();
         let started = start_time(pid)
             .ok_or_else(|| io::Error::other("/proc/self/stat cannot be read; mount /proc"))?;
-        Ok(Self { pid, started, address })
+        Ok(Self { pid, started, address, start })
+    }
+
+    /// A process of which no more is known than its id. If it is dead by now, it stays dead: no process started
+    /// at tick 0.
+    pub(super) fn unready(pid: u32) -> Self {
+        let started = start_time(pid).unwrap_or(0);
+        Self { pid, started, address: String::new(), start: 0 }
     }
 
     /// Reads a run file. `None` when there is none, or none that makes sense.
@@ -134,6 +155,11 @@ impl Running {
     pub fn goes_on(&self) -> bool {
         let is_ending = Stat::of(self.pid).is_some_and(|stat| stat.is_ending);
         self.is_alive() && !(is_ending && self.wait_dead(Duration::from_secs(10)))
+    }
+
+    /// Whether somebody has stopped it (SIGSTOP): it lives and does nothing.
+    pub fn is_stopped(&self) -> bool {
+        self.is_alive() && Stat::of(self.pid).is_some_and(|stat| stat.is_stopped)
     }
 
     /// Asks it to end, waits up to `grace`, then kills it.
@@ -186,86 +212,128 @@ impl Running {
 }
 
 impl Launch {
-    /// Starts it. It is not ready yet: see [`Starting::wait`].
+    /// Where it says that it is ready.
+    pub fn run_file(&self) -> PathBuf {
+        run_file(&self.run_dir, &self.name)
+    }
+
+    /// The process that runs already, whoever started it, and whether it is ready. One that is not has no address.
+    pub fn find(&self) -> Option<(Running, bool)> {
+        find(&self.run_dir, &self.name)
+    }
+
+    /// Starts it, under that number. It is not ready yet: see [`ready`].
     ///
     /// # Errors
     ///
-    /// [`StartError::Spawn`].
-    pub fn start(&self) -> Result<Starting, StartError> {
-        self.spawn()
-            .map(|child| Starting { launch: self.clone(), child: Some(child) })
-            .map_err(|source| StartError::Spawn { name: self.unit.name.clone(), source })
+    /// [`StartError::Runs`] and [`StartError::Spawn`].
+    pub fn start(&self, start: u64) -> Result<Child, StartError> {
+        let lock = BirthLock::take(&birth_file(&self.run_dir, &self.name))
+            .map_err(|error| StartError::Runs { name: self.name.clone(), error })?;
+        self.spawn(start, &lock)
+            .map_err(|source| StartError::Spawn { name: self.name.clone(), source })
     }
 
-    fn spawn(&self) -> io::Result<Child> {
-        match fs::remove_file(&self.run_file) {
+    fn spawn(&self, start: u64, lock: &BirthLock) -> io::Result<Child> {
+        let run_file = self.run_file();
+        match fs::remove_file(&run_file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let log = File::options().create(true).append(true).open(&self.log_file)?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(&self.arguments).arg("--ready").arg(run_file);
+        command.arg("--start").arg(start.to_string());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // It outlives whoever starts it, and must not hold on to the directory it was started in, nor speak to
+        // the service manager in its parent's name.
+        command.current_dir("/").env_remove("NOTIFY_SOCKET");
         in_own_session(&mut command);
+        let descriptor = lock.descriptor();
+        // SAFETY: what is called between fork and exec is async-signal-safe; the descriptor is open, for `lock`
+        // is borrowed until the child runs.
+        unsafe { command.pre_exec(move || BirthLock::hand_over(descriptor)) };
         command.spawn()
     }
-}
 
-/// A process that was started and may not be ready yet. Dropped before it is, it is killed.
-#[derive(Debug)]
-pub struct Starting {
-    launch: Launch,
-    /// Until it is given back.
-    child: Option<Child>,
-}
+    /// Why it died: the last thing that it said.
+    pub fn last_words(&self) -> String {
+        last_line(&self.log_file).unwrap_or_else(|| "it said nothing".to_owned())
+    }
 
-impl Starting {
-    /// Waits until it has written its run file. Its child handle is given back too, so that the caller can
-    /// reap it when it ends.
+    /// Waits until a child that was just started has written its run file.
     ///
     /// # Errors
     ///
     /// [`StartError::Died`] with the last line of its log, or [`StartError::TimedOut`]; it is killed then.
-    pub async fn wait(mut self, at_most: Duration) -> Result<(Running, Child), StartError> {
+    pub async fn ready(&self, child: &mut Child, at_most: Duration) -> Result<Running, StartError> {
         let since = Instant::now();
         loop {
-            if let Some(ready) = self.look()? {
-                return Ok(ready);
+            if !matches!(child.try_wait(), Ok(None)) {
+                return Err(StartError::Died {
+                    name: self.name.clone(),
+                    reason: self.last_words(),
+                });
+            }
+            let running = Running::read(&self.run_file());
+            if let Some(running) = running.filter(|running| running.pid == child.id()) {
+                return Ok(running);
             }
             if since.elapsed() > at_most {
+                if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+                    log::warn!("{} cannot be killed: {error}", self.name);
+                }
                 return Err(StartError::TimedOut {
-                    name: self.launch.unit.name.clone(),
+                    name: self.name.clone(),
                     after: at_most,
-                    log: self.launch.log_file.clone(),
+                    log: self.log_file.clone(),
                 });
             }
             tokio::time::sleep(POLL).await;
         }
     }
-
-    /// Whether it is ready by now, or has died.
-    fn look(&mut self) -> Result<Option<(Running, Child)>, StartError> {
-        let child = self.child.as_mut().expect("given back only once");
-        if !matches!(child.try_wait(), Ok(None)) {
-            return Err(StartError::Died {
-                name: self.launch.unit.name.clone(),
-                reason: last_line(&self.launch.log_file)
-                    .unwrap_or_else(|| "it said nothing".to_owned()),
-            });
-        }
-        let running = Running::read(&self.launch.run_file);
-        let ours = running.filter(|running| running.pid == child.id());
-        Ok(ours.and_then(|running| Some((running, self.child.take()?))))
-    }
 }
 
-impl Drop for Starting {
-    fn drop(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
-            log::warn!("{} cannot be killed: {error}", self.launch.unit.name);
-        }
-    }
+/// The process of that name that runs, and whether it is ready; see [`Launch::find`].
+pub fn find(run_dir: &Path, name: &str) -> Option<(Running, bool)> {
+    let ready = Running::read(&run_file(run_dir, name)).filter(Running::is_alive);
+    let ready = ready.map(|running| (running, true));
+    ready.or_else(|| {
+        let unready = Running::unready(BirthLock::holder(&birth_file(run_dir, name))?);
+        unready.is_alive().then_some((unready, false))
+    })
 }
+
+/// Names of the processes that were started with their files in that directory, alive or not.
+pub fn names(run_dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(name.strip_suffix(RUN)?.to_owned())
+        })
+        .collect();
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    names.extend(entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some(name.strip_suffix(BIRTH)?.to_owned())
+    }));
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Where a process says that it is ready.
+pub fn run_file(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{name}{RUN}"))
+}
+
+fn birth_file(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{name}{BIRTH}"))
+}
+
+const RUN: &str = ".json";
+const BIRTH: &str = ".birth";
 
 /// Lets `command` lead a session of its own, out of reach of the terminal's signals.
 pub fn in_own_session(command: &mut Command) {
@@ -298,6 +366,8 @@ struct Stat {
     started: u64,
     /// It is on its way out: it does nothing any more.
     is_ending: bool,
+    /// Somebody stopped it.
+    is_stopped: bool,
 }
 
 impl Stat {
@@ -316,24 +386,31 @@ impl Stat {
         (!matches!(state, "Z" | "X")).then_some(())?;
         let flags: u32 = fields.nth(5)?.parse().ok()?;
         let started = fields.nth(12)?.parse().ok()?;
-        Some(Self { started, is_ending: flags & EXITING != 0 })
+        let is_stopped = matches!(state, "T" | "t");
+        Some(Self { started, is_ending: flags & EXITING != 0, is_stopped })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Role;
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     fn shell(dir: &Path, script: &str) -> Launch {
         Launch {
-            unit: Unit { role: Role::Server, name: "server-1".to_owned() },
+            name: "server-1".to_owned(),
             program: "/bin/sh".into(),
-            arguments: vec!["-c".into(), script.into()],
-            run_file: dir.join("server-1.json"),
+            arguments: vec!["-c".into(), script.into(), "sh".into()],
+            run_dir: dir.to_owned(),
             log_file: dir.join("server-1.log"),
         }
     }
+
+    /// Says that it is ready, to the file that it is told, and does nothing.
+    const READY: &str = r#"read -r stat < /proc/$$/stat; rest=${stat##*)}
+        echo "{\"pid\":$$,\"started\":$(echo $rest | cut -d ' ' -f 20),\"address\":\"a\",\"start\":$4}" > $2.new
+        mv $2.new $2; exec sleep 60"#;
 
     #[test]
     fn the_start_time_is_found_behind_any_command_name() {
@@ -342,16 +419,18 @@ mod tests {
             Stat::parse(&format!("{before} 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"))
         };
         let (lives, ends) = (4_194_304, 4_194_304 | 4);
-        assert_eq!(stat('S', lives), Some(Stat { started: 4711, is_ending: false }));
-        assert_eq!(stat('R', ends), Some(Stat { started: 4711, is_ending: true }));
+        let sleeps = Stat { started: 4711, is_ending: false, is_stopped: false };
+        assert_eq!(stat('S', lives), Some(sleeps));
+        assert_eq!(stat('R', ends), Some(Stat { is_ending: true, ..sleeps }));
+        assert_eq!(stat('T', lives), Some(Stat { is_stopped: true, ..sleeps }));
         assert_eq!(stat('Z', ends), None);
         assert_eq!(Stat::parse("garbage"), None);
     }
 
     #[test]
     fn a_process_is_recognised_and_a_stranger_with_its_id_is_not() {
-        let this = Running::this_process("here".to_owned()).expect("/proc");
-        assert!(this.is_alive());
+        let this = Running::this_process("here".to_owned(), 1).expect("/proc");
+        assert!(this.is_alive() && !this.is_stopped());
         let stranger = Running { started: this.started + 1, ..this };
         assert!(!stranger.is_alive());
         assert_eq!(stranger.stop(Duration::ZERO).expect("nothing to signal"), Stopped::WasDead);
@@ -361,28 +440,44 @@ mod tests {
     async fn a_process_that_dies_says_why() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let launch = shell(dir.path(), "echo first; echo the port is taken >&2; exit 1");
-        let error =
-            launch.start().expect("sh").wait(Duration::from_secs(10)).await.expect_err("it ends");
+        let mut child = launch.start(1).expect("sh");
+        let error = launch.ready(&mut child, PATIENCE).await.expect_err("it ends");
         assert_eq!(error.to_string(), "server-1 did not start: the port is taken");
+        assert_eq!(launch.find(), None);
     }
 
     #[tokio::test]
     async fn a_process_is_ready_when_it_says_so_and_stops_when_told() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let script = format!(
-            r#"read -r stat < /proc/$$/stat; set -- ${{stat##*)}}
-            echo "{{\"pid\":$$,\"started\":${{20}},\"address\":\"a\"}}" > {0}/new; mv {0}/new {0}/server-1.json
-            while :; do sleep 0.01; done"#,
-            dir.path().display()
-        );
-        let launch = shell(dir.path(), &script);
-        let (running, mut child) =
-            launch.start().expect("sh").wait(Duration::from_secs(10)).await.expect("ready");
+        let launch = shell(dir.path(), READY);
+        let mut child = launch.start(7).expect("sh");
+        let running = launch.ready(&mut child, PATIENCE).await.expect("ready");
         assert!(running.is_alive());
-        assert_eq!(running.address, "a");
-        let stopped = running.stop(Duration::from_secs(10)).expect("ours");
+        assert_eq!((running.address.as_str(), running.start), ("a", 7));
+        assert_eq!(launch.find(), Some((running.clone(), true)));
+        let stopped = running.stop(PATIENCE).expect("ours");
         assert_eq!(stopped, Stopped::Cleanly);
         assert!(!running.is_alive(), "although it was not waited for yet");
         child.wait().expect("our child");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_not_ready_is_found_and_keeps_a_second_one_out() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let launch = shell(dir.path(), "exec sleep 60");
+        let mut child = launch.start(1).expect("sh");
+        let (found, is_ready) = launch.find().expect("it runs");
+        assert_eq!((found.pid, is_ready), (child.id(), false));
+        assert_eq!(names(dir.path()), ["server-1"]);
+        let error = launch.start(2).expect_err("there is one").to_string();
+        assert!(error.contains(&format!("process {}", child.id())), "{error}");
+        found.signal(libc::SIGSTOP).expect("ours");
+        while !found.is_stopped() {
+            tokio::time::sleep(POLL).await;
+        }
+        found.signal(libc::SIGKILL).expect("ours");
+        child.wait().expect("our child");
+        assert_eq!(launch.find(), None);
+        launch.start(2).expect("free").kill().expect("ours");
     }
 }

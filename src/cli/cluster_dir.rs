@@ -1,28 +1,36 @@
-//! The directory of `okapifs up`: what lies where.
+//! The directory of a node, or of a whole cluster on one machine: what lies where.
 //!
 //! ```text
 //! DIR/cluster.toml                  what the cluster is
 //!     ca/ca.crt, ca.key             its certificate authority; whoever has the key is the cluster
 //!     client/okapifs.toml, tls/     a client configuration directory, as in /etc/okapifs
-//!     monitor-1/monitor.toml, tls/  a monitor and all its state
+//!     agent/agent.toml, tls/        the agent that runs all the others
+//!     agent/starts.json             how often it has started each of them
+//!     monitor-N/monitor.toml, tls/  a monitor and all its state
 //!     server-N/server.toml, tls/    a storage server and all its shards
-//!     run/NAME.json                 the processes that run
+//!     mounts.toml                   what is mounted here
+//!     run/NAME.json, NAME.birth     the processes that run
 //!     logs/NAME.log                 what they said
 //! ```
 //!
-//! `okapifs init` makes the first five; each of the directories of a role can be moved to another machine as
-//! it is.
+//! `okapifs init` makes what comes before `mounts.toml`; each of the directories of a role can be moved to another
+//! machine as it is. A node of several has the same, with fewer roles and without `cluster.toml` and `ca`.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::config::{ClusterFile, ConfigFile};
-use crate::agent::plan::{Role, Unit};
-use crate::agent::processes::Running;
+use super::config::{
+    AgentFile, ClusterFile, ConfigFile, MonitorFile, MountEntry, MountsFile, ServerFile,
+};
+use crate::agent::processes::{self, Running};
+use crate::agent::stages::{Role, Unit};
 
-/// A directory of `okapifs up`.
+/// The name of the agent, among processes and directories.
+pub(super) const AGENT: &str = "agent";
+
+/// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct ClusterDir {
     root: PathBuf,
@@ -36,10 +44,10 @@ impl ClusterDir {
         Ok(Self { root })
     }
 
-    /// The directory of an existing cluster.
+    /// The directory of an existing cluster or node.
     pub(super) fn existing(dir: &Path) -> anyhow::Result<Self> {
         let found = Self::new(dir)?;
-        if !found.exists() {
+        if !found.exists() && !found.agent().join(AgentFile::NAME).exists() {
             bail!("{} holds no cluster; `okapifs up {}` makes one", dir.display(), dir.display());
         }
         Ok(found)
@@ -62,6 +70,14 @@ impl ClusterDir {
         self.root.join("client")
     }
 
+    pub(super) fn agent(&self) -> PathBuf {
+        self.root.join(AGENT)
+    }
+
+    pub(super) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
     pub(super) fn run(&self) -> PathBuf {
         self.root.join("run")
     }
@@ -72,37 +88,53 @@ impl ClusterDir {
     }
 
     pub(super) fn run_file(&self, name: &str) -> PathBuf {
-        self.run().join(format!("{name}.json"))
+        processes::run_file(&self.run(), name)
     }
 
     pub(super) fn log_file(&self, name: &str) -> PathBuf {
-        self.root.join("logs").join(format!("{name}.log"))
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// Names of the monitors' directories, by number.
+    pub(super) fn monitors(&self) -> anyhow::Result<Vec<String>> {
+        self.members(Role::Monitor, MonitorFile::NAME)
     }
 
     /// Names of the servers' directories, by number.
     pub(super) fn servers(&self) -> anyhow::Result<Vec<String>> {
-        let entries = fs::read_dir(&self.root)
-            .with_context(|| format!("{} cannot be read", self.root.display()))?;
-        let mut numbers = Vec::new();
-        for entry in entries {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("server-"));
-            numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
-        }
-        numbers.sort_unstable();
-        Ok(numbers.iter().map(|number| server_name(*number)).collect())
+        self.members(Role::Server, ServerFile::NAME)
     }
 
-    /// The processes that were started here and not stopped since, alive or not.
+    /// What is mounted here.
+    pub(super) fn mounts(&self) -> anyhow::Result<Vec<MountEntry>> {
+        match self.root.join(MountsFile::NAME).exists() {
+            true => Ok(MountsFile::load(&self.root)?.mount),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Everything that should run here, but for the agent.
+    pub(super) fn units(&self) -> anyhow::Result<Vec<Unit>> {
+        let mut units: Vec<Unit> =
+            self.mounts()?.iter().map(|mount| mount_unit(&mount.at)).collect();
+        units.extend(self.monitors()?.iter().chain(&self.servers()?).filter_map(|name| unit(name)));
+        Ok(units)
+    }
+
+    /// The process that runs of a unit, or as the agent, if there is one.
+    pub(super) fn process(&self, name: &str) -> Option<Running> {
+        processes::find(&self.run(), name).map(|(running, _)| running)
+    }
+
+    /// The processes that were started here and not stopped since, alive or not, but for the agent. Those that
+    /// are not ready have no address.
     pub(super) fn started(&self) -> Vec<(Unit, Running)> {
-        let entries = fs::read_dir(self.run()).into_iter().flatten();
-        entries
-            .filter_map(|entry| {
-                let path = entry.ok()?.path();
-                let name = path.file_name()?.to_str()?.strip_suffix(".json")?;
-                Some((unit(name), Running::read(&path)?))
-            })
-            .collect()
+        let names = processes::names(&self.run());
+        let known = |name: &String| {
+            let left = || Running::read(&self.run_file(name));
+            Some((unit(name)?, self.process(name).or_else(left)?))
+        };
+        names.iter().filter_map(known).collect()
     }
 
     /// Those of them that run.
@@ -110,6 +142,22 @@ impl ClusterDir {
         let mut started = self.started();
         started.retain(|(_, running)| running.goes_on());
         started
+    }
+
+    /// Directories of a role: those that are named as such and hold its configuration.
+    fn members(&self, role: Role, file: &str) -> anyhow::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.root)
+            .with_context(|| format!("{} cannot be read", self.root.display()))?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().into_string().ok().and_then(|name| unit(&name));
+            let name = name.filter(|unit| unit.role == role).map(|unit| unit.name);
+            found.extend(name.filter(|_| entry.path().join(file).exists()));
+        }
+        // server-10 after server-9.
+        found.sort_by(|left, right| (left.len(), left).cmp(&(right.len(), right)));
+        Ok(found)
     }
 
     /// Keeps a second `up` or `down` out for as long as the returned file is open.
@@ -150,14 +198,16 @@ pub(super) fn mount_unit(mountpoint: &Path) -> Unit {
     Unit { role: Role::Mount, name: format!("mount-{escaped}") }
 }
 
-/// The unit with that name.
-pub(super) fn unit(name: &str) -> Unit {
-    let role = match name.split('-').next() {
-        Some("monitor") => Role::Monitor,
-        Some("server") => Role::Server,
-        _ => Role::Mount,
+/// The unit with that name, if it is a unit's.
+pub(super) fn unit(name: &str) -> Option<Unit> {
+    let (role, _) = name.split_once('-')?;
+    let role = match role {
+        "monitor" => Role::Monitor,
+        "server" => Role::Server,
+        "mount" => Role::Mount,
+        _ => return None,
     };
-    Unit { role, name: name.to_owned() }
+    Some(Unit { role, name: name.to_owned() })
 }
 
 #[cfg(test)]
@@ -169,18 +219,30 @@ mod tests {
         let name = |path| mount_unit(Path::new(path)).name;
         assert_eq!(name("/mnt/okapi"), "mount-mnt-okapi");
         assert_ne!(name("/mnt/a-b"), name("/mnt/a/b"));
-        assert_eq!(unit(&name("/mnt/a b")), mount_unit(Path::new("/mnt/a b")));
+        assert_eq!(unit(&name("/mnt/a b")), Some(mount_unit(Path::new("/mnt/a b"))));
+        assert_eq!(unit(AGENT), None);
     }
 
     #[test]
-    fn servers_are_found_by_number() {
+    fn members_are_found_by_number_and_mounts_in_their_file() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        for name in ["server-10", "server-2", "server-x", "monitor-1"] {
-            fs::create_dir(dir.path().join(name)).expect("made");
-        }
+        let file = |path: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().expect("in a directory")).expect("made");
+            fs::write(path, "").expect("written");
+        };
+        file("server-10/server.toml");
+        file("server-2/server.toml");
+        file("server-3/of somebody else");
+        file("monitor-1/monitor.toml");
         let cluster = ClusterDir::new(dir.path()).expect("a path");
         assert_eq!(cluster.servers().expect("read"), ["server-2", "server-10"]);
+        assert_eq!(cluster.monitors().expect("read"), ["monitor-1"]);
         assert!(!cluster.exists());
+        assert_eq!(cluster.units().expect("read").len(), 3);
+        let mount = MountEntry { at: "/mnt/a".into(), ..MountEntry::default() };
+        MountsFile { mount: vec![mount] }.save(dir.path()).expect("saved");
+        assert_eq!(cluster.units().expect("read").len(), 4);
     }
 
     #[test]

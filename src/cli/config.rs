@@ -5,7 +5,7 @@
 //! error: a typing mistake must not look like a setting.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -79,18 +79,26 @@ impl ClusterFile {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MonitorFile {
-    /// Its id.
-    pub(super) id: u64,
     /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
     pub(super) listen: String,
-    /// With what it begins a new cluster when its directory holds none yet.
-    pub(super) new_cluster: ClusterFile,
+    /// `host:port` of the other monitors, any of which lets it in.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(super) monitors: Vec<String>,
+    /// Its id, once it is a member.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) id: Option<u64>,
+    /// `host:port` of the agent that looks after it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) agent: Option<String>,
+    /// With what it begins a new cluster when its directory holds none yet: the first monitor's only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) new_cluster: Option<ClusterFile>,
 }
 
 impl ConfigFile for MonitorFile {
     const NAME: &'static str = "monitor.toml";
     const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor run`.\n\
-        `listen` may be changed; [new_cluster] was used once, when the cluster began.";
+        `listen` may be changed; `id` may not. The first one begins the cluster of [new_cluster].";
 }
 
 /// `server.toml`: how a storage server runs.
@@ -142,6 +150,49 @@ impl ConfigFile for ClientFile {
         machine that is to mount the cluster. The key in tls/ lets its holder read and write everything.";
 }
 
+/// `agent.toml`: how the agent of a node runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AgentFile {
+    /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
+    pub(super) listen: String,
+}
+
+impl ConfigFile for AgentFile {
+    const NAME: &'static str = "agent.toml";
+    const ABOUT: &'static str = "The agent of this machine, started by `okapifs agent` or `okapifs up`.\n\
+        It runs every monitor-* and server-* beside its own directory, and what mounts.toml names.";
+}
+
+/// `mounts.toml`: what a node mounts.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MountsFile {
+    /// The mounts.
+    #[serde(default)]
+    pub(super) mount: Vec<MountEntry>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MountEntry {
+    /// Where: an absolute path.
+    pub(super) at: PathBuf,
+    /// The directory of the filesystem that is shown there; all of it when empty.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub(super) subdir: String,
+    /// Mount options, as after `-o`.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub(super) options: String,
+}
+
+impl ConfigFile for MountsFile {
+    const NAME: &'static str = "mounts.toml";
+    const ABOUT: &'static str = "What the agent of this machine mounts: a [[mount]] each, with at = \"/mnt/okapi\", and\n\
+        maybe subdir = \"DIRECTORY\" of the filesystem and options = \"ro\", as after -o.";
+}
+
 fn parse_cluster(text: &str, file: &str) -> anyhow::Result<ClusterId> {
     let Some(id) = ClusterId::parse(text) else {
         bail!("`cluster = {text:?}` in {file} is no cluster id; it has 32 hexadecimal digits");
@@ -156,20 +207,35 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded_again() {
         let dir = tempfile::tempdir().expect("temporary directory");
+        let cluster = ClusterFile {
+            cluster: ClusterId(7).to_string(),
+            incarnation: 1,
+            data: 2,
+            parity: 1,
+            min_copies: 2,
+        };
         let file = MonitorFile {
-            id: 1,
             listen: "127.0.0.1:7001".to_owned(),
-            new_cluster: ClusterFile {
-                cluster: ClusterId(7).to_string(),
-                incarnation: 1,
-                data: 2,
-                parity: 1,
-                min_copies: 2,
-            },
+            monitors: vec!["127.0.0.1:7002".to_owned()],
+            id: Some(1),
+            agent: None,
+            new_cluster: Some(cluster.clone()),
         };
         file.save(dir.path()).expect("saved");
         assert_eq!(MonitorFile::load(dir.path()).expect("loaded"), file);
-        assert_eq!(file.new_cluster.id().expect("an id"), ClusterId(7));
+        assert_eq!(cluster.id().expect("an id"), ClusterId(7));
+    }
+
+    #[test]
+    fn mounts_are_written_by_hand_with_only_their_directory() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        fs::write(dir.path().join(MountsFile::NAME), "[[mount]]\nat = \"/mnt/a\"\n")
+            .expect("written");
+        let file = MountsFile::load(dir.path()).expect("loaded");
+        let wanted = MountEntry { at: "/mnt/a".into(), ..MountEntry::default() };
+        assert_eq!(file.mount, [wanted]);
+        file.save(dir.path()).expect("saved");
+        assert_eq!(MountsFile::load(dir.path()).expect("loaded"), file);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::cluster_dir::{ClusterDir, server_name};
-use super::config::{ClientFile, ClusterFile, ConfigFile, MonitorFile, ServerFile};
+use super::cluster_dir::{AGENT, ClusterDir, server_name};
+use super::config::{AgentFile, ClientFile, ClusterFile, ConfigFile, MonitorFile, ServerFile};
 use super::{find, say};
+use crate::agent::ADMINISTRATOR;
 use crate::crypto::{Authority, Role};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::{Random, SystemRandom};
@@ -95,15 +96,58 @@ pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Re
     write_atomic(&key, authority.key_pem().as_bytes(), SECRET)?;
 
     issue(&authority, &dir.of(MONITOR), Role::Monitor, MONITOR)?;
-    let monitor = MonitorFile { id: 1, listen: listen.to_owned(), new_cluster: cluster.clone() };
+    let monitor = MonitorFile {
+        listen: listen.to_owned(),
+        monitors: Vec::new(),
+        id: None,
+        agent: None,
+        new_cluster: Some(cluster.clone()),
+    };
     monitor.save(&dir.of(MONITOR))?;
 
-    issue(&authority, &dir.client(), Role::Client, "admin")?;
+    issue(&authority, &dir.client(), Role::Client, ADMINISTRATOR)?;
     let client = ClientFile { monitors: vec![listen.to_owned()] };
     client.save(&dir.client())?;
     // Last: where this file is, all the others are.
     cluster.save(dir.root())?;
     Ok(cluster)
+}
+
+/// Makes monitors' directories until there are `count`: each asks the first one to let it in.
+pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow::Result<()> {
+    let first = MonitorFile::load(&dir.of(MONITOR))?.listen;
+    let mut authority = None;
+    for number in 1..=count {
+        let name = format!("monitor-{number}");
+        let home = dir.of(&name);
+        if home.join(MonitorFile::NAME).exists() {
+            continue;
+        }
+        let authority = match &mut authority {
+            Some(authority) => authority,
+            none => none.insert(load_authority(dir)?),
+        };
+        issue(authority, &home, Role::Monitor, &name)?;
+        let monitor = MonitorFile {
+            listen: listen.to_owned(),
+            monitors: vec![first.clone()],
+            id: None,
+            agent: None,
+            new_cluster: None,
+        };
+        monitor.save(&home)?;
+    }
+    Ok(())
+}
+
+/// Makes the agent's directory, if there is none.
+pub(super) fn add_agent(dir: &ClusterDir, listen: &str) -> anyhow::Result<()> {
+    let home = dir.agent();
+    if home.join(AgentFile::NAME).exists() {
+        return Ok(());
+    }
+    issue(&load_authority(dir)?, &home, Role::Agent, AGENT)?;
+    AgentFile { listen: listen.to_owned() }.save(&home)
 }
 
 /// Makes servers' directories until there are `count`.
@@ -139,7 +183,7 @@ fn load_authority(dir: &ClusterDir) -> anyhow::Result<Authority> {
         let path = dir.ca().join(name);
         fs::read_to_string(&path).with_context(|| {
             format!(
-                "{} cannot be read; without the authority no server can be added",
+                "{} cannot be read; without the authority no member can be added",
                 path.display()
             )
         })

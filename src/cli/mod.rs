@@ -6,6 +6,8 @@
 //! 32 where mount(8) expects that of a mount, 2 for arguments that make no sense, 1 otherwise.
 
 mod admin;
+mod agent;
+mod agent_link;
 mod bench;
 mod check;
 mod cluster_dir;
@@ -19,6 +21,8 @@ mod md5sum;
 mod monitor;
 mod mount;
 mod mount_options;
+mod node;
+mod ports;
 mod say;
 mod server;
 mod shard;
@@ -62,6 +66,7 @@ enum Command {
     Md5sum(md5sum::Arguments),
     Bench(bench::Arguments),
     Init(init::Arguments),
+    Agent(agent::Arguments),
     #[command(subcommand)]
     Monitor(monitor::Command),
     #[command(subcommand)]
@@ -77,7 +82,7 @@ impl Command {
         match self {
             Self::Monitor(command) => command.is_daemon(),
             Self::Server(command) => command.is_daemon(),
-            Self::Mount(_) => true,
+            Self::Mount(_) | Self::Agent(_) => true,
             _ => false,
         }
     }
@@ -117,6 +122,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Md5sum(arguments) => return md5sum::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Agent(arguments) => agent::run(&arguments),
         Command::Monitor(command) => monitor::run(&command),
         Command::Server(command) => server::run(&command),
         Command::Mount(arguments) => mount::run(&arguments, cluster),

@@ -32,9 +32,13 @@ pub(super) struct Run {
     /// The monitor's directory.
     dir: PathBuf,
 
-    /// Write {pid, started, address} to this file when it is ready.
+    /// Write {pid, started, address, start} to this file when it is ready.
     #[arg(long, hide = true, value_name = "FILE")]
     ready: Option<PathBuf>,
+
+    /// Which start this is, as its agent counts.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    start: u64,
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<()> {
@@ -52,7 +56,10 @@ fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
 
 fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
     let credentials = find::credentials(&arguments.dir)?;
-    let cluster = file.new_cluster.id()?;
+    let Some(new_cluster) = &file.new_cluster else {
+        bail!("{} begins no cluster and is no member of one yet", arguments.dir.display());
+    };
+    let cluster = new_cluster.id()?;
     let certified = credentials.identity().cluster;
     if certified != cluster {
         bail!(
@@ -63,13 +70,15 @@ fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
     Ok(Config {
         dir: arguments.dir.clone(),
         listen: file.listen.clone(),
-        id: MonitorId(file.id),
+        id: MonitorId(file.id.unwrap_or(1)),
         credentials,
+        start: arguments.start,
+        agent: file.agent.clone(),
         bootstrap: Bootstrap {
             cluster,
-            incarnation: Incarnation(file.new_cluster.incarnation),
-            width: file.new_cluster.width(),
-            min_copies: file.new_cluster.min_copies,
+            incarnation: Incarnation(new_cluster.incarnation),
+            width: new_cluster.width(),
+            min_copies: new_cluster.min_copies,
         },
     })
 }
@@ -77,7 +86,7 @@ fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
 async fn serve(config: Config, run_file: Option<PathBuf>) -> anyhow::Result<()> {
     let (end, shutdown) = watch::channel(false);
     let dir = config.dir.clone();
-    let ready = announce(run_file.clone());
+    let ready = announce(run_file.clone(), config.start);
     let serving = monitor::run(config, ready, shutdown);
     until_asked(serving, end)
         .await?
@@ -103,11 +112,13 @@ pub(super) async fn until_asked<T>(
 /// What a role calls when it is ready: writes its run file.
 pub(super) fn announce(
     run_file: Option<PathBuf>,
+    start: u64,
 ) -> impl FnOnce(std::net::SocketAddr) + Send + 'static {
     move |address| {
         log::info!("ready at {address}");
         let Some(path) = run_file else { return };
-        let written = Running::this_process(address.to_string()).and_then(|this| this.write(&path));
+        let this = Running::this_process(address.to_string(), start);
+        let written = this.and_then(|this| this.write(&path));
         if let Err(error) = written {
             log::error!("{} cannot be written: {error}", path.display());
         }

@@ -19,14 +19,18 @@ use super::cluster_dir::mount_unit;
 use super::find::{self, Cluster};
 use super::mount_options::{Options, Source, default_run_dir};
 use super::{admin, init, monitor, say};
+use crate::agent;
 use crate::agent::processes::{Running, in_own_session};
-use crate::client::{self, Fs};
+use crate::client::{self, ConnectError, Fs};
 use crate::fuse;
+use crate::wire::metadata::Refusal;
 
 /// What mount(8) expects of a mount that failed.
 pub(super) const EXIT_FAILURE: u8 = 32;
 /// How long a cluster may take to answer while a mount begins.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is tried again when it may take for ever.
+const RETRY: Duration = Duration::from_millis(500);
 /// How long programs that still use a mount may go on with it when it is to end.
 const IN_USE: Duration = Duration::from_secs(2);
 /// What the process in the background says when the mount works.
@@ -53,9 +57,14 @@ pub(super) struct Arguments {
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<String>,
 
-    /// Write {pid, started, address} to this file when it works.
+    /// Write {pid, started, address, start} to this file when it works.
     #[arg(long, hide = true, value_name = "FILE")]
     ready: Option<PathBuf>,
+
+    /// Run for an agent, as the start of that number: wait for the monitors as long as it takes, and tell the
+    /// agent, when it asks in the run directory, that this process is alive.
+    #[arg(long, hide = true, value_name = "N")]
+    start: Option<u64>,
 
     /// Say on standard output, in one line, that it works or why not.
     #[arg(long, hide = true)]
@@ -164,14 +173,28 @@ fn serve(
     let at = fuse::usable(&arguments.mountpoint, options.nonempty)?;
     let cluster = credentials(options, &source, cluster)?;
     let runtime = admin::serving_runtime()?;
-    let fs = runtime.block_on(connect(options, &source, cluster, &at))?;
+    let _answering = match arguments.start {
+        Some(_) => Some(answer_agent(options, runtime.handle())?),
+        None => None,
+    };
+    let fs = runtime.block_on(connect(arguments, options, &source, cluster, &at))?;
     let served = mount(runtime.handle(), arguments, options, source, &at, &fs);
     runtime.block_on(fs.shutdown());
     served?;
     monitor::retract(arguments.ready.clone())
 }
 
+fn answer_agent(
+    options: &Options,
+    runtime: &tokio::runtime::Handle,
+) -> anyhow::Result<agent::Answering> {
+    let dir = run_dir(options)?;
+    let _inside = runtime.enter();
+    Ok(agent::answer(&dir)?)
+}
+
 async fn connect(
+    arguments: &Arguments,
     options: &Options,
     source: &Source,
     cluster: Cluster,
@@ -187,12 +210,33 @@ async fn connect(
         config_dir: cluster.config_dir,
         read_only: options.flags.is_read_only(),
     };
+    let cannot = || format!("{} cannot be mounted", source.text);
+    if arguments.start.is_some() {
+        return connect_when_possible(&config).await.with_context(cannot);
+    }
     match tokio::time::timeout(PATIENCE, Fs::connect(config)).await {
-        Ok(connected) => connected.with_context(|| format!("{} cannot be mounted", source.text)),
+        Ok(connected) => connected.with_context(cannot),
         Err(_) => bail!(
             "no monitor at {monitors} answers for {} s; is one running there?",
             PATIENCE.as_secs()
         ),
+    }
+}
+
+/// Connects, if it has to wait for the monitors then for as long as it takes: when a whole cluster is switched on,
+/// nobody can say which machine is last.
+async fn connect_when_possible(config: &client::Config) -> Result<Arc<Fs>, ConnectError> {
+    let mut is_complaining = false;
+    loop {
+        let error = match Fs::connect(config.clone()).await {
+            Err(ConnectError::Unreachable(error)) if error.may_pass() => error.to_string(),
+            Err(ConnectError::Refused(refusal @ Refusal::NoLeader)) => refusal.to_string(),
+            connected => return connected,
+        };
+        if !std::mem::replace(&mut is_complaining, true) {
+            log::warn!("waiting for the monitors: {error}");
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 
@@ -256,7 +300,7 @@ fn say_that_it_works(arguments: &Arguments, at: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("{} was mounted and does not answer", at.display()))?;
     log::info!("{} is mounted", at.display());
     if let Some(path) = &arguments.ready {
-        Running::this_process(at.to_string_lossy().into_owned())
+        Running::this_process(at.to_string_lossy().into_owned(), arguments.start.unwrap_or(0))
             .and_then(|this| this.write(path))
             .with_context(|| format!("{} cannot be written", path.display()))?;
     }

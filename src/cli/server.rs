@@ -31,9 +31,13 @@ pub(super) struct Run {
     /// The server's directory.
     dir: PathBuf,
 
-    /// Write {pid, started, address} to this file when it is ready.
+    /// Write {pid, started, address, start} to this file when it is ready.
     #[arg(long, hide = true, value_name = "FILE")]
     ready: Option<PathBuf>,
+
+    /// Which start this is, as its agent counts.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    start: u64,
 }
 
 pub(super) fn run(command: &Command) -> anyhow::Result<()> {
@@ -46,7 +50,7 @@ fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
     let file = ServerFile::load(&arguments.dir)?;
     admin::refuse_wildcard(file.advertise.as_ref().unwrap_or(&file.listen))?;
     let config = config(arguments, &file)?;
-    admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
+    admin::serving_runtime()?.block_on(serve(config, arguments))
 }
 
 fn config(arguments: &Run, file: &ServerFile) -> anyhow::Result<Config> {
@@ -69,13 +73,13 @@ fn config(arguments: &Run, file: &ServerFile) -> anyhow::Result<Config> {
     })
 }
 
-async fn serve(config: Config, run_file: Option<PathBuf>) -> anyhow::Result<()> {
+async fn serve(config: Config, arguments: &Run) -> anyhow::Result<()> {
     let (end, shutdown) = watch::channel(false);
     let dir = config.dir.clone();
-    let announce = announce(run_file.clone());
+    let announce = announce(arguments.ready.clone(), arguments.start);
     let serving = server::run(config, |address, _| announce(address), shutdown);
     until_asked(serving, end)
         .await?
         .with_context(|| format!("the server in {} cannot go on", dir.display()))?;
-    retract(run_file)
+    retract(arguments.ready.clone())
 }

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::admin::{self, Admin};
+use super::agent_link::AgentLink;
+use super::cluster_dir::ClusterDir;
 use super::{find, say};
 use crate::types::{Health, MonitorRole, ServerState};
 use crate::wire::admin::Status;
+use crate::wire::agent::{UnitState, UnitStatus};
 
 /// Show how the cluster is: health and its reasons, monitors, servers, mounts, stripes.
 ///
@@ -26,13 +29,73 @@ pub(super) fn run(arguments: &Arguments, cluster: Option<&str>) -> anyhow::Resul
         Some(path) => find::cluster_of(path, cluster)?,
         None => find::cluster(cluster)?,
     };
-    let status = admin::block_on(async { Admin::connect(&cluster).await?.status().await })?;
+    let (status, units) = admin::block_on(async {
+        let status = Admin::connect(&cluster).await?.status().await?;
+        Ok((status, units(&cluster).await))
+    })?;
     if arguments.json {
-        say::line(serde_json::to_string_pretty(&status)?);
+        let mut json = serde_json::to_value(&status)?;
+        json["units"] = units.iter().map(unit_json).collect();
+        say::line(serde_json::to_string_pretty(&json)?);
     } else {
         show(&status);
+        show_units(&units);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What this machine's agent runs, when the cluster was named by the agent's directory (or by a mount of it).
+/// Without an agent there is nothing to tell.
+async fn units(cluster: &find::Cluster) -> Vec<UnitStatus> {
+    let Some(root) = cluster.config_dir.parent() else { return Vec::new() };
+    let asked = async {
+        match AgentLink::connect(&ClusterDir::new(root)?).await? {
+            Some(agent) => agent.status().await,
+            None => Ok(Vec::new()),
+        }
+    };
+    asked.await.unwrap_or_else(|error| {
+        say::note(format_args!("{error:#}"));
+        Vec::new()
+    })
+}
+
+fn unit_json(unit: &UnitStatus) -> serde_json::Value {
+    serde_json::json!({
+        "name": unit.name,
+        "state": unit_state(unit.state),
+        "start": unit.start,
+        "pid": unit.pid,
+        "failures": unit.failures,
+        "trouble": unit.trouble,
+    })
+}
+
+fn show_units(units: &[UnitStatus]) {
+    if units.is_empty() {
+        return;
+    }
+    let mut rows = vec![row(["UNIT OF THIS NODE", "STATE", "START", "PID", "TROUBLE"])];
+    rows.extend(units.iter().map(|unit| {
+        let trouble = match unit.failures {
+            0 => String::new(),
+            failures => format!("{failures} times in 10 minutes: {}", unit.trouble),
+        };
+        let state = unit_state(unit.state).to_owned();
+        vec![unit.name.clone(), state, unit.start.to_string(), pid(unit.pid), trouble]
+    }));
+    say::line("");
+    say::table(&rows);
+}
+
+fn unit_state(state: UnitState) -> &'static str {
+    match state {
+        UnitState::Due => "due",
+        UnitState::Starting => "starting",
+        UnitState::Up => "up",
+        UnitState::Killed => "killed",
+        UnitState::Ended => "ended",
+    }
 }
 
 fn show(status: &Status) {

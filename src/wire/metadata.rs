@@ -70,6 +70,8 @@ pub enum Request {
     Inventory(Inventory),
     /// A command of an administrator. Answered by [`Response::Admin`].
     Admin(admin::Request),
+    /// Are you there? Answered by [`Response::Done`], by any monitor for itself.
+    Ping,
 }
 
 /// Most mutations or queries in one request.

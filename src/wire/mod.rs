@@ -3,11 +3,13 @@
 //! Every connection is TCP under TLS. On it travel **frames** ([`frame`]): a fixed prefix, a small encoded
 //! header, and a raw payload for bulk bytes, which never pass through the encoder. The first frame each way
 //! is a [`hello`]. After it, [`metadata`] is what monitors are asked by clients and servers, [`peers`] what monitors
-//! ask one another, [`shards`] what servers are asked, [`admin`] what administration commands ask.
+//! ask one another, [`shards`] what servers are asked, [`admin`] what administration commands ask, [`agent`] what
+//! agents are asked.
 //!
 //! Encoding is behind [`encode`] and [`decode`]: one file ([`codec`]) knows which crate does it.
 
 pub mod admin;
+pub mod agent;
 mod codec;
 pub mod frame;
 pub mod hello;

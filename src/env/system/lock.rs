@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -92,6 +92,70 @@ impl Drop for RunLock {
         if let Err(error) = fs::remove_file(&self.path) {
             log::debug!("{} was not removed: {error}", self.path.display());
         }
+    }
+}
+
+/// A lock that a process is born with: its parent takes it, the child inherits the descriptor, and the kernel lets
+/// go of it when the last of both is gone. So whether the child lives can be asked at any moment, also by somebody
+/// who was not there when it was started, and also if its parent died between starting it and writing that down.
+#[derive(Debug)]
+pub struct BirthLock {
+    file: File,
+}
+
+impl BirthLock {
+    /// Makes the file and locks it, for a child that is to be started. Does not wait. Dropping it leaves the lock
+    /// to the child, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Held`] when a child that was started before still lives.
+    pub fn take(path: &Path) -> Result<Self, LockError> {
+        let failed = |error| LockError::Failed { path: path.to_owned(), error };
+        let mut file = open(path).map_err(failed)?;
+        if !try_lock(&file).map_err(failed)? {
+            return Err(LockError::Held { path: path.to_owned(), pid: read_pid(&mut file) });
+        }
+        file.set_len(0).map_err(failed)?;
+        Ok(Self { file })
+    }
+
+    /// The descriptor, for [`Self::hand_over`].
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// To be called in the child between fork and exec, with the [`Self::descriptor`] of a lock that its parent
+    /// has taken: keeps it open beyond exec and writes the child's process id into the file. Calls nothing that
+    /// is not async-signal-safe and takes no memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of fcntl(2) and write(2).
+    pub fn hand_over(descriptor: RawFd) -> io::Result<()> {
+        let mut digits = [b'\n'; PID_BYTES_MAX as usize];
+        let mut begin = digits.len() - 1;
+        let mut rest = std::process::id();
+        while rest > 0 {
+            begin -= 1;
+            digits[begin] = b'0' + u8::try_from(rest % 10).expect("a digit");
+            rest /= 10;
+        }
+        let text = &digits[begin..];
+        // SAFETY: both take a number that is an open descriptor (else they fail); write(2) reads `text`, which
+        // lives as long as the call.
+        let done = unsafe {
+            libc::fcntl(descriptor, libc::F_SETFD, 0) == 0
+                && libc::write(descriptor, text.as_ptr().cast(), text.len()) >= 0
+        };
+        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The process that holds the lock at `path`; `None` when none does.
+    pub fn holder(path: &Path) -> Option<u32> {
+        let mut file = File::open(path).ok()?;
+        let is_held = !is_unlocked(&file).unwrap_or(true);
+        if is_held { read_pid(&mut file) } else { None }
     }
 }
 
@@ -192,6 +256,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let error = DirLock::take(&dir.path().join("none")).expect_err("missing");
         assert!(matches!(error, LockError::Failed { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_child_is_born_with_its_lock_and_takes_it_along() {
+        use std::os::unix::process::CommandExt;
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("child");
+        assert_eq!(BirthLock::holder(&path), None, "not there");
+        let lock = BirthLock::take(&path).expect("free");
+        let descriptor = lock.descriptor();
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("60");
+        // SAFETY: what is called between fork and exec is async-signal-safe, and `lock` is still open then.
+        unsafe { sleep.pre_exec(move || BirthLock::hand_over(descriptor)) };
+        let mut child = sleep.spawn().expect("there is a sleep(1)");
+        drop(lock);
+        assert_eq!(BirthLock::holder(&path), Some(child.id()));
+        assert!(matches!(BirthLock::take(&path), Err(LockError::Held { pid: Some(_), .. })));
+        child.kill().expect("ours");
+        child.wait().expect("ours");
+        assert_eq!(BirthLock::holder(&path), None, "it died with the child");
+        drop(BirthLock::take(&path).expect("free again"));
     }
 
     #[test]

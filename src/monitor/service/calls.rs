@@ -126,6 +126,7 @@ impl Reign {
             Request::Beat(beat) => self.beat(caller, beat).await,
             Request::Inventory(inventory) => self.inventory(inventory).await,
             Request::Admin(request) => self.administer(request).await.map(Response::Admin),
+            Request::Ping => Ok(Response::Done),
         }
     }
 }
@@ -155,6 +156,7 @@ async fn while_connected<T>(
 fn authorize(role: Role, request: &Request) -> Result<(), Refusal> {
     let allowed = match request {
         Request::Register(_) | Request::Beat(_) | Request::Inventory(_) => role == Role::Server,
+        Request::Ping => true,
         _ => role == Role::Client,
     };
     allowed.then_some(()).ok_or(Refusal::Forbidden)

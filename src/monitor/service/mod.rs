@@ -86,6 +86,10 @@ pub struct Config {
     pub id: MonitorId,
     /// Its certificate.
     pub credentials: Credentials,
+    /// The number of this start, as its agent counts; 0 if nobody does. Siblings that miss it name it.
+    pub start: u64,
+    /// `host:port` of the agent that looks after it.
+    pub agent: Option<String>,
     /// What the cluster is to be, if this is its first monitor and it has not begun yet.
     pub bootstrap: Bootstrap,
 }

@@ -63,6 +63,8 @@ impl Cluster {
             id: MonitorId(1),
             credentials: self.credentials(Role::Monitor, "one"),
             bootstrap: Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies },
+            start: 0,
+            agent: None,
         };
         let (tell, told) = oneshot::channel();
         let (shutdown, stop) = watch::channel(false);

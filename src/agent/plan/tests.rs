@@ -1,0 +1,1 @@
+//! What the plan does, and that it never does it twice.

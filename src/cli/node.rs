@@ -1,0 +1,116 @@
+//! A node's directory as its agent sees it: which units it has, and the command line of each.
+
+use anyhow::{Context, bail};
+
+use super::cluster_dir::{ClusterDir, mount_unit};
+use super::config::{ClientFile, ConfigFile, MountEntry};
+use crate::agent::Node;
+use crate::agent::processes::Launch;
+use crate::agent::stages::{Role, Unit};
+
+/// See the module.
+pub(super) struct NodeDir(pub(super) ClusterDir);
+
+impl Node for NodeDir {
+    fn units(&self) -> Result<Vec<Unit>, String> {
+        self.0.units().map_err(sentence)
+    }
+
+    fn launch(&self, unit: &Unit) -> Result<Launch, String> {
+        launch(&self.0, unit).map_err(sentence)
+    }
+}
+
+fn sentence(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+fn launch(dir: &ClusterDir, unit: &Unit) -> anyhow::Result<Launch> {
+    let arguments = match unit.role {
+        Role::Monitor => vec!["monitor".into(), "run".into(), dir.of(&unit.name).into()],
+        Role::Server => vec!["server".into(), "run".into(), dir.of(&unit.name).into()],
+        Role::Mount => {
+            let mounts = dir.mounts()?;
+            let mount = mounts.iter().find(|mount| mount_unit(&mount.at) == *unit);
+            let mount = mount.with_context(|| format!("{} is not in mounts.toml", unit.name))?;
+            mount_arguments(dir, mount)?
+        }
+    };
+    process(dir, &unit.name, arguments)
+}
+
+/// How this very program is started with those arguments as a process of the node.
+pub(super) fn process(
+    dir: &ClusterDir,
+    name: &str,
+    arguments: Vec<std::ffi::OsString>,
+) -> anyhow::Result<Launch> {
+    Ok(Launch {
+        name: name.to_owned(),
+        program: program()?,
+        arguments,
+        run_dir: dir.run(),
+        log_file: dir.log_file(name),
+    })
+}
+
+/// This program, by the path at which it was started: what replaces it there is what is started from then on.
+fn program() -> anyhow::Result<std::path::PathBuf> {
+    let path = std::env::current_exe().context("/proc is not mounted")?;
+    let text = path.to_string_lossy();
+    // So the kernel shows a program that was replaced while it runs.
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), Into::into))
+}
+
+fn mount_arguments(
+    dir: &ClusterDir,
+    mount: &MountEntry,
+) -> anyhow::Result<Vec<std::ffi::OsString>> {
+    let client = ClientFile::load(&dir.client())?;
+    let (config, run) = (dir.client(), dir.run());
+    for path in [&config, &run] {
+        if path.to_string_lossy().contains(',') {
+            bail!("{} has a comma in it, which mount options cannot carry", path.display());
+        }
+    }
+    let mut options = format!("config={},run_dir={}", config.display(), run.display());
+    if !mount.options.is_empty() {
+        options = format!("{options},{}", mount.options);
+    }
+    Ok(vec![
+        "mount".into(),
+        "--foreground".into(),
+        "-o".into(),
+        options.into(),
+        format!("{}:/{}", client.monitors.join(","), mount.subdir.trim_matches('/')).into(),
+        mount.at.clone().into(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::MountsFile;
+    use super::*;
+    use crate::types::Width;
+
+    #[test]
+    fn a_mount_is_started_with_what_its_file_says() {
+        let temporary = tempfile::tempdir().expect("temporary directory");
+        let dir = ClusterDir::new(&temporary.path().join("c")).expect("a path");
+        let width = Width { data: 2, parity: 1 };
+        super::super::init::create(&dir, width, "127.0.0.1:7").expect("made");
+        let mount =
+            MountEntry { at: "/mnt/a".into(), subdir: "/b/".to_owned(), options: "ro".to_owned() };
+        let unit = mount_unit(&mount.at);
+        let node = NodeDir(dir.clone());
+        node.launch(&unit).expect_err("it is in no file");
+        MountsFile { mount: vec![mount] }.save(dir.root()).expect("saved");
+
+        let launch = node.launch(&unit).expect("there");
+        let words: Vec<_> = launch.arguments.iter().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(words[..2], ["mount", "--foreground"]);
+        assert!(words[3].ends_with("/c/run,ro"), "{}", words[3]);
+        assert_eq!(words[4..], ["127.0.0.1:7:/b", "/mnt/a"]);
+        assert!(node.units().expect("read").contains(&unit));
+    }
+}
