@@ -89,7 +89,7 @@ impl Load {
             let found = match self.client.query(lookup).await? {
                 Ok(Answer::Attr(attr)) => attr.ino,
                 Err(Errno::NotFound) => {
-                    self.lanes[0].lease(&self.client).await?;
+                    self.lanes[0].lease(&self.client, 1).await?;
                     let ino = self.lanes[0].numbers.pop().context("leased just now")?;
                     let op = create(Ino::ROOT, name, ino, FileKind::Directory);
                     only(self.lanes[0].send(&self.client, vec![op]).await?)?;
@@ -223,14 +223,14 @@ impl Lane {
                 break;
             };
             let files = &files[..portion.min(files.len())];
-            if work.step == Step::Create && self.numbers.len() < files.len() {
-                self.lease(&client).await?;
+            if work.step == Step::Create {
+                self.lease(&client, files.len()).await?;
             }
             let mut ops = Vec::with_capacity(batch);
             for &(file, ino) in files {
                 let parent = directories[file / IN_DIRECTORY];
                 let ino = if work.step == Step::Create {
-                    self.numbers.pop().context("leased just now")?
+                    self.numbers.pop().context("leased above")?
                 } else {
                     ino
                 };
@@ -255,8 +255,9 @@ impl Lane {
         Ok(Done { lane: self, latencies, changed })
     }
 
-    async fn lease(&mut self, client: &Client) -> anyhow::Result<()> {
-        if self.numbers.is_empty() {
+    /// Leases inode numbers until there are so many.
+    async fn lease(&mut self, client: &Client, count: usize) -> anyhow::Result<()> {
+        while self.numbers.len() < count {
             let answer = self.send(client, vec![Op::LeaseInodes]).await?.pop();
             self.take_numbers(answer.context("one answer")?)?;
         }

@@ -113,11 +113,8 @@ pub(super) fn free(txn: &mut Txn<'_>, at: At, ino: Ino) -> Result<bool, StoreErr
 
 /// Returns whether the inode is gone.
 fn free_step(txn: &mut Txn<'_>, at: At, ino: Ino, mut inode: Inode) -> Result<bool, StoreError> {
-    let mut surgery = Surgery::new(txn, at);
-    let extents_left = surgery.cut(ino, &mut inode, 0, u64::MAX, Some(RECORDS_PER_STEP))?;
-    surgery.finish()?;
     inode.birth = at.op;
-    if extents_left.is_some() || !free_xattrs(txn, ino, &mut inode)? {
+    if !free_extents(txn, at, ino, &mut inode)? || !free_xattrs(txn, ino, &mut inode)? {
         txn.put(&keys::inode(ino), &inode);
         return Ok(false);
     }
@@ -126,6 +123,22 @@ fn free_step(txn: &mut Txn<'_>, at: At, ino: Ino, mut inode: Inode) -> Result<bo
         usage.inodes = usage.inodes.saturating_sub(1);
     })?;
     Ok(true)
+}
+
+/// Returns whether all of them are gone.
+fn free_extents(
+    txn: &mut Txn<'_>,
+    at: At,
+    ino: Ino,
+    inode: &mut Inode,
+) -> Result<bool, StoreError> {
+    if inode.stored == 0 {
+        return Ok(true);
+    }
+    let mut surgery = Surgery::new(txn, at);
+    let left = surgery.cut(ino, inode, 0, u64::MAX, Some(RECORDS_PER_STEP))?;
+    surgery.finish()?;
+    Ok(left.is_none())
 }
 
 /// Returns whether all of them are gone.

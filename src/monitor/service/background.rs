@@ -16,6 +16,9 @@ use crate::wire::metadata::Refusal;
 const TICK: Duration = Duration::from_millis(250);
 /// A tick that comes so much too late means that this process stood still.
 const LATE: Duration = Duration::from_secs(1);
+/// Most names that are removed free their inode at once. Whether there is more to free is looked for this often at
+/// most, not after each of them.
+const FREE_PAUSE: Duration = Duration::from_millis(100);
 /// How long freeing waits after a failure before it tries again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -101,6 +104,7 @@ async fn free_orphans(reign: &Reign) {
             continue;
         }
         reign.orphaned.notified().await;
+        tokio::time::sleep(FREE_PAUSE).await;
     }
 }
 

@@ -19,10 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use parking_lot::RwLock;
 
 use super::journal;
+use super::syncer::{Syncer, sync_journals};
 use super::{Batch, Pairs, Read, Store, StoreError};
 
 /// Blocks read from disk that are kept in memory, in bytes.
@@ -91,13 +93,17 @@ impl Store for DiskStore {
         let state = self.state();
         let keyspace = state.keyspace();
         let mut changes = state.database().batch();
+        let mut bytes = 0;
         for (key, value) in batch {
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             match value {
                 Some(value) => changes.insert(keyspace, key.as_slice(), value.as_slice()),
                 None => changes.remove(keyspace, key.as_slice()),
             }
         }
-        changes.commit().map_err(failed)
+        changes.commit().map_err(failed)?;
+        state.syncer.written(bytes as u64);
+        Ok(())
     }
 
     fn persist(&self) -> Result<(), StoreError> {
@@ -158,6 +164,7 @@ struct State {
     number: u64,
     dir: PathBuf,
     open: Option<(Database, Keyspace)>,
+    syncer: Syncer,
     retired: AtomicBool,
 }
 
@@ -177,6 +184,7 @@ impl State {
         Ok(Self {
             number,
             open: Some(open.map_err(|error| explain(&dir, error))?),
+            syncer: Syncer::start(dir.clone()).map_err(|error| io_failed(&dir, &error))?,
             dir,
             retired: AtomicBool::new(false),
         })
@@ -237,20 +245,14 @@ fn open_database(dir: &Path) -> Result<(Database, Keyspace), fjall::Error> {
         KeyspaceCreateOptions::default()
             .max_memtable_size(MEMTABLE_BYTES)
             .manual_journal_persist(true)
+            // A key that is looked for is in one table at most, and often in none: what says so of each table,
+            // and where in it to look, is small, and never read again from the disk.
+            .filter_block_pinning_policy(PinningPolicy::all(true))
+            .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+            .index_block_pinning_policy(PinningPolicy::all(true))
+            .index_block_partitioning_policy(PartitioningPolicy::all(false))
     })?;
     Ok((database, keyspace))
-}
-
-fn sync_journals(dir: &Path) -> io::Result<()> {
-    for (_, path) in journal::journals(dir)? {
-        match File::open(path) {
-            Ok(file) => file.sync_data()?,
-            // Its changes are in a table by now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn state_name(number: u64) -> String {

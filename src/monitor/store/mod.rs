@@ -6,6 +6,7 @@
 pub mod disk;
 mod journal;
 pub mod memory;
+mod syncer;
 #[cfg(test)]
 mod tests;
 
