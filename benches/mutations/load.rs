@@ -128,10 +128,10 @@ impl Load {
         Ok(())
     }
 
-    /// Files at random, each once.
-    pub(crate) fn choose(&mut self, count: usize) -> Vec<usize> {
-        let mut all: Vec<usize> = (0..self.files.len()).collect();
-        let count = count.min(all.len());
+    /// Files at random, each once, so many in a row.
+    pub(crate) fn choose(&mut self, count: usize, in_a_row: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = (0..self.files.len() / in_a_row).collect();
+        let count = (count / in_a_row).min(all.len());
         for at in 0..count {
             // xorshift64 (Marsaglia 2003), and the beginning of a Fisher-Yates shuffle.
             self.random ^= self.random << 13;
@@ -141,7 +141,7 @@ impl Load {
             all.swap(at, at + usize::try_from(self.random % left).expect("an index"));
         }
         all.truncate(count);
-        all
+        all.iter().flat_map(|row| row * in_a_row..(row + 1) * in_a_row).collect()
     }
 
     /// Does one thing to these files. Gives how long each request took.

@@ -7,8 +7,9 @@
 //!
 //! A real monitor process, and a client that speaks the protocol itself, so that neither the kernel nor a mount
 //! is measured along. It fills the namespace with empty files (a thousand in each directory), then takes files at
-//! random: changes their attributes, removes them, creates them again. What a random file needs is rarely in any
-//! cache. One session fills its 256 slots: four requests of 64 changes under way at any time.
+//! random, fifty in a row as copying and removing trees do: changes their attributes, removes them, creates them
+//! again. With `--scattered` each file is taken by itself: then nothing that a change needs is in any cache. One
+//! session fills its 256 slots: four requests of 64 changes under way at any time.
 //!
 //! CPU is what the monitor's process used, user and system. On a machine that is busy with other things it is
 //! the figure to compare.
@@ -40,8 +41,8 @@ struct Arguments {
     changes: usize,
 
     /// Rounds; the median is told.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 
     /// Changes in a request.
     #[arg(long, default_value_t = 64)]
@@ -50,6 +51,10 @@ struct Arguments {
     /// Requests under way at a time; with `batch`, at most 256 changes.
     #[arg(long, default_value_t = 4)]
     requests: usize,
+
+    /// Choose each file by itself, so that every change is in another directory.
+    #[arg(long)]
+    scattered: bool,
 
     /// Keep the cluster in this directory, and go on with what an earlier run left there.
     #[arg(long)]
@@ -102,7 +107,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn measure(arguments: &Arguments, mut load: Load, pids: &[u32]) -> anyhow::Result<Load> {
     let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); Step::ALL.len()];
     for _ in 0..arguments.rounds {
-        let chosen = load.choose(arguments.changes);
+        let chosen = load.choose(arguments.changes, if arguments.scattered { 1 } else { 50 });
         for (step, figures) in Step::ALL.into_iter().zip(&mut figures) {
             let (cpu, since) = (Cpu::of(pids)?, Instant::now());
             let latencies = load.run(step, &chosen).await?;

@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
@@ -30,12 +30,13 @@ use super::{Batch, Pairs, Read, Store, StoreError};
 /// Blocks read from disk that are kept in memory, in bytes.
 const CACHE_BYTES: u64 = 96 << 20;
 /// Changes kept in memory before they are written to a table, in bytes; up to 5 times that while the disk is
-/// behind.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+/// behind, then writing waits for it.
+const MEMTABLE_BYTES: u64 = 24 << 20;
 /// fjall's journals on disk, in bytes.
 const JOURNAL_BYTES: u64 = 128 << 20;
-/// Threads that write tables and merge them.
-const WORKERS: usize = 2;
+/// Threads that write tables and merge them. With more than one, fjall's first leaves merging to the others and
+/// until they have time hands it back to its queue, again and again: a whole core for as long as they merge.
+const WORKERS: usize = 1;
 /// Pairs written at a time when a whole state is written.
 const REPLACE_PAIRS: usize = 1024;
 
@@ -103,7 +104,7 @@ impl Store for DiskStore {
         }
         changes.commit().map_err(failed)?;
         state.syncer.written(bytes as u64);
-        Ok(())
+        state.begin_memtable_if_full(bytes as u64)
     }
 
     fn persist(&self) -> Result<(), StoreError> {
@@ -165,6 +166,8 @@ struct State {
     dir: PathBuf,
     open: Option<(Database, Keyspace)>,
     syncer: Syncer,
+    /// Bytes written since the memtable was begun.
+    in_memtable: AtomicU64,
     retired: AtomicBool,
 }
 
@@ -186,6 +189,7 @@ impl State {
             open: Some(open.map_err(|error| explain(&dir, error))?),
             syncer: Syncer::start(dir.clone()).map_err(|error| io_failed(&dir, &error))?,
             dir,
+            in_memtable: AtomicU64::new(0),
             retired: AtomicBool::new(false),
         })
     }
@@ -198,6 +202,17 @@ impl State {
     fn keyspace(&self) -> &Keyspace {
         let (_, keyspace) = self.open.as_ref().expect("taken only when dropped");
         keyspace
+    }
+
+    /// fjall lets its worker decide when a memtable is full, which it does when it has finished merging, and
+    /// lets writing wait only when there are many full ones. So that there is a bound, we decide.
+    fn begin_memtable_if_full(&self, bytes: u64) -> Result<(), StoreError> {
+        let before = self.in_memtable.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes < MEMTABLE_BYTES {
+            return Ok(());
+        }
+        self.in_memtable.store(0, Ordering::Relaxed);
+        self.keyspace().rotate_memtable().map(drop).map_err(failed)
     }
 
     fn fill(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
@@ -243,7 +258,7 @@ fn open_database(dir: &Path) -> Result<(Database, Keyspace), fjall::Error> {
         .open()?;
     let keyspace = database.keyspace("state", || {
         KeyspaceCreateOptions::default()
-            .max_memtable_size(MEMTABLE_BYTES)
+            .max_memtable_size(2 * MEMTABLE_BYTES)
             .manual_journal_persist(true)
             // A key that is looked for is in one table at most, and often in none: what says so of each table,
             // and where in it to look, is small, and never read again from the disk.
