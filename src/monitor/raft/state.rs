@@ -24,7 +24,7 @@ use openraft::{
 use tokio::sync::{oneshot, watch};
 
 use super::Machine;
-use super::types::{Entry, Peer, Point, StorageError, StoredMembers, TypeConfig};
+use super::types::{self, Entry, Peer, StorageError, StoredMembers, TypeConfig};
 use crate::monitor::namespace::command::Outcome;
 use crate::monitor::store::{Batch, Read, Store, StoreError, prefix_end};
 use crate::wire;
@@ -45,7 +45,7 @@ pub(super) struct StateImage(Box<dyn Read + Send>);
 
 /// Where a state is in the history.
 pub(super) fn applied_state(read: &dyn Read) -> Result<AppliedState, StoreError> {
-    let applied = get(read, APPLIED)?.map(|point: Point| point.log_id());
+    let applied = get(read, APPLIED)?.map(types::log_id);
     let members = get(read, MEMBERS)?.map(StoredMembers::stored);
     Ok((applied, members.unwrap_or_default()))
 }
@@ -228,7 +228,7 @@ impl Applier {
                 (Vec::new(), Batch::from([members]))
             }
         };
-        batch.insert(APPLIED.to_vec(), Some(encoded(&Point::of(id))));
+        batch.insert(APPLIED.to_vec(), Some(encoded(&types::position(id))));
         let written = self.store.write(&batch);
         written.map_err(|error| failed(AnyError::new(&error)))?;
         Ok(outcomes)
