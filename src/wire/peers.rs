@@ -80,12 +80,15 @@ pub struct Profile {
     pub level: u32,
 }
 
+/// No monitor has this id.
+pub const NOBODY: u64 = u64::MAX;
+
 /// For whom a member has voted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Vote {
     /// In which term.
     pub term: u64,
-    /// For whom; 0 for nobody yet.
+    /// For whom; [`NOBODY`] for nobody yet.
     pub leader: u64,
     /// Whether that member is known to have won.
     pub committed: bool,
@@ -229,6 +232,6 @@ pub enum Spooled {
     Restart,
     /// All is here and is being put in the place of the old state: ask again.
     Installing,
-    /// It is the state now; the vote of this member.
+    /// It is the state now, or it never will be, because this member has seen a newer vote: its vote.
     Installed(Vote),
 }

@@ -21,9 +21,9 @@ use openraft::{
 };
 
 use super::log::{Position, Record};
-use super::state::StateImage;
+use super::snapshot::StateImage;
 use crate::monitor::namespace::command::{Command, Outcome};
-use crate::wire::peers::Vote;
+use crate::wire::peers::{self, NOBODY, Vote};
 use crate::wire::{self, DecodeError};
 
 openraft::declare_raft_types!(
@@ -38,9 +38,6 @@ openraft::declare_raft_types!(
 
 pub(super) type Entry = openraft::Entry<TypeConfig>;
 pub(super) type StorageError = openraft::StorageError<u64>;
-
-/// No monitor has this id.
-const NOBODY: u64 = 0;
 
 const BLANK: u8 = 0;
 const COMMAND: u8 = 1;
@@ -146,6 +143,17 @@ pub(super) fn entry(record: Record) -> Result<Entry, StorageError> {
         }
     };
     Ok(Entry { log_id: log_id(record.position), payload })
+}
+
+/// An entry as it is sent.
+pub(super) fn sent_entry(entry: Entry) -> peers::Entry {
+    let Record { position, body } = record(entry);
+    peers::Entry { position, body: body.to_vec() }
+}
+
+/// An entry as it was sent.
+pub(super) fn received_entry(sent: peers::Entry) -> Result<Entry, StorageError> {
+    entry(Record { position: sent.position, body: sent.body.into() })
 }
 
 fn unreadable(index: u64, error: impl ToString) -> StorageError {

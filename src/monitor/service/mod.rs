@@ -182,7 +182,8 @@ pub async fn run(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let raft_config =
         RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
-    let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply)).await?;
+    let raft =
+        Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply), todo!()).await?;
     raft.bootstrap().await?;
     lead(&raft).await?;
     let stamp = Arc::clone(&clock);

@@ -23,7 +23,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sn
 use parking_lot::RwLock;
 
 use super::journal;
-use super::{Batch, Pairs, Read, Store, StoreError};
+use super::{Batch, Incoming, Pairs, Read, Store, StoreError};
 
 /// Blocks read from disk that are kept in memory, in bytes.
 const CACHE_BYTES: u64 = 96 << 20;
@@ -109,7 +109,7 @@ impl Store for DiskStore {
         Box::new(Frozen { snapshot: state.database().snapshot(), state })
     }
 
-    fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+    fn replace(&self, pairs: Incoming<'_>) -> Result<(), StoreError> {
         let number = self.state().number + 1;
         let dir = self.dir.join(state_name(number));
         let failed = |error| io_failed(&dir, &error);
@@ -192,7 +192,7 @@ impl State {
         keyspace
     }
 
-    fn fill(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+    fn fill(&self, pairs: Incoming<'_>) -> Result<(), StoreError> {
         let mut changes = self.database().batch();
         for pair in pairs {
             let (key, value) = pair?;

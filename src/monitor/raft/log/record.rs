@@ -142,10 +142,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Found<'_>> {
         _ => return None,
     };
     Some(Found {
-        position: Position {
-            index: u64_at(head, 8),
-            term: u64_at(head, 16),
-        },
+        position: Position { index: u64_at(head, 8), term: u64_at(head, 16) },
         body,
         bytes: span.next_multiple_of(ALIGN),
         span,

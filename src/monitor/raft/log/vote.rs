@@ -16,7 +16,8 @@ use super::{LogError, Position};
 use crate::wire;
 pub(crate) use crate::wire::peers::Vote;
 
-const NAME: &str = "vote";
+/// The file.
+pub(super) const NAME: &str = "vote";
 const NEW: &str = "vote.new";
 const MAGIC: &[u8; 8] = b"OKAPIVOT";
 const VERSION: u32 = 1;
@@ -34,8 +35,7 @@ pub(super) fn save(
     vote: Option<Vote>,
     purged: Option<Position>,
 ) -> io::Result<()> {
-    let rest =
-        wire::encode(&Saved { vote, purged });
+    let rest = wire::encode(&Saved { vote, purged });
     let crc = u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, &rest)).expect("32 bits");
     let bytes = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &crc.to_le_bytes(), &rest].concat();
     if files.list()?.iter().any(|name| name == NEW) {
