@@ -79,18 +79,27 @@ impl ClusterFile {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MonitorFile {
-    /// Its id.
-    pub(super) id: u64,
+    /// Its id; absent until it is a member.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) id: Option<u64>,
     /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
     pub(super) listen: String,
-    /// With what it begins a new cluster when its directory holds none yet.
-    pub(super) new_cluster: ClusterFile,
+    /// `host:port` of other monitors.
+    #[serde(default)]
+    pub(super) monitors: Vec<String>,
+    /// `host:port` of the agent that starts it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) agent: Option<String>,
+    /// What the cluster is to be that it founds; absent once there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) new_cluster: Option<ClusterFile>,
 }
 
 impl ConfigFile for MonitorFile {
     const NAME: &'static str = "monitor.toml";
     const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor run`.\n\
-        `listen` may be changed; [new_cluster] was used once, when the cluster began.";
+        `listen` may be changed: the other monitors are told. `monitors` is where it finds them.\n\
+        `id` was given to it once and belongs to the data beside this file: never copy or change it.";
 }
 
 /// `server.toml`: how a storage server runs.
@@ -157,19 +166,21 @@ mod tests {
     fn what_is_saved_is_loaded_again() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let file = MonitorFile {
-            id: 1,
+            id: Some(1),
             listen: "127.0.0.1:7001".to_owned(),
-            new_cluster: ClusterFile {
+            monitors: vec!["127.0.0.1:7002".to_owned()],
+            agent: None,
+            new_cluster: Some(ClusterFile {
                 cluster: ClusterId(7).to_string(),
                 incarnation: 1,
                 data: 2,
                 parity: 1,
                 min_copies: 2,
-            },
+            }),
         };
         file.save(dir.path()).expect("saved");
         assert_eq!(MonitorFile::load(dir.path()).expect("loaded"), file);
-        assert_eq!(file.new_cluster.id().expect("an id"), ClusterId(7));
+        assert_eq!(file.new_cluster.expect("it is there").id().expect("an id"), ClusterId(7));
     }
 
     #[test]

@@ -95,7 +95,13 @@ pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Re
     write_atomic(&key, authority.key_pem().as_bytes(), SECRET)?;
 
     issue(&authority, &dir.of(MONITOR), Role::Monitor, MONITOR)?;
-    let monitor = MonitorFile { id: 1, listen: listen.to_owned(), new_cluster: cluster.clone() };
+    let monitor = MonitorFile {
+        id: None,
+        listen: listen.to_owned(),
+        monitors: Vec::new(),
+        agent: None,
+        new_cluster: Some(cluster.clone()),
+    };
     monitor.save(&dir.of(MONITOR))?;
 
     issue(&authority, &dir.client(), Role::Client, "admin")?;
@@ -134,14 +140,29 @@ pub(super) fn add_servers(dir: &ClusterDir, count: u32, listen: &str) -> anyhow:
     Ok(())
 }
 
+/// Makes the directory of one more monitor, with the first free number.
+pub(super) fn add_monitor(dir: &ClusterDir, listen: &str) -> anyhow::Result<PathBuf> {
+    let numbers = 2..;
+    let mut names = numbers.map(|number: u32| format!("monitor-{number}"));
+    let name = names.find(|name| !dir.of(name).exists()).expect("numbers do not end");
+    let home = dir.of(&name);
+    issue(&load_authority(dir)?, &home, Role::Monitor, &name)?;
+    let monitor = MonitorFile {
+        id: None,
+        listen: listen.to_owned(),
+        monitors: ClientFile::load(&dir.client())?.monitors,
+        agent: None,
+        new_cluster: None,
+    };
+    monitor.save(&home)?;
+    Ok(home)
+}
+
 fn load_authority(dir: &ClusterDir) -> anyhow::Result<Authority> {
     let read = |name: &str| {
         let path = dir.ca().join(name);
         fs::read_to_string(&path).with_context(|| {
-            format!(
-                "{} cannot be read; without the authority no server can be added",
-                path.display()
-            )
+            format!("{} cannot be read; without the authority nothing can be added", path.display())
         })
     };
     Authority::from_pem(&read("ca.crt")?, &read("ca.key")?)

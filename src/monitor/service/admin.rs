@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Monitor, unreadable};
 use crate::monitor::namespace::check::{self, Checked};
+use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::store::{Store, StoreError};
 use crate::wire::admin::{Request, Response};
@@ -44,6 +45,12 @@ impl Monitor {
                     Ok(Response::Checked { records, problems, cursor })
                 })
                 .await
+            }
+            Request::RemoveMonitor { name, once_replaced } => {
+                match self.submit(Action::RemoveMonitor { name, once_replaced }).await? {
+                    Outcome::Refused(why) => Err(Refusal::Malformed(why)),
+                    _ => Ok(Response::Done),
+                }
             }
             Request::Paths(inos) => {
                 self.in_background(move |store| {

@@ -6,7 +6,7 @@ use super::{Monitor, unreadable};
 use crate::env::system::rpc::Caller;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
-use crate::monitor::namespace::records;
+use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::service::sessions::LEASE;
 use crate::types::{Ino, SessionId};
 use crate::wire::metadata::{
@@ -59,7 +59,11 @@ impl Monitor {
             SessionOpened {
                 session,
                 cluster: self.cluster,
-                monitors: monitors.into_iter().map(|(_, monitor)| monitor.address).collect(),
+                monitors: monitors
+                    .into_iter()
+                    .filter(|(_, monitor)| monitor.state != MonitorState::Gone)
+                    .map(|(_, monitor)| monitor.profile.address)
+                    .collect(),
                 lease_ms: u64::try_from(LEASE.as_millis()).expect("twelve seconds"),
                 placement: state.servers.placement(),
                 credit_bytes: state.credit(),

@@ -9,6 +9,8 @@
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer;
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
+//! * [`peers`], [`links`], [`start`] and [`members`] are about the other monitors: what they ask and how they are
+//!   reached, how this one comes into the group, and who is in it;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`background`] does what time brings: evictions, freeing, the state of servers.
@@ -24,13 +26,19 @@ mod ask;
 mod background;
 mod calls;
 mod clients;
+mod links;
+mod members;
 mod mutate;
+mod peers;
 mod pins;
 mod room;
 mod servers;
 mod sessions;
+mod start;
 mod status;
 mod storage;
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod tests;
 
@@ -39,18 +47,23 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
+use self::links::Links;
+use self::peers::{Door, Peers};
 use self::pins::Pins;
 use self::servers::Servers;
 use self::sessions::Sessions;
+pub use self::start::{Milestone, Remember};
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
+use crate::env::random::{Random, SystemRandom};
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Caller, Listener};
@@ -62,26 +75,33 @@ use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
 use crate::types::{
-    ClusterId, Epoch, Incarnation, MonitorId, MonitorRole, ServerId, SessionId, Timestamp, Width,
+    ClusterId, Epoch, Incarnation, MonitorId, ServerId, SessionId, Timestamp, Width,
 };
 use crate::wire::metadata::{Refusal, Register};
 
-/// How long a monitor that starts may take to lead.
+/// How long a monitor that starts waits for a leader before it answers anybody.
 const ELECTION: Duration = Duration::from_secs(10);
 
 /// What a monitor needs to begin.
-#[derive(Debug)]
 pub struct Config {
     /// Its data directory.
     pub dir: PathBuf,
     /// `host:port` to listen on; port 0 takes a free one.
     pub listen: String,
-    /// Its id.
-    pub id: MonitorId,
+    /// Its id; none until it is a member.
+    pub id: Option<MonitorId>,
+    /// `host:port` of other monitors: where it asks to become a member.
+    pub monitors: Vec<String>,
+    /// `host:port` of the agent that starts it, if there is one.
+    pub agent: Option<String>,
+    /// The number of this start, counted by its agent; 0 where nobody counts.
+    pub start: u64,
     /// Its certificate.
     pub credentials: Credentials,
     /// What the cluster is to be, if this is its first monitor and it has not begun yet.
-    pub bootstrap: Bootstrap,
+    pub bootstrap: Option<Bootstrap>,
+    /// Keeps what must not be forgotten: it is in the next start's `id` and `bootstrap`.
+    pub remember: Remember,
 }
 
 /// What a new cluster is to be.
@@ -118,6 +138,24 @@ pub enum RunError {
     /// The machine does not say who it is, or the runtime could not take the socket over.
     #[error(transparent)]
     System(#[from] io::Error),
+    /// It has an id and no log: what it has acknowledged is lost with its disk.
+    #[error(
+        "this monitor has the id {id}, but its data in {} are gone, and with them what it had promised the others: remove it from the group (okapifs monitor remove {name}) and add one under another name", .dir.display()
+    )]
+    DataGone {
+        /// Its id.
+        id: MonitorId,
+        /// Its name.
+        name: String,
+        /// Its directory.
+        dir: PathBuf,
+    },
+    /// The other monitors will not have it.
+    #[error("{0}")]
+    Refused(String),
+    /// What must not be forgotten could not be written down.
+    #[error("monitor.toml cannot be written: {0}")]
+    Remember(#[source] io::Error),
     /// The log stopped while the monitor ran.
     #[error("this monitor stopped: {0}; look at its disk, then start it again")]
     Stopped(String),
@@ -180,24 +218,31 @@ pub async fn run(
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let raft_config =
-        RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
-    let raft =
-        Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply), todo!()).await?;
-    raft.bootstrap().await?;
-    lead(&raft).await?;
+    let peers = Arc::new(Peers {
+        links: Links::new(config.credentials.clone()),
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        name: config.credentials.identity().name.clone(),
+        profile: peers::profile(address, config.agent.clone(), config.start),
+        instance: SystemRandom.u128(),
+        member: OnceLock::new(),
+    });
+    let begun = tokio::select! {
+        begun = begin(&config, listener, &peers, shutdown.clone()) => begun?,
+        _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+    };
+    let Begun { id, raft, door, mut serving, company } = begun;
     let stamp = Arc::clone(&clock);
     let log = Batcher::start(raft.clone(), move || stamp.now());
-    introduce(&log, &config, address).await?;
 
-    let identity = query::cluster(&*store)?.expect("the first command made it");
+    let identity = query::cluster(&*store)?.expect("it was waited for");
     let expected = config.credentials.identity().cluster;
     if identity.id != expected {
         return Err(RunError::OtherCluster { found: identity.id, expected });
     }
     let state = Mutex::new(State::recover(&*store, clock.now(), clock.monotonic())?);
     let monitor = Arc::new(Monitor {
-        id: config.id,
+        id,
         cluster: identity.id,
         pid: std::process::id(),
         node: node()?.id,
@@ -212,17 +257,13 @@ pub async fn run(
         dir: config.dir,
     });
     let mut chores = tokio::spawn(background::run(Arc::clone(&monitor), shutdown.clone()));
-    let mut serving = tokio::spawn(listener.serve(
-        config.credentials,
-        identity.incarnation,
-        Arc::clone(&monitor),
-        shutdown.clone(),
-    ));
+    door.open(Arc::clone(&monitor));
     ready(address);
     let ended = tokio::select! {
         // The sender lives in the caller; if it is gone, there is nobody left to run for.
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         why = stopped(&monitor.raft) => Err(RunError::Stopped(why)),
+        why = expelled(&peers) => Err(RunError::Refused(why)),
         // Without either of them it would be a monitor that looks alive and is not.
         ended = &mut chores => Err(RunError::Stopped(format!("its chores ended: {ended:?}"))),
         ended = &mut serving => Err(RunError::Stopped(format!("it serves no more: {ended:?}"))),
@@ -230,6 +271,7 @@ pub async fn run(
     // All of them end when they are asked to: whichever was seen first.
     let is_asked = *shutdown.borrow() || shutdown.has_changed().is_err();
     let ended = if is_asked { Ok(()) } else { ended };
+    drop(company);
     serving.abort();
     chores.abort();
     monitor.raft.shutdown().await?;
@@ -237,14 +279,73 @@ pub async fn run(
     ended
 }
 
-/// Waits until this monitor leads: a single voter elects itself as soon as its vote is on disk.
-async fn lead(raft: &Raft) -> Result<(), ProposeError> {
+/// A monitor that is in its group.
+struct Begun {
+    id: MonitorId,
+    raft: Raft,
+    door: Arc<Door<Monitor>>,
+    serving: JoinHandle<io::Result<()>>,
+    /// What looks after its place in the group; ends with it.
+    company: JoinSet<()>,
+}
+
+/// Serves its siblings, finds its place among them, and waits until there is a state to serve to others.
+async fn begin(
+    config: &Config,
+    listener: Listener,
+    peers: &Arc<Peers>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Begun, RunError> {
+    let incarnation = start::incarnation(config, peers).await?;
+    peers.links.at_incarnation(incarnation);
+    let door = Arc::new(Door::new(Arc::clone(peers)));
+    let credentials = config.credentials.clone();
+    let serving =
+        tokio::spawn(listener.serve(credentials, incarnation, Arc::clone(&door), shutdown));
+    let log_dir = config.dir.join("raft");
+    let id = start::settle(config, peers, &log_dir).await?;
+    peers.links.is_member(id);
+    let raft_config = RaftConfig { dir: log_dir, id, address: peers.profile.address.clone() };
+    let (store, transport) = (Arc::clone(&peers.store), Arc::new(peers.links.clone()));
+    let raft = Raft::start(raft_config, store, Arc::new(namespace::apply), transport).await?;
+    // Nobody else sets it.
+    drop(peers.member.set((id, raft.clone())));
+    if let Some(bootstrap) = config.bootstrap {
+        start::found(config, bootstrap, peers, &raft).await?;
+    }
+    let mut company = JoinSet::new();
+    company.spawn(members::run(Arc::clone(peers), id, raft.clone()));
+    let (introduced, monitors) = (Arc::clone(peers), config.monitors.clone());
+    company.spawn(async move {
+        let why = start::introduce(Arc::clone(&introduced), id, monitors).await;
+        introduced.links.expel(why);
+    });
+    tokio::select! {
+        found = wait_for_state(peers, &raft) => found?,
+        why = expelled(peers) => return Err(RunError::Refused(why)),
+        why = stopped(&raft) => return Err(RunError::Stopped(why)),
+    }
+    Ok(Begun { id, raft, door, serving, company })
+}
+
+/// Waits until this monitor has a state, and knows a leader or has given one its time.
+async fn wait_for_state(peers: &Peers, raft: &Raft) -> Result<(), RunError> {
+    const LOOK: Duration = Duration::from_millis(50);
+    while query::cluster(&*peers.store)?.is_none() {
+        tokio::time::sleep(LOOK).await;
+    }
     let mut leadership = raft.leadership();
-    let decided =
-        leadership.wait_for(|now| now.role == MonitorRole::Leader || now.stopped.is_some());
-    // Whether it leads after that time is for the next line to say.
-    drop(tokio::time::timeout(ELECTION, decided).await);
-    raft.confirm_leadership().await
+    let known = leadership.wait_for(|now| now.leader.is_some());
+    // Without one every call is answered so.
+    drop(tokio::time::timeout(ELECTION, known).await);
+    Ok(())
+}
+
+/// Resolves, saying why, when the other monitors will not have this one any more.
+async fn expelled(peers: &Peers) -> String {
+    let mut expelled = peers.links.expelled();
+    let found = expelled.wait_for(Option::is_some).await;
+    found.ok().and_then(|why| why.clone()).unwrap_or_default()
 }
 
 /// Resolves, saying why, when the log can go on no more.
@@ -252,14 +353,6 @@ async fn stopped(raft: &Raft) -> String {
     let mut leadership = raft.leadership();
     let found = leadership.wait_for(|now| now.stopped.is_some()).await;
     found.ok().and_then(|now| now.stopped.clone()).unwrap_or_else(|| "its task ended".to_owned())
-}
-
-/// The first commands of every start: they do nothing where they have been done before.
-async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Result<(), RunError> {
-    let Bootstrap { cluster, incarnation, width, min_copies } = config.bootstrap;
-    log.submit(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
-    log.submit(Action::SetMonitor { id: config.id, address: address.to_string() }).await?;
-    Ok(())
 }
 
 impl State {
