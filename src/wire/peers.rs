@@ -60,6 +60,8 @@ pub enum Response {
     Introduced,
     /// Ask the leader.
     NotLeader {
+        /// Who answers, if it is a member: so that the asker knows where it is.
+        here: Option<MonitorId>,
         /// Who that is, as far as it is known, and where it is reached.
         leader: Option<(MonitorId, String)>,
     },

@@ -65,12 +65,12 @@ impl Raft {
 
 /// openraft takes entries that follow one another for granted.
 fn check_gapless(previous: Option<Position>, entries: &[Entry]) -> Result<(), String> {
-    let mut next = previous.map_or(0, |previous| previous.index + 1);
-    for entry in entries {
-        if entry.position.index != next {
-            return Err(format!("entry {next} is missing before {}", entry.position.index));
+    let first = previous.map_or(0, |previous| previous.index + 1);
+    let gap = (first..).zip(entries).find(|(next, entry)| entry.position.index != *next);
+    match gap {
+        None => Ok(()),
+        Some((next, entry)) => {
+            Err(format!("entry {next} is missing before {}", entry.position.index))
         }
-        next += 1;
     }
-    Ok(())
 }

@@ -1,7 +1,5 @@
 //! openraft's messages on our [`Transport`].
 
-#![expect(clippy::result_large_err, reason = "the error is openraft's")]
-
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

@@ -43,6 +43,8 @@ struct Inner {
     incarnation: AtomicU32,
     me: OnceLock<MonitorId>,
     book: RwLock<BTreeMap<MonitorId, Monitor>>,
+    /// Where somebody was seen since its record was written.
+    seen: RwLock<BTreeMap<MonitorId, String>>,
     links: Mutex<BTreeMap<MonitorId, Arc<Link>>>,
     /// Why a sibling will have nothing to do with this monitor any more.
     expelled: watch::Sender<Option<String>>,
@@ -74,6 +76,7 @@ impl Links {
             incarnation: AtomicU32::new(0),
             me: OnceLock::new(),
             book: RwLock::default(),
+            seen: RwLock::default(),
             links: Mutex::default(),
             expelled: watch::Sender::new(None),
         }))
@@ -100,7 +103,18 @@ impl Links {
         self.0.links.lock().retain(|id, _| {
             monitors.get(id).is_none_or(|monitor| monitor.state != MonitorState::Gone)
         });
-        *self.0.book.write() = monitors;
+        let before = std::mem::replace(&mut *self.0.book.write(), monitors.clone());
+        // A record that was written since knows better.
+        self.0.seen.write().retain(|id, _| {
+            let profile = |book: &BTreeMap<_, Monitor>| book.get(id).map(|one| one.profile.clone());
+            profile(&before) == profile(&monitors)
+        });
+    }
+
+    /// That monitor was just seen there: when all of them move at the same time, nobody leads who could write it
+    /// down.
+    pub(super) fn saw(&self, id: MonitorId, address: &str) {
+        self.0.seen.write().insert(id, address.to_owned());
     }
 
     /// The record of that monitor, as far as it is known.
@@ -168,7 +182,9 @@ impl Transport for Links {
     }
 
     fn address(&self, member: MonitorId) -> Option<String> {
-        self.0.book.read().get(&member).map(|monitor| monitor.profile.address.clone())
+        let seen = self.0.seen.read().get(&member).cloned();
+        let known = || self.0.book.read().get(&member).map(|one| one.profile.address.clone());
+        seen.or_else(known)
     }
 }
 

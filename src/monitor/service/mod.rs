@@ -26,6 +26,8 @@ mod ask;
 mod background;
 mod calls;
 mod clients;
+#[cfg(test)]
+mod group_tests;
 mod links;
 mod members;
 mod mutate;
@@ -37,8 +39,6 @@ mod sessions;
 mod start;
 mod status;
 mod storage;
-#[cfg(test)]
-mod group_tests;
 #[cfg(test)]
 mod tests;
 

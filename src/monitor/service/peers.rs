@@ -60,6 +60,9 @@ impl Peers {
                 if let Some(refused) = self.check_single(id, instance, &profile).await {
                     return refused;
                 }
+                if self.links.record(id).is_some_and(|record| record.name == name) {
+                    self.links.saw(id, &profile.address);
+                }
                 let name = name.to_owned();
                 self.lead(Action::IntroduceMonitor { id, name, profile }).await
             }
@@ -115,7 +118,8 @@ impl Peers {
                     .member
                     .get()
                     .is_some_and(|(_, raft)| raft.leadership().borrow().is_leader());
-                Response::NotLeader { leader: self.leader().filter(|_| !leads) }
+                let here = self.member.get().map(|(id, _)| *id);
+                Response::NotLeader { here, leader: self.leader().filter(|_| !leads) }
             }
         }
     }

@@ -197,10 +197,11 @@ async fn ask_all(peers: &Peers, addresses: &[String], request: &Request) -> Verd
     let asked = addresses.iter().map(|address| peers.links.call(address, request, ANSWER));
     let answers = futures::future::join_all(asked).await;
     let (mut leader, mut last) = (None, "no other monitor is known".to_owned());
-    for answer in answers {
+    for (address, answer) in addresses.iter().zip(answers) {
         match answer {
             Ok(Response::Refused(why)) => return Verdict::Refused(why),
-            Ok(Response::NotLeader { leader: named }) => {
+            Ok(Response::NotLeader { here, leader: named }) => {
+                here.inspect(|here| peers.links.saw(*here, address));
                 leader = named.or(leader);
                 "no monitor leads at the moment".clone_into(&mut last);
             }

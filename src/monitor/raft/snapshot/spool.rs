@@ -21,12 +21,12 @@ pub(super) fn write_pair(bytes: &mut Vec<u8>, (key, value): &Pair) {
 }
 
 /// The checksum of all bytes of a spool.
-pub(super) struct Checksum(Digest);
+pub(super) struct Checksum(Box<Digest>);
 
 impl Checksum {
     /// Of no bytes.
     pub(super) fn new() -> Self {
-        Self(Digest::new(CrcAlgorithm::Crc32Iscsi))
+        Self(Box::new(Digest::new(CrcAlgorithm::Crc32Iscsi)))
     }
 
     /// Adds bytes.
