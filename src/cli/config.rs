@@ -79,18 +79,18 @@ impl ClusterFile {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MonitorFile {
-    /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
-    pub(super) listen: String,
-    /// `host:port` of the other monitors, any of which lets it in.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub(super) monitors: Vec<String>,
-    /// Its id, once it is a member.
+    /// Its id; absent until it is a member.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) id: Option<u64>,
-    /// `host:port` of the agent that looks after it.
+    /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
+    pub(super) listen: String,
+    /// `host:port` of other monitors.
+    #[serde(default)]
+    pub(super) monitors: Vec<String>,
+    /// `host:port` of the agent that starts it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) agent: Option<String>,
-    /// With what it begins a new cluster when its directory holds none yet: the first monitor's only.
+    /// What the cluster is to be that it founds; absent once there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) new_cluster: Option<ClusterFile>,
 }
@@ -98,7 +98,8 @@ pub(super) struct MonitorFile {
 impl ConfigFile for MonitorFile {
     const NAME: &'static str = "monitor.toml";
     const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor run`.\n\
-        `listen` may be changed; `id` may not. The first one begins the cluster of [new_cluster].";
+        `listen` may be changed: the other monitors are told. `monitors` is where it finds them.\n\
+        `id` was given to it once and belongs to the data beside this file: never copy or change it.";
 }
 
 /// `server.toml`: how a storage server runs.

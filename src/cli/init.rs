@@ -178,6 +178,24 @@ pub(super) fn add_servers(dir: &ClusterDir, count: u32, listen: &str) -> anyhow:
     Ok(())
 }
 
+/// Makes the directory of one more monitor, with the first free number.
+pub(super) fn add_monitor(dir: &ClusterDir, listen: &str) -> anyhow::Result<PathBuf> {
+    let numbers = 2..;
+    let mut names = numbers.map(|number: u32| format!("monitor-{number}"));
+    let name = names.find(|name| !dir.of(name).exists()).expect("numbers do not end");
+    let home = dir.of(&name);
+    issue(&load_authority(dir)?, &home, Role::Monitor, &name)?;
+    let monitor = MonitorFile {
+        id: None,
+        listen: listen.to_owned(),
+        monitors: ClientFile::load(&dir.client())?.monitors,
+        agent: None,
+        new_cluster: None,
+    };
+    monitor.save(&home)?;
+    Ok(home)
+}
+
 fn load_authority(dir: &ClusterDir) -> anyhow::Result<Authority> {
     let read = |name: &str| {
         let path = dir.ca().join(name);

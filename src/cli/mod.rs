@@ -123,7 +123,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments),
-        Command::Monitor(command) => monitor::run(&command),
+        Command::Monitor(command) => monitor::run(&command, cluster),
         Command::Server(command) => server::run(&command),
         Command::Mount(arguments) => mount::run(&arguments, cluster),
         Command::Shard(arguments) => return shard::run(&arguments),

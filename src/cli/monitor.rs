@@ -1,20 +1,28 @@
 //! `okapifs monitor`: the processes that own the namespace.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tokio::sync::watch;
 
-use super::config::{ConfigFile, MonitorFile};
-use super::{admin, find};
+use super::admin::{Admin, unexpected};
+use super::cluster_dir::ClusterDir;
+use super::config::{ClusterFile, ConfigFile, MonitorFile};
+use super::{admin, find, init, say, status};
 use crate::agent::processes::Running;
-use crate::monitor::{self, Bootstrap, Config};
+use crate::monitor::{self, Bootstrap, Config, Milestone};
 use crate::types::{Incarnation, MonitorId};
+use crate::wire::admin::{Request, Response};
 
 /// The monitors, which own the names and maps of all files.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     Run(Run),
+    List,
+    Add(Add),
+    Remove(Remove),
+    Replace(Replace),
 }
 
 impl Command {
@@ -26,7 +34,8 @@ impl Command {
 
 /// Run a monitor until it is told to end.
 ///
-/// Its directory is made by `okapifs init` or `okapifs up`.
+/// Its directory is made by `okapifs init`, `okapifs up` or `okapifs monitor add`. The first of a cluster founds
+/// it; any other joins the monitors that its monitor.toml names, when it is started for the first time.
 #[derive(clap::Args, Debug)]
 pub(super) struct Run {
     /// The monitor's directory.
@@ -41,10 +50,80 @@ pub(super) struct Run {
     start: u64,
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<()> {
+/// Make the directory of one more monitor.
+///
+/// Copy it to the machine that it is for and start it there (`okapifs monitor run`): it joins by itself. With two
+/// monitors the second only copies; from three on the loss of one stops nothing.
+#[derive(clap::Args, Debug)]
+pub(super) struct Add {
+    /// The directory that `okapifs init` or `okapifs up` has made, with the authority in it.
+    dir: PathBuf,
+
+    /// HOST:PORT where it will listen; all others reach it there.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    listen: String,
+}
+
+/// Let a monitor go, for good.
+///
+/// Its certificate and its name are worth nothing from then on. Its directory can be removed.
+#[derive(clap::Args, Debug)]
+pub(super) struct Remove {
+    /// Its name (`okapifs monitor list`).
+    name: String,
+}
+
+/// Let a monitor go as soon as another can take its place, and make that one's directory.
+#[derive(clap::Args, Debug)]
+pub(super) struct Replace {
+    /// The name of the one that is to go.
+    name: String,
+
+    #[command(flatten)]
+    by: Add,
+}
+
+pub(super) fn run(command: &Command, cluster: Option<&str>) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => serve_dir(arguments),
+        Command::List => list(cluster),
+        Command::Add(arguments) => add(arguments),
+        Command::Remove(arguments) => {
+            remove(&arguments.name, false, cluster)?;
+            say::line(format_args!("{} goes; its directory can be removed", arguments.name));
+            Ok(())
+        }
+        Command::Replace(arguments) => {
+            remove(&arguments.name, true, cluster)?;
+            say::line(format_args!("{} goes when the new one has caught up", arguments.name));
+            add(&arguments.by)
+        }
     }
+}
+
+fn list(cluster: Option<&str>) -> anyhow::Result<()> {
+    let cluster = find::cluster(cluster)?;
+    let status = admin::block_on(async { Admin::connect(&cluster).await?.status().await })?;
+    say::table(&status::monitors(&status));
+    Ok(())
+}
+
+fn add(arguments: &Add) -> anyhow::Result<()> {
+    admin::refuse_wildcard(&arguments.listen)?;
+    let home = init::add_monitor(&ClusterDir::existing(&arguments.dir)?, &arguments.listen)?;
+    say::line(format_args!("made {home}; next: okapifs monitor run {home}", home = home.display()));
+    Ok(())
+}
+
+fn remove(name: &str, once_replaced: bool, cluster: Option<&str>) -> anyhow::Result<()> {
+    let cluster = find::cluster(cluster)?;
+    let request = Request::RemoveMonitor { name: name.to_owned(), once_replaced };
+    admin::block_on(async {
+        match Admin::connect(&cluster).await?.ask(&request).await? {
+            Response::Done => Ok(()),
+            _ => Err(unexpected()),
+        }
+    })
 }
 
 fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
@@ -56,31 +135,53 @@ fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
 
 fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
     let credentials = find::credentials(&arguments.dir)?;
-    let Some(new_cluster) = &file.new_cluster else {
-        bail!("{} begins no cluster and is no member of one yet", arguments.dir.display());
+    let found = |new: &ClusterFile| -> anyhow::Result<Bootstrap> {
+        let (cluster, certified) = (new.id()?, credentials.identity().cluster);
+        if certified != cluster {
+            bail!(
+                "{} belongs to cluster {cluster}, but its certificate is of cluster {certified}; they were mixed up",
+                arguments.dir.display()
+            );
+        }
+        Ok(Bootstrap {
+            cluster,
+            incarnation: Incarnation(new.incarnation),
+            width: new.width(),
+            min_copies: new.min_copies,
+        })
     };
-    let cluster = new_cluster.id()?;
-    let certified = credentials.identity().cluster;
-    if certified != cluster {
+    let bootstrap = file.new_cluster.as_ref().map(found).transpose()?;
+    if file.id.is_none() && bootstrap.is_none() && file.monitors.is_empty() {
         bail!(
-            "{} belongs to cluster {cluster}, but its certificate is of cluster {certified}; they were mixed up",
-            arguments.dir.display()
+            "{} has neither an `id` nor `monitors`: write the addresses of the cluster's monitors into {}",
+            arguments.dir.display(),
+            MonitorFile::NAME
         );
     }
+    let dir = arguments.dir.clone();
     Ok(Config {
         dir: arguments.dir.clone(),
         listen: file.listen.clone(),
-        id: MonitorId(file.id.unwrap_or(1)),
-        credentials,
-        start: arguments.start,
+        id: file.id.map(MonitorId),
+        monitors: file.monitors.clone(),
         agent: file.agent.clone(),
-        bootstrap: Bootstrap {
-            cluster,
-            incarnation: Incarnation(new_cluster.incarnation),
-            width: new_cluster.width(),
-            min_copies: new_cluster.min_copies,
-        },
+        start: arguments.start,
+        credentials,
+        bootstrap,
+        remember: Box::new(move |milestone| {
+            remember(&dir, milestone).map_err(|error| io::Error::other(format!("{error:#}")))
+        }),
     })
+}
+
+/// Keeps in monitor.toml what must not be forgotten.
+fn remember(dir: &Path, milestone: Milestone) -> anyhow::Result<()> {
+    let mut file = MonitorFile::load(dir)?;
+    match milestone {
+        Milestone::Member(id) => file.id = Some(id.0),
+        Milestone::Founded => file.new_cluster = None,
+    }
+    file.save(dir)
 }
 
 async fn serve(config: Config, run_file: Option<PathBuf>) -> anyhow::Result<()> {

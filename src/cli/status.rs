@@ -143,8 +143,9 @@ fn shares_a_host(status: &Status) -> bool {
     local.len() > 1
 }
 
-fn monitors(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row(["MONITOR", "ADDRESS", "ROLE", "STATE", "PID"])];
+pub(super) fn monitors(status: &Status) -> Vec<Vec<String>> {
+    let mut rows =
+        vec![row(["MONITOR", "NAME", "ADDRESS", "ROLE", "STATE", "APPLIED", "LAG", "PID"])];
     rows.extend(status.monitors.iter().map(|monitor| {
         let role = match monitor.role {
             MonitorRole::Leader => "leader",
@@ -153,9 +154,12 @@ fn monitors(status: &Status) -> Vec<Vec<String>> {
         };
         vec![
             monitor.id.to_string(),
+            monitor.name.clone(),
             monitor.address.clone(),
             role.to_owned(),
             state(monitor.state).to_owned(),
+            monitor.applied.to_string(),
+            monitor.lag.to_string(),
             pid(monitor.pid),
         ]
     }));

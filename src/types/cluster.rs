@@ -17,6 +17,17 @@ pub enum ServerState {
     Down,
 }
 
+/// The place of an entry in the log that all monitors share. Ordered as the entries are.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+pub struct Position {
+    /// The term of the leader that put it there; a term has one leader.
+    pub term: u64,
+    /// Its number: one more than that of the entry before.
+    pub index: u64,
+}
+
 /// What a monitor does in the Raft group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

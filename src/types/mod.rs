@@ -12,7 +12,7 @@ pub mod limits;
 mod stripe;
 
 pub use attr::{Attr, FileKind, Timestamp};
-pub use cluster::{Health, MonitorRole, PlacementMap, ServerEntry, ServerState};
+pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
 pub use errno::Errno;
 pub use ids::{
     ClusterId, DataVersion, Epoch, Incarnation, Ino, MonitorId, OpSeq, ServerId, SessionId,

@@ -42,6 +42,13 @@ pub enum Request {
     },
     /// Paths of inodes. Answered by [`Response::Paths`].
     Paths(Vec<Ino>),
+    /// Let a monitor go. Answered by [`Response::Done`]: it will, and [`Request::Status`] shows when it has.
+    RemoveMonitor {
+        /// Its name.
+        name: String,
+        /// Not before another can take its place.
+        once_replaced: bool,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -73,6 +80,8 @@ pub enum Response {
     Paths(Vec<Option<Vec<u8>>>),
     /// It does not exist.
     NotFound,
+    /// It is decided.
+    Done,
 }
 
 /// How everything is.
@@ -111,12 +120,18 @@ pub struct StatusWidth {
 pub struct MonitorStatus {
     /// Its id.
     pub id: MonitorId,
+    /// Its name.
+    pub name: String,
     /// `host:port`.
     pub address: String,
     /// What it does in the group.
     pub role: MonitorRole,
-    /// `up` or `down`.
+    /// Whether it answers the leader.
     pub state: ServerState,
+    /// The last entry of the log that it has applied, as far as the leader knows.
+    pub applied: u64,
+    /// How many entries that is behind the leader.
+    pub lag: u64,
     /// Its process, when it runs on the asker's node.
     pub pid: Option<u32>,
 }

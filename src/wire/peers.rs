@@ -1,5 +1,11 @@
 //! What monitors say to one another.
 //!
+//! They form a Raft group: one leads, the others copy its log, and when the leader falls silent they agree on
+//! another. All of it travels over the monitors' one port: a call whose caller's certificate says that it is a
+//! monitor is a [`Request`] of this module, any other is one of [`metadata`](super::metadata).
+//!
+//! A member is its id and the name in its certificate, never its address: an address is where it was seen last.
+//!
 //! Clients and servers may ask any monitor; only the leader can answer. So a monitor that does not lead passes
 //! a call on, whole, over a connection of its own to the leader, and passes back what the leader answers and,
 //! unasked, what it has to tell that caller. To the leader each caller behind another monitor is an **origin**:
@@ -8,11 +14,35 @@
 
 use bincode::{Decode, Encode};
 
-use super::metadata::Refusal;
+use crate::types::{MonitorId, Position};
 
-/// A call of one monitor to another.
+/// What one monitor asks another.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Request {
+    /// A message of Raft, between two members. Answered by [`Response::Raft`].
+    Raft {
+        /// The asker.
+        from: MonitorId,
+        /// Whom it means: the address may belong to another member by now.
+        to: MonitorId,
+        /// The message.
+        ask: Ask,
+    },
+    /// Who are you, and who leads? Answered by [`Response::Who`].
+    Who,
+    /// A monitor without an id wants to become a member, known by the name in its certificate. Only the leader
+    /// can do it. Answered by [`Response::Joined`].
+    Join(Profile),
+    /// A member has started and says where it is now. Only the leader can note it. Answered by
+    /// [`Response::Introduced`].
+    Introduce {
+        /// Its id.
+        id: MonitorId,
+        /// This start of it, see [`Response::Who`].
+        instance: u128,
+        /// What it says of itself.
+        profile: Profile,
+    },
     /// A call of somebody else, an encoded [`super::metadata::Request`], is the payload of this frame. Answered
     /// by [`Response::Forwarded`].
     Forward(Forward),
@@ -39,8 +69,200 @@ pub enum Response {
     Forwarded,
     /// Nothing more to say.
     Done,
-    /// The call was refused as a whole.
-    Refused(Refusal),
+    /// See [`Request::Raft`].
+    Raft(Answer),
+    /// See [`Request::Who`].
+    Who {
+        /// Its id, if it is a member.
+        id: Option<MonitorId>,
+        /// Drawn at its start: two processes that say the same id and another instance are the same member
+        /// started twice.
+        instance: u128,
+        /// Who leads, as far as it knows, and where it is reached.
+        leader: Option<(MonitorId, String)>,
+    },
+    /// It is a member now, with this id.
+    Joined(MonitorId),
+    /// It was noted.
+    Introduced,
+    /// Ask the leader.
+    NotLeader {
+        /// Who answers, if it is a member: so that the asker knows where it is.
+        here: Option<MonitorId>,
+        /// Who that is, as far as it is known, and where it is reached.
+        leader: Option<(MonitorId, String)>,
+    },
+    /// No, for good: a sentence for the administrator of the asker.
+    Refused(String),
+}
+
+/// What a monitor says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Profile {
+    /// `host:port` where it is reached.
+    pub address: String,
+    /// `host:port` of the agent that starts it, if there is one.
+    pub agent: Option<String>,
+    /// The number of this start, counted by its agent; 0 where nobody counts.
+    pub start: u64,
+    /// The newest feature level that it knows.
+    pub level: u32,
+}
+
+/// No monitor has this id.
+pub const NOBODY: u64 = u64::MAX;
+
+/// For whom a member has voted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Vote {
+    /// In which term.
+    pub term: u64,
+    /// For whom; [`NOBODY`] for nobody yet.
+    pub leader: u64,
+    /// Whether that member is known to have won.
+    pub committed: bool,
+}
+
+/// An entry of the log.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Entry {
+    /// Where it is.
+    pub position: Position,
+    /// What it says, as the log has it.
+    pub body: Vec<u8>,
+}
+
+/// A question of Raft.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Ask {
+    /// Put these entries behind that one. Answered by [`Answer::Appended`].
+    Append {
+        /// By which right.
+        vote: Vote,
+        /// The entry before them.
+        previous: Option<Position>,
+        /// The entries, without a gap; none when only `committed` is told.
+        entries: Vec<Entry>,
+        /// Up to where all is committed.
+        committed: Option<Position>,
+    },
+    /// Vote for me. Answered by [`Answer::Voted`].
+    Vote {
+        /// The vote that is asked for.
+        vote: Vote,
+        /// The candidate's last entry.
+        last: Option<Position>,
+    },
+    /// Would you vote for me? It binds nobody and changes no term. Answered by [`Answer::Polled`].
+    Poll {
+        /// The asker's last entry.
+        last: Option<Position>,
+    },
+    /// The leader lives. Answered by [`Answer::Pulsed`].
+    Pulse(Pulse),
+    /// A part of the leader's whole state. Answered by [`Answer::Spooled`].
+    Chunk(Chunk),
+}
+
+/// A leader's sign of life.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Pulse {
+    /// Its term.
+    pub term: u64,
+    /// An entry whose state hash the leader wants to know.
+    pub check: Option<u64>,
+    /// The state hash that most members have at that entry: who has another one must stop.
+    pub verdict: Option<StateHash>,
+}
+
+/// The hash of the state after an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct StateHash {
+    /// The entry.
+    pub index: u64,
+    /// The hash.
+    pub hash: u64,
+}
+
+/// A part of a state that is sent whole: pairs in the order of their keys.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Chunk {
+    /// By which right.
+    pub vote: Vote,
+    /// Which sending of a state this belongs to.
+    pub transfer: u64,
+    /// Bytes of it that were sent before.
+    pub offset: u64,
+    /// The next ones.
+    pub bytes: Vec<u8>,
+    /// In the last part: what the whole is.
+    pub end: Option<StateEnd>,
+}
+
+/// What a state that was sent whole is.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct StateEnd {
+    /// The last entry that it covers.
+    pub applied: Position,
+    /// The members at that entry, encoded as in the state.
+    pub members: Vec<u8>,
+    /// CRC32C of all bytes.
+    pub crc: u32,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Answer {
+    /// See [`Ask::Append`].
+    Appended(Appended),
+    /// See [`Ask::Vote`].
+    Voted {
+        /// The voter's vote after the question.
+        vote: Vote,
+        /// Whether it is the one that was asked for.
+        granted: bool,
+        /// The voter's last entry.
+        last: Option<Position>,
+    },
+    /// Whether it would.
+    Polled(bool),
+    /// See [`Ask::Pulse`].
+    Pulsed {
+        /// The follower's term; when it is newer, the asker leads no more.
+        term: u64,
+        /// The last entry that it has applied.
+        applied: u64,
+        /// Its state hash where the leader wanted it, if it still has it or has it already.
+        hash: Option<StateHash>,
+    },
+    /// See [`Ask::Chunk`].
+    Spooled(Spooled),
+    /// This member cannot answer; the text says why.
+    Unable(String),
+}
+
+/// What became of an [`Ask::Append`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Appended {
+    /// All of it is durable.
+    Done,
+    /// The entry before them is not the one that this member has there.
+    Conflict,
+    /// This member has seen a newer vote.
+    Newer(Vote),
+}
+
+/// What became of an [`Ask::Chunk`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Spooled {
+    /// It is kept; go on.
+    More,
+    /// It does not follow what is here: begin anew.
+    Restart,
+    /// All is here and is being put in the place of the old state: ask again.
+    Installing,
+    /// It is the state now, or it never will be, because this member has seen a newer vote: its vote.
+    Installed(Vote),
 }
 
 /// What a leader has to tell a caller of the monitor at the other end.

@@ -5,9 +5,11 @@ use super::content::{self, Step};
 use super::fail::{Fail, answered};
 use super::inodes::At;
 use super::keys::{self, IdKind};
-use super::records::{Cluster, Counter, Inode, Monitor, SlotReply, Volume};
+use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
-use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
+use super::{
+    attrs, caps, commit, monitors, orphans, rename, servers, sessions, stripes, tree, usage,
+};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, Slot, SlotSeq, VolumeId,
@@ -62,10 +64,15 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
             let volume = Volume { width: *width, min_copies: *min_copies, birth: at.op };
             bootstrap(txn, at, &Cluster { id, incarnation }, &volume)?;
         }
-        Action::SetMonitor { id, address } => {
-            let monitor = Monitor { address: address.clone(), birth: at.op };
-            txn.put(&keys::monitor(*id), &monitor);
+        Action::AddMonitor { name, profile } => return monitors::add(txn, at, name, profile),
+        Action::IntroduceMonitor { id, name, profile } => {
+            return monitors::introduce(txn, at, *id, name, profile);
         }
+        Action::RemoveMonitor { name, once_replaced } => {
+            return monitors::remove(txn, at, name, *once_replaced);
+        }
+        Action::MonitorLeft { id } => return monitors::left(txn, at, *id),
+        Action::RaiseFeatureLevel(level) => return monitors::raise_level(txn, *level),
         Action::Mutate { session, mutation, removes } => {
             return mutate(txn, at, *session, mutation, removes.as_ref());
         }

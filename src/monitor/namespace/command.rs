@@ -11,6 +11,7 @@ use crate::types::{
     Timestamp, Width,
 };
 use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
+use crate::wire::peers::Profile;
 use crate::wire::shards::ShardId;
 
 /// One Raft entry: many actions, applied in order, each by itself, each with an `OpSeq` of its own.
@@ -40,13 +41,36 @@ pub enum Action {
         /// Fewest copies with which a write is taken.
         min_copies: u8,
     },
-    /// A monitor joined or moved.
-    SetMonitor {
+    /// A monitor wants to be a member. Answered by [`Outcome::Monitor`] or [`Outcome::Refused`].
+    AddMonitor {
+        /// Its name, as in its certificate.
+        name: String,
+        /// What it says of itself.
+        profile: Profile,
+    },
+    /// A member has started. Answered by [`Outcome::Done`] or [`Outcome::Refused`].
+    IntroduceMonitor {
         /// Its id.
         id: MonitorId,
-        /// `host:port`.
-        address: String,
+        /// Its name, as in its certificate.
+        name: String,
+        /// What it says of itself.
+        profile: Profile,
     },
+    /// An administrator wants a monitor to go. Answered by [`Outcome::Done`] or [`Outcome::Refused`].
+    RemoveMonitor {
+        /// Its name.
+        name: String,
+        /// Not before another can take its place.
+        once_replaced: bool,
+    },
+    /// A monitor that was to go is no member any more.
+    MonitorLeft {
+        /// Its id.
+        id: MonitorId,
+    },
+    /// All monitors can apply commands of this feature level.
+    RaiseFeatureLevel(u32),
     /// A client's change.
     Mutate {
         /// Whose.
@@ -145,6 +169,10 @@ pub enum Outcome {
     /// it again. Its slot has not moved on. (Nobody holds anything when the list is empty: the name that it
     /// removes has moved to another file meanwhile.)
     Held(Vec<Ino>),
+    /// The id of the monitor that was added.
+    Monitor(MonitorId),
+    /// It was not done; a sentence for the administrator.
+    Refused(String),
     /// The session that was opened.
     Session(SessionId),
     /// The session that was named does not exist (any more).

@@ -24,6 +24,7 @@
 //! X/ ino:8 name               Xattr
 //! Y/ server:8                 Server
 //! meta/cluster                Cluster
+//! meta/feature_level          Counter    what all monitors can apply
 //! meta/op_seq                 Counter    the latest action
 //! meta/next_I, meta/next_S    Counter    the next range of inodes, of stripes
 //! ```
@@ -389,6 +390,11 @@ pub(super) fn cluster() -> Key<Cluster> {
     Key::new(b"meta/cluster".to_vec())
 }
 
+/// What all monitors can apply.
+pub(super) fn feature_level() -> Key<Counter> {
+    Key::new(b"meta/feature_level".to_vec())
+}
+
 pub(super) fn op_seq() -> Key<Counter> {
     Key::new(b"meta/op_seq".to_vec())
 }
@@ -404,8 +410,14 @@ pub(super) fn end() -> Vec<u8> {
 }
 
 /// The bookkeeping that is part of the replicated state (Raft keeps keys of its own beside it).
-pub(super) fn bookkeeping() -> [Vec<u8>; 4] {
-    [cluster().bytes, next_id(IdKind::Inodes).bytes, next_id(IdKind::Stripes).bytes, op_seq().bytes]
+pub(super) fn bookkeeping() -> [Vec<u8>; 5] {
+    [
+        cluster().bytes,
+        feature_level().bytes,
+        next_id(IdKind::Inodes).bytes,
+        next_id(IdKind::Stripes).bytes,
+        op_seq().bytes,
+    ]
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@
 //!
 //! * `keys` draws the key space, [`records`] says what the pairs mean, `txn` reads and writes them.
 //! * [`query`] answers questions; [`check`] proves the invariants on a live state.
-//! * `sessions`, `servers`, `orphans`, `usage`: the other things a state holds.
+//! * `sessions`, `servers`, `monitors`, `orphans`, `usage`: the other things a state holds.
 //!
 //! # Invariants
 //!
@@ -53,6 +53,7 @@ mod extents;
 mod fail;
 mod inodes;
 mod keys;
+pub mod monitors;
 mod orphans;
 pub mod query;
 pub mod records;

@@ -12,6 +12,7 @@ use crate::types::{
     SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, Timestamp, VolumeId, Width,
 };
 use crate::wire::metadata::{ClientInfo, Register, Reply};
+use crate::wire::peers::Profile;
 use crate::wire::{decode, encode_behind};
 
 /// As long as an inode: few records are longer.
@@ -55,6 +56,26 @@ macro_rules! records {
             impl Record for $name {}
         )*
     };
+}
+
+/// Whether a monitor is to be a member.
+///
+/// ```text
+/// Joining ──► Member ──► Replaced ──► Leaving ──► Gone
+///    └──────────────────────────────────────────────▲
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum MonitorState {
+    /// It has an id, and has not started with it yet.
+    Joining,
+    /// It is to be a member.
+    Member,
+    /// It is to go when another can take its place.
+    Replaced,
+    /// It is to go at once.
+    Leaving,
+    /// It is gone, for ever.
+    Gone,
 }
 
 records! {
@@ -269,10 +290,14 @@ records! {
         birth: OpSeq,
     }
 
-    /// `M`: a monitor.
+    /// `M`: a monitor, as the administrator wants it.
     Monitor {
-        /// `host:port`.
-        address: String,
+        /// Its name, as in its certificate.
+        name: String,
+        /// What it said of itself at its last start.
+        profile: Profile,
+        /// Whether it is to be a member.
+        state: MonitorState,
         /// When it was written.
         birth: OpSeq,
     }

@@ -10,59 +10,80 @@
 //! So the Raft log is the store's write-ahead log. After a crash the store is some entries back, and whole; the
 //! log has the rest, and the same commands give the same state.
 //!
-//! The protocol itself is openraft's, release 0.9: the stable one, which rejects votes while a leader's lease
-//! runs and reads by ReadIndex. What 0.10 has beyond it (pre-vote, leader transfer, lease reads) is not worth an
-//! alpha under everybody's metadata. Everything of openraft stays behind this module: nobody else names one of
-//! its types, and bytes on disk are our own (`types`, `log`).
+//! The protocol itself is openraft's, release 0.9: the stable one. Who leads when is decided here (`elections`,
+//! `pulse`): with a poll before an election, and with leaders that step down when no majority hears them.
+//! openraft's reads by ReadIndex are shared by many readers (`confirm`). A member that lags behind the log is
+//! sent the whole state (`snapshot`). All members' states are compared all the time (`hashes`). Everything of
+//! openraft stays behind this module: nobody else names one of its types, and bytes on disk and on the wire are
+//! our own (`types`, `log`, [`peers`](crate::wire::peers)).
 //!
-//! Groups have one voter: there is no way to other members (`network` says so to openraft).
+//! How members reach one another is handed in: a [`Transport`]; what they ask is answered by [`Raft::answer`].
 
+mod answer;
 pub mod batch;
+mod confirm;
+mod elections;
+mod hashes;
 mod keeper;
+mod leadership;
 mod log;
+mod membership;
 mod network;
+mod pulse;
+mod snapshot;
 mod state;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod types;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use openraft::error::{
-    CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, InitializeError,
-    RaftError as CoreError,
+    ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError as CoreError,
 };
 use openraft::{LogId, RaftMetrics, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use batch::Batcher;
+use confirm::Confirm;
+use elections::Timing;
+use hashes::Hashes;
 use keeper::Keeper;
+pub use leadership::Leadership;
 pub use log::LogError;
 use log::{Log, LogConfig};
-use network::NoNetwork;
+pub use membership::{ChangeError, Group};
+use network::Network;
+pub use pulse::Heard;
+use pulse::Heart;
+use snapshot::Receiver;
 use state::StateMachine;
 use storage::LogStorage;
+pub use transport::{Transport, Unreached};
 use types::{Peer, Proposal, TypeConfig};
 
 use crate::monitor::namespace::command::{Applied, Command, Outcome};
 use crate::monitor::store::{Read, Store, StoreError};
-use crate::types::{MonitorId, MonitorRole};
+use crate::types::MonitorId;
 
 type Core = openraft::Raft<TypeConfig>;
 type Metrics = RaftMetrics<u64, Peer>;
 
-/// A leader shows itself this often, in milliseconds.
-const HEARTBEAT_MS: u64 = 200;
-/// A follower that has not seen a leader for a random time between these stands for election.
-const ELECTION_MS: (u64, u64) = (800, 1400);
-/// A follower may take this long to take over a whole state, in milliseconds.
-const INSTALL_MS: u64 = 60_000;
+/// How long a follower may take to make entries durable, and a voter to answer a reader's question, in
+/// milliseconds. (openraft takes its heartbeat interval for both.)
+const ANSWER_MS: u64 = 1000;
+/// How long votes are waited for, and how long openraft has a voter stay with the leader it heard of last, in
+/// milliseconds. The second is less than any silence that leads to an election.
+const VOTE_MS: (u64, u64) = (500, 600);
+/// Most entries in one message to a follower.
+const MESSAGE_ENTRIES: u64 = 64;
 
 /// A state machine: what a command does to the state. Deterministic; see `namespace::apply`.
 pub trait Machine: Send + Sync + 'static {
@@ -92,6 +113,13 @@ pub struct RaftConfig {
     pub id: MonitorId,
     /// `host:port` where other monitors reach it.
     pub address: String,
+}
+
+/// Sizes and times that tests change.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tuning {
+    log: LogConfig,
+    timing: Timing,
 }
 
 /// Raft could not be started.
@@ -144,46 +172,6 @@ pub enum ProposeError {
     Stopped(String),
 }
 
-/// Who leads, as this monitor sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Leadership {
-    /// What this monitor does.
-    pub role: MonitorRole,
-    /// Who leads, and where it is reached; it may be this monitor.
-    pub leader: Option<(MonitorId, String)>,
-    /// The term; a monitor that leads in another term than before may have been replaced in between.
-    pub term: u64,
-    /// Why Raft has stopped, if it has: the process cannot go on.
-    pub stopped: Option<String>,
-}
-
-impl Leadership {
-    fn of(metrics: &Metrics) -> Self {
-        let role = match metrics.state {
-            ServerState::Leader => MonitorRole::Leader,
-            ServerState::Follower | ServerState::Candidate => MonitorRole::Follower,
-            ServerState::Learner | ServerState::Shutdown => MonitorRole::Learner,
-        };
-        Self {
-            role,
-            leader: metrics.current_leader.map(|id| {
-                let mut nodes = metrics.membership_config.nodes();
-                let peer = nodes.find(|(node, _)| **node == id);
-                let address = peer.map_or_else(String::new, |(_, peer)| peer.address.clone());
-                (MonitorId(id), address)
-            }),
-            term: metrics.current_term,
-            stopped: metrics.running_state.as_ref().err().map(Fatal::to_string),
-        }
-    }
-
-    /// Whether this monitor leads. Another one may already have been elected: see
-    /// [`Raft::confirm_leadership`].
-    pub fn is_leader(&self) -> bool {
-        self.role == MonitorRole::Leader && self.stopped.is_none()
-    }
-}
-
 /// A running member. Cheap to clone; it runs until [`Raft::shutdown`].
 #[derive(Clone)]
 pub struct Raft {
@@ -200,6 +188,9 @@ struct Inner {
     recovered: Option<u64>,
     metrics: watch::Receiver<Metrics>,
     leadership: watch::Receiver<Leadership>,
+    confirm: Confirm,
+    heart: Arc<Heart>,
+    receiver: Receiver,
     apply: Mutex<Option<(oneshot::Receiver<()>, JoinHandle<()>)>>,
 }
 
@@ -214,9 +205,10 @@ impl Raft {
         config: RaftConfig,
         store: Arc<dyn Store>,
         machine: Arc<dyn Machine>,
+        transport: Arc<dyn Transport>,
     ) -> Result<Self, RaftError> {
-        let log_config = LogConfig::default();
-        let (raft, persisted) = Self::start_with(config, log_config, store, machine).await?;
+        let tuning = Tuning::default();
+        let (raft, persisted) = Self::start_with(config, tuning, store, machine, transport).await?;
         let keeper = Keeper::new(raft.inner.core.clone(), raft.inner.log.clone(), persisted);
         drop(tokio::spawn(keeper.run()));
         Ok(raft)
@@ -224,54 +216,69 @@ impl Raft {
 
     async fn start_with(
         config: RaftConfig,
-        log_config: LogConfig,
+        tuning: Tuning,
         store: Arc<dyn Store>,
         machine: Arc<dyn Machine>,
+        transport: Arc<dyn Transport>,
     ) -> Result<(Self, watch::Receiver<Option<LogId<u64>>>), RaftError> {
-        let (log, applied) = open(config.dir, log_config, store.clone()).await?;
+        let receiver = Receiver::new(&config.dir).map_err(LogError::from)?;
+        let (log, applied) = open(config.dir, tuning.log, store.clone()).await?;
         forget_victory(&log, config.id).await?;
         let recovered = log.last().map(|last| last.index);
         let (persisted, watch_persisted) = watch::channel(applied);
         let (ended, apply_ended) = oneshot::channel();
-        let (state, thread) = StateMachine::start(store.clone(), machine, persisted, ended)
-            .map_err(|error| RaftError::Core(error.to_string()))?;
+        let hashes = Arc::new(Hashes::default());
+        let (state, thread) =
+            StateMachine::start(store.clone(), machine, Arc::clone(&hashes), persisted, ended)?;
+        let me = config.id.0;
         let core = Core::new(
-            config.id.0,
-            Arc::new(core_config()?),
-            NoNetwork,
-            LogStorage(log.clone()),
+            me,
+            Arc::new(core_config()),
+            Network(Arc::clone(&transport)),
+            LogStorage(log.clone(), me),
             state,
         )
         .await
         .map_err(|error| RaftError::Core(error.to_string()))?;
-        let metrics = core.metrics();
+        let heart = Heart::new(
+            core.clone(),
+            me,
+            log.clone(),
+            Arc::clone(&transport),
+            tuning.timing,
+            hashes,
+        );
+        let heart = Arc::new(heart);
         let inner = Inner {
             id: config.id,
             address: config.address,
             log,
             store,
             recovered,
-            leadership: follow(metrics.clone()),
-            metrics,
+            leadership: leadership::follow(&core, heart.fault(), transport),
+            metrics: core.metrics(),
+            confirm: Confirm::start(core.clone()),
+            heart: Arc::clone(&heart),
+            receiver,
             apply: Mutex::new(Some((apply_ended, thread))),
             core,
         };
-        let raft = Self { inner: Arc::new(inner) };
-        raft.lead_alone().await?;
-        Ok((raft, watch_persisted))
+        drop(tokio::spawn(heart.run()));
+        Ok((Self { inner: Arc::new(inner) }, watch_persisted))
     }
 
-    /// A single voter need not wait for anybody to be silent.
-    async fn lead_alone(&self) -> Result<(), RaftError> {
-        let id = self.inner.id.0;
-        let waits_alone = self.inner.core.with_raft_state(move |state| {
-            let mut voters = state.membership_state.effective().voter_ids();
-            voters.next() == Some(id) && voters.next().is_none() && !state.server_state.is_leader()
-        });
-        if waits_alone.await.map_err(stopped)? {
-            self.inner.core.trigger().elect().await.map_err(stopped)?;
-        }
-        Ok(())
+    /// Whether there is a log in `dir`: the memory of a member, without which it must not take part.
+    pub fn has_log(dir: &Path) -> bool {
+        log::exists(dir)
+    }
+
+    /// Makes an empty log in `dir`, durably. A member that has an id has a log from then on, or has lost it.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be written.
+    pub fn make_log(dir: &Path) -> Result<(), RaftError> {
+        Ok(log::make(dir)?)
     }
 
     /// Makes this monitor the only voter of a new group. Does nothing when it is in a group already.
@@ -304,11 +311,21 @@ impl Raft {
         command: &Command,
     ) -> Result<impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send + use<>, ProposeError>
     {
+        let mut leadership = self.leadership();
+        let term = leadership.borrow().term;
         let answer = self.inner.core.client_write_ff(Proposal::new(command));
         let answer = answer.await.map_err(stopped_proposal)?;
         let mut metrics = self.inner.metrics.clone();
         Ok(async move {
-            match answer.await {
+            let answer = tokio::select! {
+                biased;
+                answer = answer => answer,
+                // openraft answers only when the entry is applied or replaced: who is cut off waits for long.
+                leader = deposed(&mut leadership, term) => {
+                    return Err(ProposeError::NotLeader { leader });
+                }
+            };
+            match answer {
                 Ok(Ok(written)) => Ok(written.data),
                 Ok(Err(ClientWriteError::ForwardToLeader(to))) => Err(not_leader(to)),
                 Ok(Err(error)) => Err(ProposeError::Stopped(error.to_string())),
@@ -333,16 +350,7 @@ impl Raft {
         if self.leads_alone() {
             return Ok(());
         }
-        match self.inner.core.ensure_linearizable().await {
-            Ok(_) => Ok(()),
-            Err(CoreError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
-                Err(not_leader(to))
-            }
-            Err(CoreError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
-                Err(ProposeError::NotLeader { leader: None })
-            }
-            Err(CoreError::Fatal(error)) => Err(stopped_proposal(error)),
-        }
+        self.inner.confirm.confirm().await
     }
 
     /// Whether this is a single voter that leads and has applied everything that it found in its log.
@@ -420,47 +428,42 @@ async fn forget_victory(log: &Log, id: MonitorId) -> Result<(), RaftError> {
     saved.await.map_err(|error| RaftError::Core(error.to_string()))
 }
 
-fn core_config() -> Result<openraft::Config, RaftError> {
-    let config = openraft::Config {
+fn core_config() -> openraft::Config {
+    openraft::Config {
         cluster_name: "okapifs".into(),
-        heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS.0,
-        election_timeout_max: ELECTION_MS.1,
-        install_snapshot_timeout: INSTALL_MS,
+        heartbeat_interval: ANSWER_MS,
+        election_timeout_min: VOTE_MS.0,
+        election_timeout_max: VOTE_MS.1,
+        max_payload_entries: MESSAGE_ENTRIES,
+        enable_elect: false,
         // When to persist and what to purge is the keeper's business.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
-    };
-    config.validate().map_err(|error| RaftError::Core(error.to_string()))
+    }
 }
 
-/// Follows who leads; the metrics change with every entry, this does not.
-fn follow(mut metrics: watch::Receiver<Metrics>) -> watch::Receiver<Leadership> {
-    let first = Leadership::of(&metrics.borrow_and_update());
-    let (tell, told) = watch::channel(first);
-    let following = async move {
-        while metrics.changed().await.is_ok() {
-            let now = Leadership::of(&metrics.borrow_and_update());
-            tell.send_if_modified(|known| {
-                let changed = *known != now;
-                *known = now;
-                changed
-            });
-        }
-    };
-    drop(tokio::spawn(following));
-    told
+/// Resolves when this member does not lead any more in that term. Gives who leads instead, if that is known.
+async fn deposed(
+    leadership: &mut watch::Receiver<Leadership>,
+    term: u64,
+) -> Option<(MonitorId, String)> {
+    let changed = leadership.wait_for(|now| {
+        let leads = now.is_leader() && now.term == term;
+        // Why it has stopped is said by the answer.
+        !leads && now.stopped.is_none()
+    });
+    let leader = changed.await.ok().map(|now| now.leader.clone());
+    match leader {
+        Some(leader) => leader,
+        None => std::future::pending().await,
+    }
 }
 
 fn not_leader(to: ForwardToLeader<u64, Peer>) -> ProposeError {
     ProposeError::NotLeader {
         leader: to.leader_id.zip(to.leader_node).map(|(id, peer)| (MonitorId(id), peer.address)),
     }
-}
-
-fn stopped(error: Fatal<u64>) -> RaftError {
-    RaftError::Core(error.to_string())
 }
 
 fn stopped_proposal(error: Fatal<u64>) -> ProposeError {

@@ -24,44 +24,52 @@ use openraft::{
 use tokio::sync::{oneshot, watch};
 
 use super::Machine;
-use super::types::{Entry, Peer, Point, StorageError, StoredMembers, TypeConfig};
+use super::hashes::{self, Hashes};
+use super::snapshot::StateImage;
+use super::types::{self, Entry, Peer, StorageError, StoredMembers, TypeConfig};
 use crate::monitor::namespace::command::{Command, Outcome};
-use crate::monitor::store::{Batch, Read, Store, StoreError, prefix_end};
+use crate::monitor::store::{Batch, Read, Store, StoreError};
+use crate::types::Position;
 use crate::wire;
+use crate::wire::peers::StateHash;
 
 /// The last applied entry.
 const APPLIED: &[u8] = b"meta/raft/applied";
 /// The last applied membership.
 const MEMBERS: &[u8] = b"meta/raft/members";
 
-/// First byte of both records.
+/// The hash of everything that was ever applied, see `hashes`.
+const HASH: &[u8] = b"meta/raft/hash";
+
+/// First byte of these records.
 const RECORD_VERSION: u8 = 1;
 
 type AppliedState = (Option<LogId<u64>>, StoredMembership<u64, Peer>);
 type Meta = SnapshotMeta<u64, Peer>;
 
-/// All pairs at one moment.
-pub(super) struct StateImage(Box<dyn Read + Send>);
-
 /// Where a state is in the history.
 pub(super) fn applied_state(read: &dyn Read) -> Result<AppliedState, StoreError> {
-    let applied = get(read, APPLIED)?.map(|point: Point| point.log_id());
+    let applied = get(read, APPLIED)?.map(types::log_id);
     let members = get(read, MEMBERS)?.map(StoredMembers::stored);
     Ok((applied, members.unwrap_or_default()))
 }
 
 /// Reads one of our records.
 fn get<T: Decode<()>>(read: &dyn Read, key: &[u8]) -> Result<Option<T>, StoreError> {
+    read.get(key)?.map(|bytes| decoded(key, &bytes)).transpose()
+}
+
+/// What [`encoded`] wrote.
+fn decoded<T: Decode<()>>(key: &[u8], bytes: &[u8]) -> Result<T, StoreError> {
     let undecodable = |what: String| {
         let key = String::from_utf8_lossy(key);
         StoreError(format!("{key} is not what was written: {what}"))
     };
-    match read.get(key)?.as_deref() {
-        None => Ok(None),
-        Some([RECORD_VERSION, record @ ..]) => {
-            wire::decode(record).map(Some).map_err(|error| undecodable(error.to_string()))
+    match bytes {
+        [RECORD_VERSION, record @ ..] => {
+            wire::decode(record).map_err(|error| undecodable(error.to_string()))
         }
-        Some(_) => Err(undecodable("unknown version".into())),
+        _ => Err(undecodable("unknown version".into())),
     }
 }
 
@@ -91,19 +99,22 @@ enum Job {
 
 impl StateMachine {
     /// Starts the thread. It ends, and drops `ended`, when openraft has dropped the state machine.
-    /// `persisted` is told up to where the state is durable.
+    /// `persisted` is told up to where the state is durable, `hashes` every entry's hash.
     pub(super) fn start(
         store: Arc<dyn Store>,
         machine: Arc<dyn Machine>,
+        hashes: Arc<Hashes>,
         persisted: watch::Sender<Option<LogId<u64>>>,
         ended: oneshot::Sender<()>,
-    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+    ) -> Result<(Self, JoinHandle<()>), StoreError> {
         let (jobs, waiting) = mpsc::channel();
-        let applier = Applier { store: store.clone(), machine };
+        let hash = load_hash(store.as_ref(), &hashes)?;
+        let applier = Applier { store: store.clone(), machine, hash, hashes };
         let thread = std::thread::Builder::new().name("raft-apply".into()).spawn(move || {
             applier.run(&waiting);
             drop(ended);
-        })?;
+        });
+        let thread = thread.map_err(|error| StoreError(format!("no thread to apply: {error}")))?;
         let machine = Self { store, persisted, jobs };
         Ok((machine, thread))
     }
@@ -141,7 +152,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<StateImage>, StorageError> {
         let empty = crate::monitor::store::memory::MemoryStore::new();
-        Ok(Box::new(StateImage(Box::new(empty))))
+        Ok(Box::new(StateImage::Frozen(Box::new(empty))))
     }
 
     async fn install_snapshot(
@@ -159,7 +170,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(meta
             .last_log_id
             .is_some()
-            .then(|| Snapshot { meta, snapshot: Box::new(StateImage(frozen)) }))
+            .then(|| Snapshot { meta, snapshot: Box::new(StateImage::Frozen(frozen)) }))
     }
 }
 
@@ -184,7 +195,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Persister {
             StorageIOError::write_snapshot(None, AnyError::new(&error))
         })?;
         self.persisted.send_replace(meta.last_log_id);
-        Ok(Snapshot { meta, snapshot: Box::new(StateImage(frozen)) })
+        Ok(Snapshot { meta, snapshot: Box::new(StateImage::Frozen(frozen)) })
     }
 }
 
@@ -192,10 +203,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Persister {
 struct Applier {
     store: Arc<dyn Store>,
     machine: Arc<dyn Machine>,
+    /// After the last entry.
+    hash: u64,
+    hashes: Arc<Hashes>,
 }
 
 impl Applier {
-    fn run(&self, waiting: &mpsc::Receiver<Job>) {
+    fn run(mut self, waiting: &mpsc::Receiver<Job>) {
         while let Ok(job) = waiting.recv() {
             // An answer that nobody waits for any more: openraft is being shut down.
             match job {
@@ -207,11 +221,11 @@ impl Applier {
         }
     }
 
-    fn apply_all(&self, entries: Vec<Entry>) -> Result<Vec<Vec<Outcome>>, StorageError> {
+    fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<Vec<Outcome>>, StorageError> {
         entries.into_iter().map(|entry| self.apply(entry)).collect()
     }
 
-    fn apply(&self, entry: Entry) -> Result<Vec<Outcome>, StorageError> {
+    fn apply(&mut self, entry: Entry) -> Result<Vec<Outcome>, StorageError> {
         let id = entry.log_id;
         let failed = |error: AnyError| StorageIOError::apply(id, error);
         let (outcomes, mut batch) = match entry.payload {
@@ -232,28 +246,52 @@ impl Applier {
                 (Vec::new(), Batch::from([members]))
             }
         };
-        batch.insert(APPLIED.to_vec(), Some(encoded(&Point::of(id))));
+        batch.insert(APPLIED.to_vec(), Some(encoded(&types::position(id))));
+        let hash = hashes::chain(self.hash, &batch);
+        batch.insert(HASH.to_vec(), Some(encoded(&hash)));
         let written = self.store.write(&batch);
         written.map_err(|error| failed(AnyError::new(&error)))?;
+        self.hash = hash;
+        self.hashes.push(StateHash { index: id.index, hash });
         Ok(outcomes)
     }
 
-    fn install(&self, expected: &Meta, image: &StateImage) -> Result<(), StorageError> {
+    fn install(&mut self, expected: &Meta, image: &StateImage) -> Result<(), StorageError> {
         let failed = |error: AnyError| StorageIOError::write_snapshot(None, error);
-        let found = meta(image.0.as_ref()).map_err(read_failed)?;
+        let replaced = image.pairs().and_then(|pairs| self.store.replace(pairs));
+        replaced.map_err(|error| failed(AnyError::new(&error)))?;
+        let found = meta(self.store.as_ref()).map_err(read_failed)?;
         if found != *expected {
             let error = format!("the received state is {found}, not {expected}");
             return Err(failed(AnyError::error(error)).into());
         }
-        let pairs = image.0.scan(&[], &prefix_end(&[]));
-        let replaced = self.store.replace(pairs);
-        Ok(replaced.map_err(|error| failed(AnyError::new(&error)))?)
+        self.hash = load_hash(self.store.as_ref(), &self.hashes).map_err(read_failed)?;
+        Ok(())
     }
 }
 
 /// What comes of a command that was made under another term than it came into the log.
 fn superseded(command: &Command) -> Vec<Outcome> {
     vec![Outcome::Superseded; command.actions.len()]
+}
+
+/// The hash of the state as it is; tells the others of this process.
+fn load_hash(read: &dyn Read, hashes: &Hashes) -> Result<u64, StoreError> {
+    let hash = get(read, HASH)?.unwrap_or(0);
+    if let Some(at) = get::<Position>(read, APPLIED)? {
+        hashes.push(StateHash { index: at.index, hash });
+    }
+    Ok(hash)
+}
+
+/// A membership as it is in the state.
+pub(super) fn encoded_members(members: &StoredMembership<u64, Peer>) -> Vec<u8> {
+    encoded(&StoredMembers::of(members))
+}
+
+/// What [`encoded_members`] wrote.
+pub(super) fn decoded_members(bytes: &[u8]) -> Result<StoredMembership<u64, Peer>, StoreError> {
+    decoded(MEMBERS, bytes).map(StoredMembers::stored)
 }
 
 fn read_failed(error: StoreError) -> StorageError {

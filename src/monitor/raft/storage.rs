@@ -9,12 +9,15 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
 use tokio::sync::oneshot;
 
-use super::log::{Done, Log, Record};
+use super::log::{Done, Log, LogError, Record};
 use super::types::{self, Entry, StorageError, TypeConfig};
 
-/// The log in openraft's hands.
+/// A message to a follower holds no more entries once they have this many bytes.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+/// The log of a member, by its id, in openraft's hands.
 #[derive(Clone)]
-pub(super) struct LogStorage(pub(super) Arc<Log>);
+pub(super) struct LogStorage(pub(super) Arc<Log>, pub(super) u64);
 
 impl RaftLogReader<TypeConfig> for LogStorage {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
@@ -24,21 +27,36 @@ impl RaftLogReader<TypeConfig> for LogStorage {
         let range = half_open(&range);
         let records = match self.0.cached(range.clone()) {
             Some(records) => records,
-            None => self.read(range).await?,
+            None => {
+                let log = self.0.clone();
+                read_with(move || log.read(range)).await?
+            }
         };
+        records.into_iter().map(types::entry).collect()
+    }
+
+    /// What one message to a follower carries. openraft purges nothing that it is sending; but a member that was
+    /// deposed may purge while the last task of its reign still reads. It gets nothing then, never entries behind
+    /// a gap.
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let log = self.0.clone();
+        let records = read_with(move || log.read_some(start..end, MESSAGE_BYTES)).await?;
         records.into_iter().map(types::entry).collect()
     }
 }
 
-impl LogStorage {
-    /// Reads from disk, on a thread that may wait for it.
-    async fn read(&self, range: Range<u64>) -> Result<Vec<Record>, StorageError> {
-        let log = self.0.clone();
-        let read = tokio::task::spawn_blocking(move || log.read(range)).await;
-        let failed = |error: AnyError| StorageIOError::read_logs(error);
-        let records = read.map_err(|panic| failed(AnyError::new(&panic)))?;
-        Ok(records.map_err(|error| failed(AnyError::new(&error)))?)
-    }
+/// Runs a read on a thread that may wait for the disk.
+async fn read_with(
+    read: impl FnOnce() -> Result<Vec<Record>, LogError> + Send + 'static,
+) -> Result<Vec<Record>, StorageError> {
+    let failed = |error: AnyError| StorageIOError::read_logs(error);
+    let records = tokio::task::spawn_blocking(read).await;
+    let records = records.map_err(|panic| failed(AnyError::new(&panic)))?;
+    Ok(records.map_err(|error| failed(AnyError::new(&error)))?)
 }
 
 fn half_open(range: &impl RangeBounds<u64>) -> Range<u64> {
@@ -75,8 +93,12 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         Ok(saved.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?)
     }
 
+    /// That this member had won is forgotten: openraft would let it lead on in the term of the process before
+    /// it, whose last commands may still be under way. A term is led by one process; the next has to be elected.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
-        Ok(self.0.vote().map(types::openraft_vote))
+        let vote = self.0.vote().map(types::openraft_vote);
+        let is_mine = |vote: &Vote<u64>| vote.leader_id.voted_for == Some(self.1);
+        Ok(vote.map(|vote| Vote { committed: vote.committed && !is_mine(&vote), ..vote }))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), StorageError> {

@@ -16,12 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 use openraft::{
-    AnyError, CommittedLeaderId, EntryPayload, LogId, Membership, StorageIOError, StoredMembership,
+    AnyError, CommittedLeaderId, EntryPayload, LeaderId, LogId, Membership, StorageIOError,
+    StoredMembership,
 };
 
-use super::log::{Position, Record, Vote};
-use super::state::StateImage;
+use super::log::{Position, Record};
+use super::snapshot::StateImage;
 use crate::monitor::namespace::command::{Command, Outcome};
+use crate::wire::peers::{self, NOBODY, Vote};
 use crate::wire::{self, DecodeError};
 
 openraft::declare_raft_types!(
@@ -93,42 +95,22 @@ impl Members {
     }
 }
 
-/// Where the state is, as bytes in the store: the last applied entry, and the last membership and its entry.
-#[derive(Encode, Decode)]
-pub(super) struct Point {
-    term: u64,
-    leader: u64,
-    index: u64,
-}
-
-impl Point {
-    /// Of a position.
-    pub(super) fn of(id: LogId<u64>) -> Self {
-        Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
-    }
-
-    /// Openraft's log id.
-    pub(super) fn log_id(&self) -> LogId<u64> {
-        LogId::new(CommittedLeaderId::new(self.term, self.leader), self.index)
-    }
-}
-
 /// The membership that the state has, as bytes in the store.
 #[derive(Encode, Decode)]
 pub(super) struct StoredMembers {
-    at: Option<Point>,
+    at: Option<Position>,
     members: Members,
 }
 
 impl StoredMembers {
     /// Of openraft's membership.
     pub(super) fn of(stored: &StoredMembership<u64, Peer>) -> Self {
-        Self { at: stored.log_id().map(Point::of), members: Members::of(stored.membership()) }
+        Self { at: stored.log_id().map(position), members: Members::of(stored.membership()) }
     }
 
     /// Openraft's membership.
     pub(super) fn stored(self) -> StoredMembership<u64, Peer> {
-        let at = self.at.map(|at| at.log_id());
+        let at = self.at.map(log_id);
         StoredMembership::new(at, self.members.membership())
     }
 }
@@ -163,30 +145,40 @@ pub(super) fn entry(record: Record) -> Result<Entry, StorageError> {
     Ok(Entry { log_id: log_id(record.position), payload })
 }
 
+/// An entry as it is sent.
+pub(super) fn sent_entry(entry: Entry) -> peers::Entry {
+    let Record { position, body } = record(entry);
+    peers::Entry { position, body: body.to_vec() }
+}
+
+/// An entry as it was sent.
+pub(super) fn received_entry(sent: peers::Entry) -> Result<Entry, StorageError> {
+    entry(Record { position: sent.position, body: sent.body.into() })
+}
+
 fn unreadable(index: u64, error: impl ToString) -> StorageError {
     StorageIOError::read_log_at_index(index, AnyError::error(error)).into()
 }
 
 /// Openraft's log id as a position.
 pub(super) fn position(id: LogId<u64>) -> Position {
-    Position { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+    Position { term: id.leader_id.term, index: id.index }
 }
 
 /// A position as openraft's log id.
 pub(super) fn log_id(at: Position) -> LogId<u64> {
-    LogId::new(CommittedLeaderId::new(at.term, at.leader), at.index)
+    LogId::new(CommittedLeaderId::new(at.term, NOBODY), at.index)
 }
 
 /// Openraft's vote as bytes know it.
 pub(super) fn vote(vote: &openraft::Vote<u64>) -> Vote {
-    Vote { term: vote.leader_id.term, leader: vote.leader_id.node_id, committed: vote.committed }
+    let leader = vote.leader_id.voted_for.unwrap_or(NOBODY);
+    Vote { term: vote.leader_id.term, leader, committed: vote.committed }
 }
 
 /// A vote as openraft knows it.
 pub(super) fn openraft_vote(vote: Vote) -> openraft::Vote<u64> {
-    if vote.committed {
-        openraft::Vote::new_committed(vote.term, vote.leader)
-    } else {
-        openraft::Vote::new(vote.term, vote.leader)
-    }
+    let voted_for = (vote.leader != NOBODY).then_some(vote.leader);
+    let leader_id = LeaderId { term: vote.term, voted_for };
+    openraft::Vote { leader_id, committed: vote.committed }
 }

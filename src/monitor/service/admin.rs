@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::reign::Reign;
 use super::unreadable;
 use crate::monitor::namespace::check::{self, Checked};
+use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::store::{Store, StoreError};
 use crate::wire::admin::{Request, Response};
@@ -45,6 +46,12 @@ impl Reign {
                     Ok(Response::Checked { records, problems, cursor })
                 })
                 .await
+            }
+            Request::RemoveMonitor { name, once_replaced } => {
+                match self.submit(Action::RemoveMonitor { name, once_replaced }).await? {
+                    Outcome::Refused(why) => Err(Refusal::Malformed(why)),
+                    _ => Ok(Response::Done),
+                }
             }
             Request::Paths(inos) => {
                 self.in_background(move |store| {

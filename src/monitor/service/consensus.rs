@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::raft::{Batcher, Leadership, ProposeError, Raft};
+use crate::monitor::raft::{self, Batcher, Leadership, ProposeError, Raft};
 
 /// The log that all monitors apply, as one of them sees it.
 pub(super) trait Consensus: Send + Sync + 'static {
@@ -15,6 +15,9 @@ pub(super) trait Consensus: Send + Sync + 'static {
 
     /// See [`Raft::confirm_leadership`].
     fn confirm(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
+
+    /// See [`Raft::group`].
+    fn group(&self) -> raft::Group;
 
     /// See [`Batcher::submit`]: it is in line when this returns.
     fn submit(
@@ -39,6 +42,10 @@ impl Consensus for Group {
 
     fn confirm(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
         self.raft.confirm_leadership().boxed()
+    }
+
+    fn group(&self) -> raft::Group {
+        self.raft.group()
     }
 
     fn submit(

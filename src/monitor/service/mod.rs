@@ -14,6 +14,8 @@
 //!   says which of a request goes first;
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
+//! * [`peers`], [`links`], [`start`] and [`members`] are about the other monitors: what they ask and how they are
+//!   reached, how this one comes into the group, and who is in it;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`siblings`] asks the agent of a monitor that is missed to start it again;
@@ -33,15 +35,21 @@ mod calls;
 mod clients;
 mod consensus;
 mod forward;
+#[cfg(test)]
+mod group_tests;
+mod links;
+mod members;
 mod mutate;
 mod order;
 mod origin;
+mod peers;
 mod pins;
 mod reign;
 mod room;
 mod servers;
 mod sessions;
-pub mod siblings;
+mod siblings;
+mod start;
 mod status;
 mod storage;
 #[cfg(test)]
@@ -50,52 +58,59 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::audience::Audience;
 use self::consensus::{Consensus, Group};
 use self::forward::Forwarding;
+use self::links::Links;
 use self::origin::Relays;
+use self::peers::{Door, Peers};
 use self::reign::Reign;
+pub use self::start::{Milestone, Remember};
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
+use crate::env::random::{Random, SystemRandom};
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Listener};
 use crate::monitor::namespace;
-use crate::monitor::namespace::command::Action;
 use crate::monitor::namespace::query;
 use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{ClusterId, Incarnation, MonitorId, MonitorRole, Width};
+use crate::types::{ClusterId, Incarnation, MonitorId, Width};
 use crate::wire::metadata::Refusal;
 
-/// How long a monitor that starts may take to lead.
+/// How long a monitor that starts waits for a leader before it answers anybody.
 const ELECTION: Duration = Duration::from_secs(10);
 
 /// What a monitor needs to begin.
-#[derive(Debug)]
 pub struct Config {
     /// Its data directory.
     pub dir: PathBuf,
     /// `host:port` to listen on; port 0 takes a free one.
     pub listen: String,
-    /// Its id.
-    pub id: MonitorId,
+    /// Its id; none until it is a member.
+    pub id: Option<MonitorId>,
+    /// `host:port` of other monitors: where it asks to become a member.
+    pub monitors: Vec<String>,
+    /// `host:port` of the agent that starts it, if there is one.
+    pub agent: Option<String>,
+    /// The number of this start, counted by its agent; 0 where nobody counts.
+    pub start: u64,
     /// Its certificate.
     pub credentials: Credentials,
-    /// The number of this start, as its agent counts; 0 if nobody does. Siblings that miss it name it.
-    pub start: u64,
-    /// `host:port` of the agent that looks after it.
-    pub agent: Option<String>,
     /// What the cluster is to be, if this is its first monitor and it has not begun yet.
-    pub bootstrap: Bootstrap,
+    pub bootstrap: Option<Bootstrap>,
+    /// Keeps what must not be forgotten: it is in the next start's `id` and `bootstrap`.
+    pub remember: Remember,
 }
 
 /// What a new cluster is to be.
@@ -132,6 +147,24 @@ pub enum RunError {
     /// The machine does not say who it is, or the runtime could not take the socket over.
     #[error(transparent)]
     System(#[from] io::Error),
+    /// It has an id and no log: what it has acknowledged is lost with its disk.
+    #[error(
+        "this monitor has the id {id}, but its data in {} are gone, and with them what it had promised the others: remove it from the group (okapifs monitor remove {name}) and add one under another name", .dir.display()
+    )]
+    DataGone {
+        /// Its id.
+        id: MonitorId,
+        /// Its name.
+        name: String,
+        /// Its directory.
+        dir: PathBuf,
+    },
+    /// The other monitors will not have it.
+    #[error("{0}")]
+    Refused(String),
+    /// What must not be forgotten could not be written down.
+    #[error("monitor.toml cannot be written: {0}")]
+    Remember(#[source] io::Error),
     /// The log stopped while the monitor ran.
     #[error("this monitor stopped: {0}; look at its disk, then start it again")]
     Stopped(String),
@@ -187,22 +220,30 @@ pub async fn run(
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let raft_config =
-        RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
-    let raft = Raft::start(raft_config, Arc::clone(&store), Arc::new(namespace::apply)).await?;
-    raft.bootstrap().await?;
-    lead(&raft).await?;
+    let peers = Arc::new(Peers {
+        links: Links::new(config.credentials.clone()),
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        name: config.credentials.identity().name.clone(),
+        profile: peers::profile(address, config.agent.clone(), config.start),
+        instance: SystemRandom.u128(),
+        member: OnceLock::new(),
+    });
+    let begun = tokio::select! {
+        begun = begin(&config, listener, &peers, shutdown.clone()) => begun?,
+        _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+    };
+    let Begun { id, raft, door, mut serving, company } = begun;
     let stamp = Arc::clone(&clock);
     let log = Batcher::start(raft.clone(), move || stamp.now());
-    introduce(&raft, &log, &config, address).await?;
 
-    let identity = query::cluster(&*store)?.expect("the first command made it");
+    let identity = query::cluster(&*store)?.expect("it was waited for");
     let expected = config.credentials.identity().cluster;
     if identity.id != expected {
         return Err(RunError::OtherCluster { found: identity.id, expected });
     }
     let member = Member {
-        id: config.id,
+        id,
         cluster: identity.id,
         pid: std::process::id(),
         node: node()?.id,
@@ -213,17 +254,13 @@ pub async fn run(
     let credentials = (config.credentials.clone(), identity.incarnation);
     let monitor = Arc::new(Monitor::new(member, Arc::clone(&store), clock, consensus, credentials));
     let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
-    let mut serving = tokio::spawn(listener.serve(
-        config.credentials,
-        identity.incarnation,
-        Arc::clone(&monitor),
-        shutdown.clone(),
-    ));
+    door.open(Arc::clone(&monitor));
     ready(address);
     let ended = tokio::select! {
         // The sender lives in the caller; if it is gone, there is nobody left to run for.
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         why = stopped(&raft) => Err(RunError::Stopped(why)),
+        why = expelled(&peers) => Err(RunError::Refused(why)),
         // Without either of them it would be a monitor that looks alive and is not.
         ended = &mut following => Err(RunError::Stopped(format!("it cannot lead: {ended:?}"))),
         ended = &mut serving => Err(RunError::Stopped(format!("it serves no more: {ended:?}"))),
@@ -231,6 +268,7 @@ pub async fn run(
     // All of them end when they are asked to: whichever was seen first.
     let is_asked = *shutdown.borrow() || shutdown.has_changed().is_err();
     let ended = if is_asked { Ok(()) } else { ended };
+    drop(company);
     serving.abort();
     following.abort();
     monitor.abdicate();
@@ -239,14 +277,75 @@ pub async fn run(
     ended
 }
 
-/// Waits until this monitor leads: a single voter elects itself as soon as its vote is on disk.
-async fn lead(raft: &Raft) -> Result<(), ProposeError> {
+/// A monitor that is in its group.
+struct Begun {
+    id: MonitorId,
+    raft: Raft,
+    door: Arc<Door>,
+    serving: JoinHandle<io::Result<()>>,
+    /// What looks after its place in the group; ends with it.
+    company: JoinSet<()>,
+}
+
+/// Serves its siblings, finds its place among them, and waits until there is a state to serve to others.
+async fn begin(
+    config: &Config,
+    listener: Listener,
+    peers: &Arc<Peers>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Begun, RunError> {
+    let incarnation = start::incarnation(config, peers).await?;
+    peers.links.at_incarnation(incarnation);
+    let door = Arc::new(Door::new(Arc::clone(peers)));
+    let credentials = config.credentials.clone();
+    let serving =
+        tokio::spawn(listener.serve(credentials, incarnation, Arc::clone(&door), shutdown));
+    let log_dir = config.dir.join("raft");
+    let id = start::settle(config, peers, &log_dir).await?;
+    peers.links.is_member(id);
+    let raft_config = RaftConfig { dir: log_dir, id, address: peers.profile.address.clone() };
+    let (store, transport) = (Arc::clone(&peers.store), Arc::new(peers.links.clone()));
+    let raft = Raft::start(raft_config, store, Arc::new(namespace::apply), transport).await?;
+    // Nobody else sets it.
+    drop(peers.member.set((id, raft.clone())));
+    if let Some(bootstrap) = config.bootstrap {
+        start::found(config, bootstrap, peers, &raft).await?;
+    }
+    let mut company = JoinSet::new();
+    company.spawn(members::run(Arc::clone(peers), id, raft.clone()));
+    let (introduced, monitors) = (Arc::clone(peers), config.monitors.clone());
+    company.spawn(async move {
+        let why = start::introduce(Arc::clone(&introduced), id, monitors).await;
+        introduced.links.expel(why);
+    });
+    let (credentials, clock) = (config.credentials.clone(), Arc::clone(&peers.clock));
+    company.spawn(siblings::run(Arc::clone(peers), id, raft.clone(), credentials, clock));
+    tokio::select! {
+        found = wait_for_state(peers, &raft) => found?,
+        why = expelled(peers) => return Err(RunError::Refused(why)),
+        why = stopped(&raft) => return Err(RunError::Stopped(why)),
+    }
+    Ok(Begun { id, raft, door, serving, company })
+}
+
+/// Waits until this monitor has a state, and knows a leader or has given one its time.
+async fn wait_for_state(peers: &Peers, raft: &Raft) -> Result<(), RunError> {
+    const LOOK: Duration = Duration::from_millis(50);
+    while query::cluster(&*peers.store)?.is_none() {
+        tokio::time::sleep(LOOK).await;
+    }
     let mut leadership = raft.leadership();
-    let decided =
-        leadership.wait_for(|now| now.role == MonitorRole::Leader || now.stopped.is_some());
-    // Whether it leads after that time is for the next line to say.
-    drop(tokio::time::timeout(ELECTION, decided).await);
-    raft.confirm_leadership().await
+    let known = leadership.wait_for(|now| now.leader.is_some());
+    // Without one every call is answered so.
+    drop(tokio::time::timeout(ELECTION, known).await);
+    Ok(())
+}
+
+/// Resolves, saying why, when the other monitors will not have this one any more.
+async fn expelled(peers: &Peers) -> String {
+    let mut expelled = peers.links.expelled();
+    let found = expelled.wait_for(Option::is_some).await;
+    found.ok().and_then(|why| why.clone()).unwrap_or_default()
 }
 
 /// Resolves, saying why, when the log can go on no more.
@@ -254,21 +353,6 @@ async fn stopped(raft: &Raft) -> String {
     let mut leadership = raft.leadership();
     let found = leadership.wait_for(|now| now.stopped.is_some()).await;
     found.ok().and_then(|now| now.stopped.clone()).unwrap_or_else(|| "its task ended".to_owned())
-}
-
-/// The first commands of every start: they do nothing where they have been done before.
-async fn introduce(
-    raft: &Raft,
-    log: &Batcher,
-    config: &Config,
-    address: SocketAddr,
-) -> Result<(), RunError> {
-    let Bootstrap { cluster, incarnation, width, min_copies } = config.bootstrap;
-    let term = raft.leadership().borrow().term;
-    log.submit(term, Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
-    let address = address.to_string();
-    log.submit(term, Action::SetMonitor { id: config.id, address }).await?;
-    Ok(())
 }
 
 impl Monitor {

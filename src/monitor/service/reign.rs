@@ -37,7 +37,8 @@ use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
-use crate::monitor::raft::{Leadership, ProposeError};
+use crate::monitor::namespace::records::MonitorState;
+use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
 use crate::types::{Epoch, MonitorId, ServerId, SessionId};
 use crate::wire::metadata::{Refusal, Register};
@@ -171,10 +172,16 @@ impl Reign {
         drop(over.wait_for(|over| *over).await);
     }
 
+    /// The members of the group of monitors.
+    pub(super) fn group(&self) -> raft::Group {
+        self.consensus.group()
+    }
+
     /// Addresses of all monitors.
     pub(super) fn monitors(&self) -> Result<Vec<String>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
-        Ok(monitors.into_iter().map(|(_, monitor)| monitor.address).collect())
+        let here = monitors.into_iter().filter(|(_, monitor)| monitor.state != MonitorState::Gone);
+        Ok(here.map(|(_, monitor)| monitor.profile.address).collect())
     }
 
     /// A caller's connection is gone.

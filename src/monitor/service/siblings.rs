@@ -8,18 +8,22 @@
 //!
 //! [`Asker`] decides, from what is known of the siblings and the time; [`run`] carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::peers::Peers;
 use crate::crypto::{Credentials, Role};
 use crate::env::clock::Clock;
 use crate::env::random::{Random, SystemRandom};
 use crate::env::system::rpc::Connection;
-use crate::types::Incarnation;
+use crate::monitor::raft::Raft;
+use crate::types::{Incarnation, MonitorId};
 use crate::wire::agent::{Outcome, Request, Response};
+use crate::wire::peers::Profile;
 use crate::wire::{decode, encode};
 
 const TICK: Duration = Duration::from_millis(500);
@@ -39,31 +43,31 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A sibling that this monitor should be hearing of: a leader hears of all members, the others of the leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sibling {
+pub(super) struct Sibling {
     /// The name in its certificate, by which its agent knows it.
-    pub name: String,
+    pub(super) name: String,
     /// `host:port` of its agent, if it has one.
-    pub agent: Option<String>,
+    pub(super) agent: Option<String>,
     /// The number of its start, as it said when it introduced itself.
-    pub start: u64,
+    pub(super) start: u64,
     /// When it was heard of last, or became one that should be heard of; on this monitor's monotonic clock.
-    pub heard: Duration,
+    pub(super) heard: Duration,
 }
 
 /// A question to an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ask {
+pub(super) struct Ask {
     /// Where the agent is.
-    pub agent: String,
+    pub(super) agent: String,
     /// Whom to start again.
-    pub name: String,
+    pub(super) name: String,
     /// The start that was seen last.
-    pub seen_start: u64,
+    pub(super) seen_start: u64,
 }
 
 /// What was asked so far, and when to ask again.
 #[derive(Clone, Debug, Default)]
-pub struct Asker {
+pub(super) struct Asker {
     ticked: Option<Duration>,
     /// Nobody was heard before this moment, because this monitor itself stood still.
     awake: Duration,
@@ -80,7 +84,7 @@ struct Missing {
 
 impl Asker {
     /// Whom to ask now. Each question is followed by [`Self::answered`]. To be called about every half second.
-    pub fn tick(&mut self, siblings: &[Sibling], now: Duration) -> Vec<Ask> {
+    pub(super) fn tick(&mut self, siblings: &[Sibling], now: Duration) -> Vec<Ask> {
         let slept = self.ticked.replace(now).is_some_and(|ticked| now - ticked >= MISSED / 2);
         if slept {
             self.awake = now;
@@ -95,7 +99,13 @@ impl Asker {
     }
 
     /// An agent has answered about that sibling, or not. `random` keeps askers apart from one another.
-    pub fn answered(&mut self, name: &str, outcome: Option<Outcome>, now: Duration, random: u64) {
+    pub(super) fn answered(
+        &mut self,
+        name: &str,
+        outcome: Option<Outcome>,
+        now: Duration,
+        random: u64,
+    ) {
         // It may be back by now.
         let Some(missing) = self.missing.get_mut(name) else { return };
         let pause = match outcome {
@@ -118,14 +128,47 @@ impl Asker {
     }
 }
 
-/// Asks for as long as it is polled: `siblings` tells, whenever it is called, whom this monitor should be hearing
-/// of at the moment.
-pub async fn run(
-    siblings: impl Fn() -> Vec<Sibling>,
+/// Whom this monitor should be hearing of: a leader of all members; any other of the leader, and so, when nobody has
+/// led for a while, of all of them.
+struct Hearing {
+    peers: Arc<Peers>,
+    id: MonitorId,
+    raft: Raft,
+    /// When a leader was known last.
+    led: Duration,
+}
+
+impl Hearing {
+    fn siblings(&mut self, now: Duration) -> Vec<Sibling> {
+        let leadership = self.raft.leadership().borrow().clone();
+        if leadership.leader.is_some() {
+            self.led = now;
+        }
+        let group = self.raft.group();
+        let members = group.voters.iter().flatten().chain(&group.learners);
+        let others: BTreeSet<MonitorId> = members.copied().filter(|id| *id != self.id).collect();
+        let sibling = |id: MonitorId| {
+            let record = self.peers.links.record(id)?;
+            let heard = match group.heard.get(&id) {
+                Some(heard) if leadership.is_leader() => now.saturating_sub(heard.silent),
+                _ => self.led,
+            };
+            let Profile { agent, start, .. } = record.profile;
+            Some(Sibling { name: record.name, agent, start, heard })
+        };
+        others.into_iter().filter_map(sibling).collect()
+    }
+}
+
+/// Asks for as long as it is polled.
+pub(super) async fn run(
+    peers: Arc<Peers>,
+    id: MonitorId,
+    raft: Raft,
     credentials: Credentials,
-    clock: impl AsRef<dyn Clock>,
+    clock: Arc<dyn Clock>,
 ) {
-    let clock = clock.as_ref();
+    let mut hearing = Hearing { peers, id, raft, led: clock.monotonic() };
     let mut asker = Asker::default();
     let mut asking = JoinSet::new();
     let mut ticks = tokio::time::interval(TICK);
@@ -133,7 +176,8 @@ pub async fn run(
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                for ask in asker.tick(&siblings(), clock.monotonic()) {
+                let now = clock.monotonic();
+                for ask in asker.tick(&hearing.siblings(now), now) {
                     log::warn!("{} is missed: its agent at {} is asked", ask.name, ask.agent);
                     let credentials = credentials.clone();
                     asking.spawn(async move {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::reign::Reign;
 use super::unreadable;
 use crate::monitor::namespace::query;
-use crate::monitor::namespace::records;
+use crate::monitor::namespace::records::{self, MonitorState};
 use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
@@ -15,6 +16,11 @@ use crate::wire::metadata::{Refusal, Usage};
 
 /// A server is nearly full when less than one part in this many is free.
 const NEARLY_FULL_PART: u64 = 20;
+
+/// A monitor that has not answered the leader for this long is suspect ...
+const MONITOR_SUSPECT: Duration = Duration::from_secs(1);
+/// ... and for this long it is down.
+const MONITOR_DOWN: Duration = Duration::from_secs(5);
 
 impl Reign {
     pub(super) async fn status(&self, node: &str) -> Result<Status, Refusal> {
@@ -31,12 +37,20 @@ impl Reign {
             );
             reasons.insert(0, why);
         }
+        let monitors = self.monitor_status(node)?;
+        for monitor in monitors.iter().filter(|monitor| monitor.state == ServerState::Down) {
+            health = health.max(Health::Warn);
+            reasons.push(format!(
+                "monitor {} does not answer: start it again, or replace it (okapifs monitor replace {})",
+                monitor.name, monitor.name
+            ));
+        }
         Ok(Status {
             cluster: self.member.cluster,
             health,
             reasons,
             width: StatusWidth::from(width),
-            monitors: self.monitor_status(node)?,
+            monitors,
             servers,
             clients: self.client_status(node)?,
             stripes,
@@ -45,14 +59,34 @@ impl Reign {
 
     fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
-        let status = |(id, record): (MonitorId, records::Monitor)| MonitorStatus {
-            id,
-            address: record.address,
-            role: if id == self.member.id { MonitorRole::Leader } else { MonitorRole::Follower },
-            state: ServerState::Up,
-            pid: (id == self.member.id && node == self.member.node).then_some(self.member.pid),
+        let group = self.group();
+        let here = monitors.into_iter().filter(|(_, record)| record.state != MonitorState::Gone);
+        let status = |(id, record): (MonitorId, records::Monitor)| {
+            let is_self = id == self.member.id;
+            let votes = group.voters.iter().any(|voters| voters.contains(&id));
+            let heard = group.heard.get(&id);
+            let applied = if is_self { group.applied } else { heard.map_or(0, |at| at.applied) };
+            MonitorStatus {
+                id,
+                name: record.name,
+                address: record.profile.address,
+                role: match (is_self, votes) {
+                    (true, _) => MonitorRole::Leader,
+                    (false, true) => MonitorRole::Follower,
+                    (false, false) => MonitorRole::Learner,
+                },
+                state: match heard {
+                    _ if is_self => ServerState::Up,
+                    Some(heard) if heard.silent < MONITOR_SUSPECT => ServerState::Up,
+                    Some(heard) if heard.silent < MONITOR_DOWN => ServerState::Suspect,
+                    _ => ServerState::Down,
+                },
+                applied,
+                lag: group.applied.saturating_sub(applied),
+                pid: (is_self && node == self.member.node).then_some(self.member.pid),
+            }
         };
-        Ok(monitors.into_iter().map(status).collect())
+        Ok(here.map(status).collect())
     }
 
     fn server_status(&self, node: &str) -> Result<Vec<ServerStatus>, Refusal> {

@@ -25,7 +25,7 @@ use parking_lot::RwLock;
 
 use super::journal;
 use super::syncer::{Syncer, sync_journals};
-use super::{Batch, Pairs, Read, Store, StoreError};
+use super::{Batch, Incoming, Pairs, Read, Store, StoreError};
 
 /// Blocks read from disk that are kept in memory, in bytes.
 const CACHE_BYTES: u64 = 96 << 20;
@@ -116,7 +116,7 @@ impl Store for DiskStore {
         Box::new(Frozen { snapshot: state.database().snapshot(), state })
     }
 
-    fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+    fn replace(&self, pairs: Incoming<'_>) -> Result<(), StoreError> {
         let number = self.state().number + 1;
         let dir = self.dir.join(state_name(number));
         let failed = |error| io_failed(&dir, &error);
@@ -215,7 +215,7 @@ impl State {
         self.keyspace().rotate_memtable().map(drop).map_err(failed)
     }
 
-    fn fill(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+    fn fill(&self, pairs: Incoming<'_>) -> Result<(), StoreError> {
         let mut changes = self.database().batch();
         for pair in pairs {
             let (key, value) = pair?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Batch, Pair, Pairs, Read, Store, StoreError};
+use super::{Batch, Incoming, Pair, Pairs, Read, Store, StoreError};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -57,7 +57,7 @@ impl Store for MemoryStore {
         Box::new(Self { map: RwLock::new(self.map.read().clone()) })
     }
 
-    fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError> {
+    fn replace(&self, pairs: Incoming<'_>) -> Result<(), StoreError> {
         let map: Map = pairs.collect::<Result<_, _>>()?;
         *self.map.write() = Arc::new(map);
         Ok(())

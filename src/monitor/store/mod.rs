@@ -16,6 +16,9 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 /// Pairs in the order of their keys.
 pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<Pair, StoreError>> + 'a>;
 
+/// Pairs from elsewhere, in the order of their keys.
+pub type Incoming<'a> = Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a>;
+
 /// The store could not be read or written: the disk failed, or a file is damaged.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the metadata store failed: {0}")]
@@ -64,7 +67,7 @@ pub trait Store: Read + Send + Sync + 'static {
     /// # Errors
     ///
     /// When the store or the source of the pairs fails; nothing was changed then.
-    fn replace(&self, pairs: Pairs<'_>) -> Result<(), StoreError>;
+    fn replace(&self, pairs: Incoming<'_>) -> Result<(), StoreError>;
 }
 
 /// The smallest key above all that begin with `prefix`: the end of its scan.

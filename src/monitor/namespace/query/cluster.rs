@@ -50,13 +50,23 @@ pub fn usage(read: &dyn Read) -> Result<Usage, StoreError> {
     Ok(get(read, &keys::usage(VolumeId::ROOT))?.unwrap_or_default())
 }
 
-/// All monitors.
+/// All monitors, those that are gone included.
 ///
 /// # Errors
 ///
 /// When the store fails.
 pub fn monitors(read: &dyn Read) -> Result<Vec<(MonitorId, Monitor)>, StoreError> {
     table(read)
+}
+
+/// The feature level that all monitors can apply; 0 in the beginning.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn feature_level(read: &dyn Read) -> Result<u32, StoreError> {
+    let level = get(read, &keys::feature_level())?.map_or(0, |counter| counter.value);
+    Ok(u32::try_from(level).unwrap_or(u32::MAX))
 }
 
 /// All servers.

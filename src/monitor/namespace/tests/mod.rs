@@ -3,6 +3,7 @@
 mod content;
 mod fences;
 mod model;
+mod monitors;
 mod shadow;
 mod tree;
 

@@ -22,7 +22,6 @@ pub(super) struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     term: u64,
-    leader: u64,
     offset: u64,
     length: usize,
 }
@@ -49,7 +48,7 @@ impl Segment {
     /// Notes its next entry.
     pub(super) fn push(&mut self, position: Position, offset: u64, length: usize) {
         debug_assert_eq!(position.index, self.next());
-        self.entries.push(Slot { term: position.term, leader: position.leader, offset, length });
+        self.entries.push(Slot { term: position.term, offset, length });
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
@@ -58,7 +57,7 @@ impl Segment {
     }
 
     fn position(&self, index: u64) -> Option<Position> {
-        self.slot(index).map(|slot| Position { term: slot.term, leader: slot.leader, index })
+        self.slot(index).map(|slot| Position { term: slot.term, index })
     }
 
     fn last(&self) -> Option<Position> {

@@ -71,6 +71,17 @@ pub enum LogError {
     Damaged(String),
 }
 
+/// Whether there is a log in `dir`.
+pub(super) fn exists(dir: &Path) -> bool {
+    dir.join(vote::NAME).exists()
+}
+
+/// Makes an empty log in `dir`, durably.
+pub(super) fn make(dir: &Path) -> Result<(), LogError> {
+    let files = SystemFiles::open(dir)?;
+    Ok(vote::save(&files, None, None)?)
+}
+
 /// What is called when a change of the log is durable, or will never be.
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -169,11 +180,35 @@ impl Log {
     /// The entries of a range, as far as they exist; may read from disk.
     pub(super) fn read(&self, range: Range<u64>) -> Result<Vec<Record>, LogError> {
         let places = self.index.lock().places(range);
-        let read = |place| match place {
+        places.into_iter().map(|place| self.read_one(place)).collect()
+    }
+
+    /// The first entries of a range: at least one, and no more when they have `bytes_max` bytes. None when the
+    /// first was purged.
+    pub(super) fn read_some(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let places = self.index.lock().places(range.clone());
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for place in places {
+            if bytes >= bytes_max {
+                break;
+            }
+            let record = self.read_one(place)?;
+            bytes += record.body.len();
+            records.push(record);
+        }
+        let begins = records.first().is_some_and(|record| record.position.index == range.start);
+        Ok(if begins { records } else { Vec::new() })
+    }
+
+    fn read_one(&self, place: Place) -> Result<Record, LogError> {
+        match place {
             Place::Memory(record) => Ok(record),
             Place::Disk(span) => record::read(self.files.as_ref(), &span),
-        };
-        places.into_iter().map(read).collect()
+        }
     }
 
     /// Writes what was asked for and ends the log's thread.

@@ -4,7 +4,7 @@
 //! segment   magic 8 | version u32 | CRC32C of the rest of the header u32 | index of the first entry u64
 //!           then records, each begun on a multiple of 8
 //! record    length of the body u32 | CRC32C of all that follows u32
-//!           | index u64 | term u64 | leader u64 | durable u64 | kind u8 | body | zeros up to a multiple of 8
+//!           | index u64 | term u64 | durable u64 | kind u8 | body | zeros up to a multiple of 8
 //! ```
 //!
 //! Integers are little-endian. `durable`: all entries below this index were durable when the record was
@@ -15,31 +15,21 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::LogError;
 use super::files::Files;
+pub(crate) use crate::types::Position;
 
 const MAGIC: &[u8; 8] = b"OKAPILOG";
 const VERSION: u32 = 1;
 
 /// Bytes of a segment's header.
 pub(super) const SEGMENT_HEAD: usize = 24;
-const HEAD: usize = 41;
-const DURABLE_AT: usize = 32;
+const HEAD: usize = 33;
+const DURABLE_AT: usize = 24;
 const ALIGN: usize = 8;
 /// No body is longer, in bytes: a command is bounded far below (one frame's header).
 const BODY_MAX: usize = 64 << 20;
 
 const ENTRY: u8 = 0;
 const COMMITTED: u8 = 1;
-
-/// The place of an entry in the history, and who put it there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Position {
-    /// The leader's term.
-    pub(crate) term: u64,
-    /// The leader.
-    pub(crate) leader: u64,
-    /// Its number: one more than that of the entry before.
-    pub(crate) index: u64,
-}
 
 /// An entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,7 +100,7 @@ fn write(
     let length = u32::try_from(body.len()).expect("an entry is bounded by its proposer");
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    for number in [position.index, position.term, position.leader, durable] {
+    for number in [position.index, position.term, durable] {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.push(kind);
@@ -152,11 +142,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Found<'_>> {
         _ => return None,
     };
     Some(Found {
-        position: Position {
-            index: u64_at(head, 8),
-            term: u64_at(head, 16),
-            leader: u64_at(head, 24),
-        },
+        position: Position { index: u64_at(head, 8), term: u64_at(head, 16) },
         body,
         bytes: span.next_multiple_of(ALIGN),
         span,

@@ -15,7 +15,7 @@ fn open(files: &Arc<FakeFiles>) -> Result<Log, LogError> {
 }
 
 fn at(index: u64, term: u64) -> Position {
-    Position { term, leader: 7, index }
+    Position { term, index }
 }
 
 fn entry(index: u64, term: u64) -> Record {

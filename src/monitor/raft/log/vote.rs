@@ -14,28 +14,19 @@ use crc_fast::{CrcAlgorithm, checksum};
 use super::files::Files;
 use super::{LogError, Position};
 use crate::wire;
+pub(crate) use crate::wire::peers::Vote;
 
-const NAME: &str = "vote";
+/// The file.
+pub(super) const NAME: &str = "vote";
 const NEW: &str = "vote.new";
 const MAGIC: &[u8; 8] = b"OKAPIVOT";
 const VERSION: u32 = 1;
 
-/// For whom this member has voted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub(crate) struct Vote {
-    /// In which term.
-    pub(crate) term: u64,
-    /// For whom.
-    pub(crate) leader: u64,
-    /// Whether that member is known to have won.
-    pub(crate) committed: bool,
-}
-
 #[derive(Encode, Decode)]
 struct Saved {
     vote: Option<Vote>,
-    /// Term, leader and index of the last purged entry.
-    purged: Option<(u64, u64, u64)>,
+    /// The last purged entry.
+    purged: Option<Position>,
 }
 
 /// Saves both durably.
@@ -44,8 +35,7 @@ pub(super) fn save(
     vote: Option<Vote>,
     purged: Option<Position>,
 ) -> io::Result<()> {
-    let rest =
-        wire::encode(&Saved { vote, purged: purged.map(|at| (at.term, at.leader, at.index)) });
+    let rest = wire::encode(&Saved { vote, purged });
     let crc = u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, &rest)).expect("32 bits");
     let bytes = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &crc.to_le_bytes(), &rest].concat();
     if files.list()?.iter().any(|name| name == NEW) {
@@ -65,8 +55,7 @@ pub(super) fn load(files: &dyn Files) -> Result<(Option<Vote>, Option<Position>)
     };
     let saved = parse(&bytes)
         .ok_or_else(|| LogError::Damaged(format!("the file `{NAME}` is not what was written")))?;
-    let purged = saved.purged.map(|(term, leader, index)| Position { term, leader, index });
-    Ok((saved.vote, purged))
+    Ok((saved.vote, saved.purged))
 }
 
 fn parse(bytes: &[u8]) -> Option<Saved> {

@@ -60,13 +60,13 @@ impl Cluster {
         let config = Config {
             dir: dir.to_owned(),
             listen: "127.0.0.1:0".to_owned(),
-            id: MonitorId(1),
+            id: None,
+            monitors: Vec::new(),
+            agent: None,
+            start: 0,
             credentials: self.credentials(Role::Monitor, "one"),
-            start: 0,
-            agent: None,
-            bootstrap: Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies },
-            start: 0,
-            agent: None,
+            bootstrap: Some(Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies }),
+            remember: Box::new(|_| Ok(())),
         };
         let (tell, told) = oneshot::channel();
         let (shutdown, stop) = watch::channel(false);

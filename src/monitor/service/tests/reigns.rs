@@ -6,11 +6,13 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::monitor::namespace::apply;
-use crate::monitor::namespace::command::{Command, Outcome};
-use crate::monitor::raft::{Leadership, ProposeError};
+use crate::monitor::namespace::command::{Action, Command, Outcome};
+use crate::monitor::namespace::monitors::FEATURE_LEVEL;
+use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
-use crate::types::ServerState;
+use crate::types::{MonitorRole, ServerState};
 use crate::wire::metadata::Beat;
+use crate::wire::peers::Profile;
 
 const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
 
@@ -52,7 +54,9 @@ impl Group {
             }],
         });
         for (index, address) in group.addresses.iter().enumerate() {
-            let action = Action::SetMonitor { id: id_of(index), address: address.clone() };
+            let (name, address) = (format!("m{index}"), address.clone());
+            let profile = Profile { address, agent: None, start: 0, level: FEATURE_LEVEL };
+            let action = Action::AddMonitor { name, profile };
             group.apply(&Command { term: 0, time: now(), actions: vec![action] });
         }
         Arc::new(group)
@@ -121,6 +125,10 @@ impl Consensus for Member {
         let leads = self.0.led.lock().leader == Some(self.1);
         let confirmed = leads.then_some(()).ok_or(ProposeError::NotLeader { leader: None });
         futures::future::ready(confirmed).boxed()
+    }
+
+    fn group(&self) -> raft::Group {
+        raft::Group::default()
     }
 
     fn submit(

@@ -6,20 +6,46 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::batch::{ACTIONS_MAX, BYTES_MAX};
 use super::*;
+mod group;
+mod groups;
 use crate::monitor::namespace::command::Action;
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::memory::MemoryStore;
 use crate::monitor::store::{Batch, prefix_end};
 use crate::types::{Ino, ServerId, SessionId, ShardIndex, StripeId, Timestamp};
 use crate::wire;
+use crate::wire::peers::{Answer, Ask};
 use crate::wire::shards::ShardId;
 
-const SMALL: LogConfig = LogConfig { segment_bytes: 4096, cache_bytes: 4096 };
+/// No way to anybody: for groups of one.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn ask(
+        &self,
+        to: MonitorId,
+        _: &str,
+        _: Ask,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Answer, Unreached>> {
+        Box::pin(async move { Err(Unreached(format!("monitor {to} is not there"))) })
+    }
+
+    fn address(&self, _: MonitorId) -> Option<String> {
+        None
+    }
+}
+
+fn small() -> Tuning {
+    let log = LogConfig { segment_bytes: 4096, cache_bytes: 4096 };
+    Tuning { log, timing: Timing::default() }
+}
 
 fn time(seconds: i64) -> Timestamp {
     Timestamp { seconds, nanos: 0 }
@@ -79,7 +105,8 @@ async fn try_start(dir: &Path) -> Result<Node, RaftError> {
     let machine = Arc::new(Ledger::default());
     let config =
         RaftConfig { dir: dir.join("raft"), id: MonitorId(7), address: "127.0.0.1:1".into() };
-    let (raft, persisted) = Raft::start_with(config, SMALL, store.clone(), machine.clone()).await?;
+    let (raft, persisted) =
+        Raft::start_with(config, small(), store.clone(), machine.clone(), Arc::new(Nobody)).await?;
     raft.bootstrap().await?;
     let node = Node { raft, store, machine, persisted };
     node.lead().await;
@@ -226,7 +253,10 @@ async fn a_machine_that_fails_stops_the_monitor_and_says_why() {
     let broken = |_: &dyn Read, _: &Command| Err(StoreError("the disk is on fire".into()));
     let config =
         RaftConfig { dir: dir.path().to_owned(), id: MonitorId(1), address: String::new() };
-    let raft = Raft::start(config, Arc::new(MemoryStore::new()), Arc::new(broken)).await.unwrap();
+    let raft =
+        Raft::start(config, Arc::new(MemoryStore::new()), Arc::new(broken), Arc::new(Nobody))
+            .await
+            .unwrap();
     let error = raft.confirm_leadership().await.unwrap_err();
     assert_eq!(error, ProposeError::NotLeader { leader: None });
     raft.bootstrap().await.unwrap();
@@ -330,8 +360,9 @@ impl StoreBuilder<TypeConfig, LogStorage, StateMachine, TempDir> for Builder {
         let (ended, _) = oneshot::channel();
         let (persisted, _) = watch::channel(None);
         let machine = Arc::new(Ledger::default());
-        let (state, _) = StateMachine::start(store, machine, persisted, ended).unwrap();
-        Ok((dir, LogStorage(Arc::new(log)), state))
+        let (state, _) =
+            StateMachine::start(store, machine, Arc::default(), persisted, ended).unwrap();
+        Ok((dir, LogStorage(Arc::new(log), 1), state))
     }
 }
 

@@ -1,0 +1,44 @@
+//! A member that lags behind the log is given the whole state.
+//!
+//! The leader freezes its store, which costs nothing, goes on serving, and reads the frozen pairs out while
+//! they are sent ([`send`]), a [`Chunk`](crate::wire::peers::Chunk) at a time and each with a time limit of its
+//! own: however large the state is, neither end has more than a few chunks of it in memory. The receiver
+//! appends them to a file in its Raft directory ([`Receiver`]); when the last one has come and the checksum is
+//! right, a new store is filled from the file and takes the place of the old one.
+//!
+//! A chunk whose answer was lost is sent again, and known by its offset. A receiver that was started anew knows
+//! nothing of the transfer, says so, and it begins again from the first pair.
+//!
+//! ```text
+//! spool   pairs in the order of their keys, each: key length u32 | value length u32 | key | value
+//! ```
+
+mod receive;
+mod send;
+mod spool;
+#[cfg(test)]
+mod tests;
+
+pub(super) use receive::Receiver;
+pub(super) use send::send;
+use spool::Spool;
+
+use crate::monitor::store::{Incoming, Read, StoreError, prefix_end};
+
+/// All pairs at one moment.
+pub(super) enum StateImage {
+    /// Of this member's own store.
+    Frozen(Box<dyn Read + Send>),
+    /// As another member sent them.
+    Spooled(Spool),
+}
+
+impl StateImage {
+    /// The pairs, in the order of their keys.
+    pub(super) fn pairs(&self) -> Result<Incoming<'_>, StoreError> {
+        match self {
+            Self::Frozen(read) => Ok(read.scan(&[], &prefix_end(&[]))),
+            Self::Spooled(spool) => spool.pairs(),
+        }
+    }
+}

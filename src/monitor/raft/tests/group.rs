@@ -1,0 +1,270 @@
+//! A group of members in one process, on a network in memory whose links can be cut, each direction by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::super::elections::Timing;
+use super::super::log::LogConfig;
+use super::super::{
+    Keeper, Leadership, Machine, ProposeError, Raft, RaftConfig, Transport, Tuning, Unreached,
+};
+use super::{Ledger, command, ledger};
+use crate::monitor::namespace::command::{Action, Command, Outcome};
+use crate::monitor::store::Store;
+use crate::monitor::store::disk::DiskStore;
+use crate::monitor::store::memory::MemoryStore;
+use crate::types::MonitorId;
+use crate::wire::peers::{Answer, Ask};
+
+/// Nothing takes so long unless it never comes.
+const LONG: Duration = Duration::from_secs(30);
+
+/// The links between all members.
+#[derive(Default)]
+pub(super) struct Net {
+    members: Mutex<BTreeMap<u64, Raft>>,
+    /// From whom nothing reaches whom.
+    cut: Mutex<BTreeSet<(u64, u64)>>,
+}
+
+impl Net {
+    /// Nothing that `from` says reaches `to` any more.
+    pub(super) fn cut(&self, from: u64, to: u64) {
+        self.cut.lock().insert((from, to));
+    }
+
+    /// Nothing passes between `one` and the others.
+    pub(super) fn isolate(&self, one: u64) {
+        for other in 1..=9 {
+            self.cut(one, other);
+            self.cut(other, one);
+        }
+    }
+
+    pub(super) fn heal(&self) {
+        self.cut.lock().clear();
+    }
+
+    fn passes(&self, from: u64, to: u64) -> bool {
+        !self.cut.lock().contains(&(from, to))
+    }
+}
+
+/// The network as one member has it.
+struct Port {
+    me: u64,
+    net: Arc<Net>,
+}
+
+impl Transport for Port {
+    fn ask(
+        &self,
+        to: MonitorId,
+        _: &str,
+        ask: Ask,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Answer, Unreached>> {
+        let (net, me) = (Arc::clone(&self.net), self.me);
+        Box::pin(async move {
+            let target = net.members.lock().get(&to.0).cloned();
+            let asked = async {
+                // What is cut is not refused: it is silence.
+                if let Some(target) = target
+                    && net.passes(me, to.0)
+                {
+                    // As over a connection: what was sent is carried out even if the asker gives up.
+                    let answered =
+                        tokio::spawn(async move { target.answer(MonitorId(me), ask).await });
+                    let answer = answered.await.expect("no panic");
+                    if net.passes(to.0, me) {
+                        return answer;
+                    }
+                }
+                std::future::pending().await
+            };
+            tokio::time::timeout(timeout, asked).await.map_err(|_| Unreached("silence".into()))
+        })
+    }
+
+    fn address(&self, _: MonitorId) -> Option<String> {
+        None
+    }
+}
+
+/// One member.
+pub(super) struct Member {
+    pub(super) raft: Raft,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) persisted: watch::Receiver<Option<openraft::LogId<u64>>>,
+}
+
+/// All of them. Directories outlive members that are killed.
+pub(super) struct Members {
+    pub(super) net: Arc<Net>,
+    pub(super) live: BTreeMap<u64, Member>,
+    dir: TempDir,
+    /// Whether stores are on disk.
+    disk: bool,
+}
+
+impl Members {
+    /// A group of voters `1..=count`.
+    pub(super) async fn of(count: u64, disk: bool) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut group = Self { net: Arc::default(), live: BTreeMap::new(), dir, disk };
+        for id in 1..=count {
+            group.start(id).await;
+        }
+        group.live[&1].raft.bootstrap().await.unwrap();
+        let leader = group.leader().await;
+        for id in 2..=count {
+            leader.add_learner(MonitorId(id), "").await.unwrap();
+        }
+        leader.set_voters(&(1..=count).map(MonitorId).collect()).await.unwrap();
+        group
+    }
+
+    /// Starts a member on its directory.
+    pub(super) async fn start(&mut self, id: u64) {
+        self.start_with(id, Arc::new(Ledger::default())).await;
+    }
+
+    /// Starts a member whose machine is another one.
+    pub(super) async fn start_with(&mut self, id: u64, machine: Arc<dyn Machine>) {
+        let dir = self.dir.path().join(id.to_string());
+        let store: Arc<dyn Store> = if self.disk {
+            Arc::new(DiskStore::open(&dir.join("store")).unwrap())
+        } else {
+            Arc::new(MemoryStore::new())
+        };
+        let address = format!("m{id}:1");
+        let config = RaftConfig { dir: dir.join("raft"), id: MonitorId(id), address };
+        let log = LogConfig { segment_bytes: 4096, cache_bytes: 4096 };
+        let tuning = Tuning { log, timing: Timing::default() };
+        let port = Arc::new(Port { me: id, net: Arc::clone(&self.net) });
+        let started = Raft::start_with(config, tuning, store.clone(), machine, port).await;
+        let (raft, persisted) = started.unwrap();
+        self.net.members.lock().insert(id, raft.clone());
+        self.live.insert(id, Member { raft, store, persisted });
+    }
+
+    /// A member is gone, with its process.
+    pub(super) async fn stop(&mut self, id: u64) {
+        self.net.members.lock().remove(&id);
+        let member = self.live.remove(&id).unwrap();
+        member.raft.shutdown().await.unwrap();
+    }
+
+    /// Waits until one of the live members leads and can prove it.
+    pub(super) async fn leader(&self) -> Raft {
+        self.leader_among(&self.live.keys().copied().collect::<Vec<_>>()).await
+    }
+
+    /// Waits until one of these leads and can prove it.
+    pub(super) async fn leader_among(&self, ids: &[u64]) -> Raft {
+        let found = until("somebody leads", async || {
+            for id in ids {
+                let raft = &self.live[id].raft;
+                if raft.leadership().borrow().is_leader() && raft.confirm_leadership().await.is_ok()
+                {
+                    return Some(raft.clone());
+                }
+            }
+            None
+        });
+        found.await
+    }
+
+    /// The id of the leader.
+    pub(super) async fn leader_id(&self) -> u64 {
+        self.leader().await.inner.id.0
+    }
+
+    /// Proposes one action and says under which number it was written down.
+    pub(super) async fn write(&self, number: u64) {
+        self.leader().await.propose(&command(number..number + 1)).await.unwrap();
+    }
+
+    /// Waits until all live members have written down the same, and gives it.
+    pub(super) async fn agreed(&self) -> Vec<Action> {
+        until("all members have the same", async || {
+            let leader = self.leader().await;
+            let index = leader.group().applied;
+            let all: Vec<_> = self.live.values().map(|member| member.store.as_ref()).collect();
+            let same = self.live.values().all(|member| member.raft.group().applied >= index);
+            let first = ledger(all[0]);
+            (same && all.iter().all(|store| ledger(*store) == first)).then_some(first)
+        })
+        .await
+    }
+
+    /// The keeper of a member, which purges what `bytes` of log do not hold.
+    pub(super) fn keeper(&self, id: u64, bytes: u64) -> Keeper {
+        let member = &self.live[&id];
+        let inner = &member.raft.inner;
+        Keeper::new(inner.core.clone(), inner.log.clone(), member.persisted.clone())
+            .with_bytes(1, bytes)
+    }
+
+    pub(super) async fn end(self) {
+        for member in self.live.into_values() {
+            member.raft.shutdown().await.unwrap();
+        }
+    }
+}
+
+/// Asks until there is an answer.
+pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(began.elapsed() < LONG, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Proposes until somebody takes it; some of it may have happened more than once.
+pub(super) async fn write_somewhere(group: &Members, among: &[u64], number: u64) -> Vec<Outcome> {
+    until("a write is taken", async || {
+        let leader = group.leader_among(among).await;
+        match leader.propose(&command(number..number + 1)).await {
+            Ok(outcomes) => Some(outcomes),
+            Err(ProposeError::NotLeader { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await
+}
+
+/// What a member says of the leader.
+pub(super) fn leadership(group: &Members, id: u64) -> Leadership {
+    group.live[&id].raft.leadership().borrow().clone()
+}
+
+/// A machine that is right until it is told to be wrong.
+pub(super) fn wrong_after(
+    right: u64,
+) -> impl Fn(
+    &dyn crate::monitor::store::Read,
+    &Command,
+) -> Result<crate::monitor::namespace::command::Applied, crate::monitor::store::StoreError>
++ Send
++ Sync
++ 'static {
+    let ledger = Ledger::default();
+    move |read, command| {
+        let mut applied = ledger.apply(read, command)?;
+        if super::count(read)? >= right {
+            applied.batch.insert(b"b".to_vec(), Some(b"wrong".to_vec()));
+        }
+        Ok(applied)
+    }
+}

@@ -1,0 +1,212 @@
+//! Groups whose leaders die, whose links are cut, and whose members lag, come and go.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::group::{Members, leadership, until, write_somewhere, wrong_after};
+use crate::monitor::raft::ProposeError;
+use crate::monitor::raft::tests::{action, command};
+use crate::types::{MonitorId, MonitorRole};
+
+fn ids(ids: &[u64]) -> BTreeSet<MonitorId> {
+    ids.iter().copied().map(MonitorId).collect()
+}
+
+fn others(all: u64, not: u64) -> Vec<u64> {
+    (1..=all).filter(|id| *id != not).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_leader_is_replaced_and_nothing_answered_is_lost() {
+    let mut group = Members::of(3, true).await;
+    for round in 0..3 {
+        for number in 0..10 {
+            group.write(round * 10 + number).await;
+        }
+        let leader = group.leader_id().await;
+        group.stop(leader).await;
+        assert_ne!(group.leader_id().await, leader);
+        group.start(leader).await;
+    }
+    let expected: Vec<_> = (0..30).map(action).collect();
+    assert_eq!(group.agreed().await, expected);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_steps_down_and_says_so_to_those_who_wait() {
+    let group = Members::of(3, false).await;
+    group.write(0).await;
+    let old = group.leader_id().await;
+    let (raft, rest) = (group.live[&old].raft.clone(), others(3, old));
+    group.net.isolate(old);
+    let stranded = raft.propose(&command(7..8)).await.unwrap_err();
+    assert_eq!(stranded, ProposeError::NotLeader { leader: None });
+    write_somewhere(&group, &rest, 1).await;
+    assert_eq!(leadership(&group, old).role, MonitorRole::Follower);
+    group.net.heal();
+    assert_eq!(group.agreed().await, [action(0), action(1)]);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_can_only_send_is_replaced() {
+    let group = Members::of(3, false).await;
+    let old = group.leader_id().await;
+    let rest = others(3, old);
+    rest.iter().for_each(|other| group.net.cut(*other, old));
+    write_somewhere(&group, &rest, 1).await;
+    assert_ne!(leadership(&group, old).role, MonitorRole::Leader);
+    group.net.heal();
+    assert_eq!(group.agreed().await, [action(1)]);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_can_only_receive_is_replaced() {
+    let group = Members::of(3, false).await;
+    let old = group.leader_id().await;
+    let rest = others(3, old);
+    rest.iter().for_each(|other| group.net.cut(old, *other));
+    write_somewhere(&group, &rest, 1).await;
+    group.net.heal();
+    assert_eq!(group.agreed().await, [action(1)]);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_from_behind_a_cut_disturbs_nobody() {
+    let group = Members::of(3, false).await;
+    let leader = group.leader_id().await;
+    let term = leadership(&group, leader).term;
+    let away = others(3, leader)[0];
+    group.net.isolate(away);
+    for number in 0..20 {
+        group.write(number).await;
+    }
+    // Long enough for it to have asked several times.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    group.net.heal();
+    group.agreed().await;
+    let now = leadership(&group, leader);
+    assert_eq!((now.role, now.term), (MonitorRole::Leader, term));
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_five_the_three_that_see_one_another_go_on() {
+    let group = Members::of(5, false).await;
+    let old = group.leader_id().await;
+    let rest = others(5, old);
+    let (few, most) = (vec![old, rest[0]], rest[1..].to_vec());
+    for one in &few {
+        for other in &most {
+            group.net.cut(*one, *other);
+            group.net.cut(*other, *one);
+        }
+    }
+    write_somewhere(&group, &most, 1).await;
+    until("the minority's leader steps down", async || {
+        (leadership(&group, old).role == MonitorRole::Follower).then_some(())
+    })
+    .await;
+    let refused = group.live[&old].raft.propose(&command(9..10)).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NotLeader { .. }), "{refused}");
+    group.net.heal();
+    assert_eq!(group.agreed().await, [action(1)]);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_catches_up_from_the_log_or_is_given_the_state() {
+    let mut group = Members::of(3, true).await;
+    for with_state in [false, true] {
+        let leader = group.leader_id().await;
+        let away = others(3, leader)[0];
+        group.stop(away).await;
+        let from = if with_state { 1000 } else { 0 };
+        for number in 0..100 {
+            group
+                .leader()
+                .await
+                .propose(&command(from + number * 10..from + number * 10 + 10))
+                .await
+                .unwrap();
+        }
+        if with_state {
+            let raft = group.live[&leader].raft.clone();
+            let mut keeper = group.keeper(leader, 6000);
+            until("the log is purged", async || {
+                keeper.tick().await.unwrap();
+                raft.inner.log.purged().map(drop)
+            })
+            .await;
+        }
+        group.start(away).await;
+        // Writing goes on meanwhile.
+        group.leader().await.propose(&command(5000..5001)).await.unwrap();
+        let agreed = group.agreed().await;
+        assert_eq!(agreed.len(), if with_state { 2002 } else { 1001 });
+    }
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_becomes_three_and_a_lost_one_is_replaced() {
+    let mut group = Members::of(1, true).await;
+    group.write(0).await;
+    for new in [2, 3] {
+        group.start(new).await;
+        group.leader().await.add_learner(MonitorId(new), "").await.unwrap();
+    }
+    group.leader().await.set_voters(&ids(&[1, 2, 3])).await.unwrap();
+    group.write(1).await;
+    group.stop(2).await;
+    group.write(2).await;
+    group.start(4).await;
+    let leader = group.leader().await;
+    leader.add_learner(MonitorId(4), "").await.unwrap();
+    leader.set_voters(&ids(&[1, 3, 4])).await.unwrap();
+    leader.remove_learner(MonitorId(2)).await.unwrap();
+    let now = leader.group();
+    assert_eq!((now.voters, now.learners), (vec![ids(&[1, 3, 4])], ids(&[])));
+    group.stop(1).await;
+    group.write(3).await;
+    assert_eq!(group.agreed().await, (0..4).map(action).collect::<Vec<_>>());
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_led_does_not_lead_on_in_its_old_term() {
+    let mut group = Members::of(1, true).await;
+    group.write(0).await;
+    let before = leadership(&group, 1).term;
+    group.stop(1).await;
+    group.start(1).await;
+    group.leader().await;
+    assert!(leadership(&group, 1).term > before);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_state_differs_stops_and_says_so() {
+    let mut group = Members::of(2, true).await;
+    group.start_with(3, Arc::new(wrong_after(5))).await;
+    group.leader().await.add_learner(MonitorId(3), "").await.unwrap();
+    group.leader().await.set_voters(&ids(&[1, 2, 3])).await.unwrap();
+    for number in 0..4 {
+        group.write(number).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(leadership(&group, 3).stopped, None, "it is right so far");
+    // Whoever leads then: the two that are right.
+    for number in 4..8 {
+        write_somewhere(&group, &[1, 2, 3], number).await;
+    }
+    let why = until("it stops", async || leadership(&group, 3).stopped).await;
+    assert!(why.contains("is not what most monitors have"), "{why}");
+    write_somewhere(&group, &[1, 2], 8).await;
+    assert_eq!((leadership(&group, 1).stopped, leadership(&group, 2).stopped), (None, None));
+    group.end().await;
+}

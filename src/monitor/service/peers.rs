@@ -1,0 +1,245 @@
+//! What siblings ask this monitor, and what only a leader can do for them.
+//!
+//! A monitor is known by the name in its certificate. A message of Raft is taken only from the member of that
+//! name, and only when it means this one: an address may belong to another member by now. One that was removed
+//! is told so, and ends.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::Monitor;
+use super::links::Links;
+use crate::crypto::Role;
+use crate::env::clock::Clock;
+use crate::env::system::rpc::{Answer, Caller, Service};
+use crate::monitor::namespace::command::{Action, Command, Outcome};
+use crate::monitor::namespace::query;
+use crate::monitor::raft::{ProposeError, Raft};
+use crate::monitor::store::Store;
+use crate::types::MonitorId;
+use crate::wire::metadata::{self, Refusal};
+use crate::wire::peers::{self, Profile, Request, Response};
+use crate::wire::{decode, encode};
+
+/// How long a monitor is given to say whether it runs.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// This monitor as its siblings see it.
+pub(super) struct Peers {
+    pub(super) links: Links,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The name in its certificate.
+    pub(super) name: String,
+    /// What it says of itself.
+    pub(super) profile: Profile,
+    /// Drawn at its start.
+    pub(super) instance: u128,
+    /// Its id and its Raft, once it is a member.
+    pub(super) member: OnceLock<(MonitorId, Raft)>,
+}
+
+impl Peers {
+    /// Answers a sibling.
+    pub(super) async fn answer(&self, name: &str, request: Request) -> Response {
+        match request {
+            Request::Raft { from, to, ask } => match self.check_sender(name, from, to) {
+                Ok(raft) => Response::Raft(raft.answer(from, ask).await),
+                Err(response) => response,
+            },
+            Request::Who => Response::Who {
+                id: self.member.get().map(|(id, _)| *id),
+                instance: self.instance,
+                leader: self.leader(),
+            },
+            Request::Join(profile) => {
+                let name = name.to_owned();
+                self.lead(Action::AddMonitor { name, profile }).await
+            }
+            Request::Introduce { id, instance, profile } => {
+                if let Some(refused) = self.check_single(id, instance, &profile).await {
+                    return refused;
+                }
+                if self.links.record(id).is_some_and(|record| record.name == name) {
+                    self.links.saw(id, &profile.address);
+                }
+                let name = name.to_owned();
+                self.lead(Action::IntroduceMonitor { id, name, profile }).await
+            }
+            // Only somebody who has a state can lead (`Door`).
+            Request::Forward(_) | Request::ForwardClosed { .. } => {
+                Response::Refused("this monitor does not serve yet: ask another".to_owned())
+            }
+        }
+    }
+
+    /// Puts an action into the log, if this monitor leads.
+    pub(super) async fn propose(&self, action: Action) -> Result<Outcome, ProposeError> {
+        let (_, raft) = self.member.get().ok_or(ProposeError::NotLeader { leader: None })?;
+        let term = raft.leadership().borrow().term;
+        let command = Command { term, time: self.clock.now(), actions: vec![action] };
+        let mut outcomes = raft.propose(&command).await?;
+        Ok(outcomes.pop().expect("one outcome an action"))
+    }
+
+    /// Says where this monitor is, as the leader that it is.
+    pub(super) async fn introduce_self(&self) -> Result<Outcome, ProposeError> {
+        let Some((id, _)) = self.member.get() else {
+            return Err(ProposeError::NotLeader { leader: None });
+        };
+        let (name, profile) = (self.name.clone(), self.profile.clone());
+        self.propose(Action::IntroduceMonitor { id: *id, name, profile }).await
+    }
+
+    /// Who leads, as far as this monitor knows.
+    pub(super) fn leader(&self) -> Option<(MonitorId, String)> {
+        let (_, raft) = self.member.get()?;
+        raft.leadership().borrow().leader.clone()
+    }
+
+    /// Looks up again where everybody is.
+    pub(super) fn refresh(&self) {
+        match query::monitors(&*self.store) {
+            Ok(monitors) => self.links.learn(monitors),
+            Err(error) => log::error!("{error}: the addresses of the monitors cannot be read"),
+        }
+    }
+
+    /// What only a leader can do.
+    async fn lead(&self, action: Action) -> Response {
+        match self.propose(action).await {
+            Ok(Outcome::Monitor(id)) => {
+                self.refresh();
+                Response::Joined(id)
+            }
+            Ok(Outcome::Refused(why)) => Response::Refused(why),
+            Ok(_) => {
+                self.refresh();
+                Response::Introduced
+            }
+            Err(_) => {
+                // Who was deposed this moment knows no better than to name nobody.
+                let leads = self
+                    .member
+                    .get()
+                    .is_some_and(|(_, raft)| raft.leadership().borrow().is_leader());
+                let here = self.member.get().map(|(id, _)| *id);
+                Response::NotLeader { here, leader: self.leader().filter(|_| !leads) }
+            }
+        }
+    }
+
+    fn check_sender(&self, name: &str, from: MonitorId, to: MonitorId) -> Result<&Raft, Response> {
+        let unable = |why: String| Response::Raft(peers::Answer::Unable(why));
+        if self.links.is_gone(name) {
+            return Err(Response::Refused(removed(name)));
+        }
+        if self.links.record(from).is_some_and(|record| record.name != name) {
+            return Err(unable(format!("monitor {from} is not {name}")));
+        }
+        match self.member.get() {
+            Some((id, raft)) if *id == to => Ok(raft),
+            Some((id, _)) => Err(unable(format!("monitor {to} is not here, but {id}"))),
+            None => Err(unable(format!("monitor {to} has not begun"))),
+        }
+    }
+
+    /// The same member must not run twice, from a copied directory say: is the one that is known alive, and
+    /// another process than the one that introduces itself?
+    async fn check_single(
+        &self,
+        id: MonitorId,
+        instance: u128,
+        profile: &Profile,
+    ) -> Option<Response> {
+        let known = self.links.record(id)?.profile.address;
+        let found = if self.member.get().is_some_and(|(me, _)| *me == id) {
+            Some(self.instance)
+        } else if known == profile.address {
+            None
+        } else {
+            match self.links.call(&known, &Request::Who, PROBE).await {
+                Ok(Response::Who { id: Some(found), instance, .. }) if found == id => {
+                    Some(instance)
+                }
+                // It is not there any more, or somebody else is.
+                _ => None,
+            }
+        };
+        found.filter(|found| *found != instance).map(|_| {
+            Response::Refused(format!(
+                "this monitor runs already, at {known}: a monitor's directory must not be copied and started twice. End one of the two"
+            ))
+        })
+    }
+}
+
+fn removed(name: &str) -> String {
+    format!("{name} was removed from the cluster: remove its directory")
+}
+
+/// The monitor's port: siblings are answered from the first moment on, others as soon as there is a state.
+pub(super) struct Door {
+    peers: Arc<Peers>,
+    others: OnceLock<Arc<Monitor>>,
+}
+
+impl Door {
+    /// Open for siblings only.
+    pub(super) fn new(peers: Arc<Peers>) -> Self {
+        Self { peers, others: OnceLock::new() }
+    }
+
+    /// Opens for everybody.
+    pub(super) fn open(&self, others: Arc<Monitor>) {
+        // Done once a process.
+        drop(self.others.set(others));
+    }
+}
+
+impl Service for Door {
+    async fn call(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        header: Vec<u8>,
+        payload: bytes::Bytes,
+    ) -> Answer {
+        let others = self.others.get();
+        if caller.identity.role == Role::Monitor {
+            let response = match (decode::<Request>(&header), others) {
+                (Ok(Request::Forward(_) | Request::ForwardClosed { .. }), Some(others)) => {
+                    return Arc::clone(others).call(caller, header, payload).await;
+                }
+                (Ok(request), _) => self.peers.answer(&caller.identity.name, request).await,
+                (Err(error), _) => Response::Refused(error.to_string()),
+            };
+            return Answer { header: encode(&response), payload: Vec::new() };
+        }
+        match others {
+            Some(others) => Arc::clone(others).call(caller, header, payload).await,
+            None => {
+                let refused = metadata::Response::Refused(Refusal::NoLeader);
+                Answer { header: encode(&refused), payload: Vec::new() }
+            }
+        }
+    }
+
+    fn opened(&self, caller: &Arc<Caller>) {
+        if let Some(others) = self.others.get() {
+            others.opened(caller);
+        }
+    }
+
+    fn closed(&self, caller: &Caller) {
+        if let Some(others) = self.others.get() {
+            others.closed(caller);
+        }
+    }
+}
+
+/// What a monitor says of itself.
+pub(super) fn profile(address: SocketAddr, agent: Option<String>, start: u64) -> Profile {
+    let level = crate::monitor::namespace::monitors::FEATURE_LEVEL;
+    Profile { address: address.to_string(), agent, start, level }
+}
