@@ -22,12 +22,10 @@ impl Service for Monitor {
         self.audience.joined(caller);
     }
 
-    async fn call(
-        self: Arc<Self>,
-        caller: Arc<Caller>,
-        header: Vec<u8>,
-        _payload: Bytes,
-    ) -> Answer {
+    async fn call(self: Arc<Self>, caller: Arc<Caller>, header: Vec<u8>, payload: Bytes) -> Answer {
+        if caller.identity.role == Role::Monitor {
+            return self.answer_peer(&caller, &header, &payload).await;
+        }
         let header = match self.reign().await {
             Some(reign) => reign.serve(&Origin::Direct(caller), &header).await,
             None => self.forwarding.call(&caller, header).await.unwrap_or_else(no_leader),
