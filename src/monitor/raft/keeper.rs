@@ -10,6 +10,7 @@ use openraft::LogId;
 use tokio::sync::watch;
 
 use super::log::Log;
+use super::snapshot::Transfers;
 use super::types::TypeConfig;
 
 /// Persist when the log has grown by this many bytes ...
@@ -26,6 +27,7 @@ pub(super) struct Keeper {
     raft: openraft::Raft<TypeConfig>,
     log: Arc<Log>,
     persisted: watch::Receiver<Option<LogId<u64>>>,
+    transfers: Arc<Transfers>,
     persist_bytes: u64,
     keep_bytes: u64,
     /// Bytes of log that had been appended when the last persist was asked for.
@@ -34,16 +36,18 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper of this log. Nothing before `persisted` says so is ever purged.
+    /// A keeper of this log. Nothing before `persisted` says so is ever purged, and nothing during `transfers`.
     pub(super) fn new(
         raft: openraft::Raft<TypeConfig>,
         log: Arc<Log>,
         persisted: watch::Receiver<Option<LogId<u64>>>,
+        transfers: Arc<Transfers>,
     ) -> Self {
         Self {
             raft,
             log,
             persisted,
+            transfers,
             persist_bytes: PERSIST_BYTES,
             keep_bytes: KEEP_BYTES,
             covered: 0,
@@ -84,6 +88,9 @@ impl Keeper {
     }
 
     async fn purge(&self) -> Result<(), openraft::error::Fatal<u64>> {
+        if self.transfers.are_under_way() {
+            return Ok(());
+        }
         let persisted = self.persisted.borrow().map(|id| id.index);
         let purgeable = self.log.purgeable(self.keep_bytes).map(|at| at.index);
         let purged = self.log.purged().map(|at| at.index);

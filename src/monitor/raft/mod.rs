@@ -63,7 +63,7 @@ pub use membership::{ChangeError, Group};
 use network::Network;
 pub use pulse::Heard;
 use pulse::Heart;
-use snapshot::Receiver;
+use snapshot::{Receiver, Transfers};
 use state::StateMachine;
 use storage::LogStorage;
 pub use transport::{Transport, Unreached};
@@ -191,6 +191,7 @@ struct Inner {
     confirm: Confirm,
     heart: Arc<Heart>,
     receiver: Receiver,
+    transfers: Arc<Transfers>,
     apply: Mutex<Option<(oneshot::Receiver<()>, JoinHandle<()>)>>,
 }
 
@@ -209,7 +210,9 @@ impl Raft {
     ) -> Result<Self, RaftError> {
         let tuning = Tuning::default();
         let (raft, persisted) = Self::start_with(config, tuning, store, machine, transport).await?;
-        let keeper = Keeper::new(raft.inner.core.clone(), raft.inner.log.clone(), persisted);
+        let inner = &raft.inner;
+        let transfers = Arc::clone(&inner.transfers);
+        let keeper = Keeper::new(inner.core.clone(), inner.log.clone(), persisted, transfers);
         drop(tokio::spawn(keeper.run()));
         Ok(raft)
     }
@@ -230,11 +233,12 @@ impl Raft {
         let hashes = Arc::new(Hashes::default());
         let (state, thread) =
             StateMachine::start(store.clone(), machine, Arc::clone(&hashes), persisted, ended)?;
+        let transfers = Arc::new(Transfers::default());
         let me = config.id.0;
         let core = Core::new(
             me,
             Arc::new(core_config()),
-            Network(Arc::clone(&transport)),
+            Network { transport: Arc::clone(&transport), transfers: Arc::clone(&transfers) },
             LogStorage(log.clone(), me),
             state,
         )
@@ -260,6 +264,7 @@ impl Raft {
             confirm: Confirm::start(core.clone()),
             heart: Arc::clone(&heart),
             receiver,
+            transfers,
             apply: Mutex::new(Some((apply_ended, thread))),
             core,
         };

@@ -13,7 +13,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, Snapshot, Vote};
 
-use super::snapshot;
+use super::snapshot::{self, Transfers};
 use super::transport::{Transport, Unreached};
 use super::types::{self, Peer, TypeConfig};
 use crate::types::MonitorId;
@@ -25,12 +25,18 @@ type RpcError = RPCError<u64, Peer, RaftError<u64>>;
 const REST: Duration = Duration::from_millis(200);
 
 /// The ways to all members.
-pub(super) struct Network(pub(super) Arc<dyn Transport>);
+pub(super) struct Network {
+    /// The way to them.
+    pub(super) transport: Arc<dyn Transport>,
+    /// The states that are sent.
+    pub(super) transfers: Arc<Transfers>,
+}
 
 /// The way to one member.
 #[derive(Clone)]
 pub(super) struct Route {
     transport: Arc<dyn Transport>,
+    transfers: Arc<Transfers>,
     to: MonitorId,
     /// Where the group saw it.
     hint: String,
@@ -56,7 +62,12 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Route {
         let hint = node.address.clone();
-        Route { transport: Arc::clone(&self.0), to: MonitorId(target), hint }
+        Route {
+            transport: Arc::clone(&self.transport),
+            transfers: Arc::clone(&self.transfers),
+            to: MonitorId(target),
+            hint,
+        }
     }
 }
 
@@ -106,7 +117,7 @@ impl RaftNetwork<TypeConfig> for Route {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
-        let sent = snapshot::send(self.clone(), types::vote(&vote), snapshot);
+        let sent = snapshot::send(self.clone(), &self.transfers, types::vote(&vote), snapshot);
         tokio::select! {
             sent = sent => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(types::openraft_vote(vote))),

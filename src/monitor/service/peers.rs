@@ -15,6 +15,7 @@ use crate::env::clock::Clock;
 use crate::env::system::rpc::{Answer, Caller, Service};
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::query;
+use crate::monitor::namespace::records::{Monitor, MonitorState};
 use crate::monitor::raft::{ProposeError, Raft};
 use crate::monitor::store::Store;
 use crate::types::MonitorId;
@@ -63,6 +64,9 @@ impl Peers {
                 }
                 if self.links.record(id).is_some_and(|record| record.name == name) {
                     self.links.saw(id, &profile.address);
+                }
+                if self.knows(id, name, &profile) {
+                    return Response::Introduced;
                 }
                 let name = name.to_owned();
                 self.lead(Action::IntroduceMonitor { id, name, profile }).await
@@ -120,14 +124,25 @@ impl Peers {
             }
             Err(_) => {
                 // Who was deposed this moment knows no better than to name nobody.
-                let leads = self
-                    .member
-                    .get()
-                    .is_some_and(|(_, raft)| raft.leadership().borrow().is_leader());
+                let leads = self.leads();
                 let here = self.member.get().map(|(id, _)| *id);
                 Response::NotLeader { here, leader: self.leader().filter(|_| !leads) }
             }
         }
+    }
+
+    /// Whether this monitor leads, and there is nothing to write down.
+    fn knows(&self, id: MonitorId, name: &str, profile: &Profile) -> bool {
+        let is_settled = |record: Monitor| {
+            record.name == name
+                && record.profile == *profile
+                && !matches!(record.state, MonitorState::Joining | MonitorState::Gone)
+        };
+        self.leads() && self.links.record(id).is_some_and(is_settled)
+    }
+
+    fn leads(&self) -> bool {
+        self.member.get().is_some_and(|(_, raft)| raft.leadership().borrow().is_leader())
     }
 
     fn check_sender(&self, name: &str, from: MonitorId, to: MonitorId) -> Result<&Raft, Response> {

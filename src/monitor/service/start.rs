@@ -23,6 +23,7 @@ use super::peers::Peers;
 use super::{Bootstrap, Config, RunError};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
+use crate::monitor::namespace::records::MonitorState;
 use crate::monitor::raft::Raft;
 use crate::types::{Incarnation, MonitorId};
 use crate::wire::peers::{Request, Response};
@@ -31,6 +32,8 @@ use crate::wire::peers::{Request, Response};
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(300);
+/// How often a monitor that is known as it is looks whether that is still so.
+const LOOK: Duration = Duration::from_secs(2);
 /// How often is said what is waited for.
 const SAY: Duration = Duration::from_secs(10);
 /// How long a founder may take to lead.
@@ -124,13 +127,17 @@ pub(super) async fn found(
     (config.remember)(Milestone::Founded).map_err(RunError::Remember)
 }
 
-/// Introduces this monitor for as long as it takes. Gives why, if it is refused.
+/// Introduces this monitor whenever the others do not know it as it is. Gives why, if it is refused: it may have
+/// been removed meanwhile.
 pub(super) async fn introduce(peers: Arc<Peers>, id: MonitorId, monitors: Vec<String>) -> String {
     loop {
         peers.refresh();
         let known = peers.links.record(id);
-        if known.is_some_and(|record| record.profile == peers.profile) {
-            return std::future::pending().await;
+        let known_as_it_is = known.as_ref().is_some_and(|known| known.profile == peers.profile);
+        // One that is to leave asks until it is told that it has left.
+        if known_as_it_is && known.is_some_and(|known| known.state == MonitorState::Member) {
+            tokio::time::sleep(LOOK).await;
+            continue;
         }
         // Who leads introduces itself (`members`).
         let leader = peers.leader().filter(|(leader, _)| *leader != id);
@@ -142,7 +149,7 @@ pub(super) async fn introduce(peers: Arc<Peers>, id: MonitorId, monitors: Vec<St
         {
             return why;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(if known_as_it_is { LOOK } else { PAUSE }).await;
     }
 }
 

@@ -23,7 +23,32 @@ pub(super) use receive::Receiver;
 pub(super) use send::send;
 use spool::Spool;
 
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 use crate::monitor::store::{Incoming, Read, StoreError, prefix_end};
+
+/// A transfer that has not got on for this long does not count any more.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// What this member is sending to others. The log behind a state that is under way must stay, or the receiver would
+/// lag behind the log again as soon as it has the state.
+#[derive(Default)]
+pub(super) struct Transfers(Mutex<Option<Instant>>);
+
+impl Transfers {
+    /// One of them has got on.
+    pub(super) fn advanced(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// Whether one is under way, or was a moment ago.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.0.lock().is_some_and(|last| last.elapsed() < STALLED)
+    }
+}
 
 /// All pairs at one moment.
 pub(super) enum StateImage {

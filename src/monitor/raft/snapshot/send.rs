@@ -9,8 +9,8 @@ use super::super::network::Route;
 use super::super::state;
 use super::super::transport::Unreached;
 use super::super::types::{self, TypeConfig};
-use super::StateImage;
 use super::spool::{Checksum, write_pair};
+use super::{StateImage, Transfers};
 use crate::env::random::{Random, SystemRandom};
 use crate::monitor::store::StoreError;
 use crate::wire::peers::{Answer, Ask, Chunk, Spooled, StateEnd, Vote};
@@ -32,6 +32,7 @@ type Piece = Result<Vec<u8>, StoreError>;
 /// Sends a whole state; gives the receiver's vote when it is its state.
 pub(in super::super) async fn send(
     route: Route,
+    transfers: &Transfers,
     vote: Vote,
     snapshot: Snapshot<TypeConfig>,
 ) -> Result<Vote, Unreached> {
@@ -53,10 +54,13 @@ pub(in super::super) async fn send(
         if let Some(vote) = transfer.send(bytes, None).await? {
             return Ok(vote);
         }
+        transfers.advanced();
     }
     let end = StateEnd { crc: checksum.value(), ..end };
     loop {
-        if let Some(vote) = transfer.send(Vec::new(), Some(end.clone())).await? {
+        let installed = transfer.send(Vec::new(), Some(end.clone())).await?;
+        transfers.advanced();
+        if let Some(vote) = installed {
             return Ok(vote);
         }
         tokio::time::sleep(PAUSE).await;

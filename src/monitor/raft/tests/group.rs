@@ -208,8 +208,13 @@ impl Members {
     pub(super) fn keeper(&self, id: u64, bytes: u64) -> Keeper {
         let member = &self.live[&id];
         let inner = &member.raft.inner;
-        Keeper::new(inner.core.clone(), inner.log.clone(), member.persisted.clone())
-            .with_bytes(1, bytes)
+        Keeper::new(
+            inner.core.clone(),
+            inner.log.clone(),
+            member.persisted.clone(),
+            inner.transfers.clone(),
+        )
+        .with_bytes(1, bytes)
     }
 
     pub(super) async fn end(self) {

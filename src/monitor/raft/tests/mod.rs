@@ -142,7 +142,12 @@ impl Node {
 
     fn keeper(&self) -> Keeper {
         let inner = &self.raft.inner;
-        Keeper::new(inner.core.clone(), inner.log.clone(), self.persisted.clone())
+        Keeper::new(
+            inner.core.clone(),
+            inner.log.clone(),
+            self.persisted.clone(),
+            inner.transfers.clone(),
+        )
     }
 }
 

@@ -197,8 +197,9 @@ mod tests {
             Some(Step::AddLearner(MonitorId(4)))
         );
         assert_eq!(step(&wished, &group(&[1, 2, 3], &[4], &[])), None);
-        let wished = [(1, Leaving), (2, Member), (3, Member), (4, Member)];
-        assert_eq!(step(&wished, &group(&[1, 2, 3], &[4], &[2])), None, "only 2 would be healthy");
+        assert_eq!(step(&wished, &group(&[1, 2, 3], &[4], &[4])), None, "1 alone decides nothing");
+        let now = group(&[1, 2, 3], &[4], &[3, 4]);
+        assert_eq!(step(&wished, &now), Some(Step::SetVoters(ids(&[1, 3, 4]))));
     }
 
     #[test]
