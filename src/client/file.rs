@@ -79,6 +79,9 @@ pub(crate) struct FileState {
     pub(crate) handles: u32,
     /// Generation of the pin that the monitors have, if any.
     pub(crate) pin: Option<u64>,
+    /// Generation of a pin that was asked for and not yet answered: a new leader has to know it too, for the
+    /// answer may be that of the leader before.
+    pub(crate) pinning: Option<u64>,
     /// Its last name is gone: nothing has to be committed once it is closed.
     pub(crate) gone: bool,
     /// The latest error of a write; each handle reports it once.

@@ -18,6 +18,8 @@ use crate::wire::metadata::{Attach, MUTATIONS_MAX, PINS_MAX, Request};
 /// A file that is not open, and of which nothing is held, is forgotten after this time. Until then an answer
 /// that is older than what we know of it can be told from a new one.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// Generation of the pin that comes with the creation of a file.
+pub(crate) const CREATION: u64 = 1;
 /// Pins of closed files gather this long before the monitors are told.
 const UNPIN_LINGER: Duration = Duration::from_millis(50);
 
@@ -51,8 +53,7 @@ impl Files {
             table: Mutex::default(),
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
-            // 1 is what creating gives.
-            next_generation: AtomicU64::new(2),
+            next_generation: AtomicU64::new(CREATION + 1),
             unpinned,
         };
         (Arc::new(files), pins)
@@ -122,7 +123,10 @@ impl Files {
 
     /// What a new leader has to know: what is open, in as many parts as it takes.
     pub(crate) fn attach(&self, session: &Session) -> Vec<Attach> {
-        let pin = |file: Arc<File>| file.state.lock().pin.map(|pin| (file.ino, pin));
+        let pin = |file: Arc<File>| {
+            let state = file.state.lock();
+            state.pin.max(state.pinning).map(|pin| (file.ino, pin))
+        };
         in_parts(session.id(), &self.all().into_iter().filter_map(pin).collect::<Vec<_>>())
     }
 

@@ -32,8 +32,8 @@ use crate::types::Incarnation;
 use crate::wire;
 use crate::wire::metadata::{Attach, Notice, Refusal, Request, Response};
 
-/// A monitor that does not answer a renewal in this time is left for another.
-const RENEW_TIMEOUT: Duration = Duration::from_secs(3);
+/// A monitor that does not answer in this time what needs no waiting for anybody is left for another.
+const PROMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than the longest recall.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -165,7 +165,7 @@ impl MonitorLink {
     async fn call_until_answered(&self, request: &Request) -> Response {
         let header = wire::encode(request);
         let timeout = match request {
-            Request::Renew(_) => RENEW_TIMEOUT,
+            Request::Renew(_) => PROMPT_TIMEOUT,
             _ => CALL_TIMEOUT,
         };
         let mut changes = self.served.subscribe();
@@ -246,7 +246,7 @@ impl Drop for Complained {
 async fn attach_all(target: &Target, parts: &[Vec<u8>]) -> Result<Response, CallError> {
     let mut answer = Response::Done;
     for part in parts {
-        answer = call_once(target, part.clone(), CALL_TIMEOUT).await?;
+        answer = call_once(target, part.clone(), PROMPT_TIMEOUT).await?;
         if answer != Response::Done {
             break;
         }

@@ -223,7 +223,7 @@ impl Session {
     }
 
     /// Makes several changes in order, each by itself; a reply each. Once begun they are carried through even
-    /// if the caller stops waiting. [`Errno::Stale`] when the session was lost before they were answered.
+    /// if the caller stops waiting. [`Errno::Stale`] when the session was lost before they were done.
     pub(crate) async fn mutate_all(self: &Arc<Self>, ops: Vec<Op>) -> Vec<Result<Reply, Errno>> {
         let count = ops.len();
         let session = Arc::clone(self);
@@ -376,12 +376,28 @@ impl Session {
             }
             Response::Refused(Refusal::SessionClosed) => {
                 self.reopen(session).await;
-                vec![Err(Errno::Stale); count]
+                self.old_replies(session, &taken).await
             }
             other => {
                 // Refused as a whole: nothing was done, so the slots keep their numbers' order by being
                 // left alone. They come back with the next session.
                 vec![Err(unexpected(&other)); count]
+            }
+        }
+    }
+
+    /// What became of changes that were under way when their session was lost. Those that were not done by then
+    /// never will be.
+    async fn old_replies(&self, evicted: SessionId, taken: &[Taken]) -> Vec<Result<Reply, Errno>> {
+        let operations: Vec<_> = taken.iter().map(|taken| (taken.slot, taken.seq)).collect();
+        let request = Request::OldReplies { session: self.id(), evicted, operations };
+        match self.monitors.call(&request).await {
+            Response::OldReplies(replies) if replies.len() == taken.len() => {
+                replies.into_iter().map(|reply| reply.unwrap_or(Err(Errno::Stale))).collect()
+            }
+            other => {
+                log::warn!("what was done in session {evicted} cannot be learnt: {other:?}");
+                vec![Err(Errno::Stale); taken.len()]
             }
         }
     }

@@ -33,6 +33,16 @@ pub enum Request {
         /// What is to be done, at most [`MUTATIONS_MAX`].
         mutations: Vec<Mutation>,
     },
+    /// What became of changes that this process has sent in a session that was evicted meanwhile? (Replies are
+    /// kept for ten minutes.) Answered by [`Response::OldReplies`].
+    OldReplies {
+        /// Who asks.
+        session: SessionId,
+        /// The session before.
+        evicted: SessionId,
+        /// Slots and numbers of the changes, at most [`MUTATIONS_MAX`].
+        operations: Vec<(Slot, SlotSeq)>,
+    },
     /// Questions. Answered by [`Response::Answers`].
     Query {
         /// Who asks.
@@ -89,6 +99,8 @@ pub enum Response {
     Renewed(Renewed),
     /// One a mutation, in order.
     Mutated(Vec<Result<Reply, Errno>>),
+    /// One an operation, in order.
+    OldReplies(Vec<OldReply>),
     /// One a query, in order.
     Answers(Vec<Result<Answer, Errno>>),
     /// See [`Request::SessionsOfNode`].
@@ -104,6 +116,9 @@ pub enum Response {
     /// The call was refused as a whole.
     Refused(Refusal),
 }
+
+/// What an evicted session was answered; `None`: it was not done, and cannot be any more.
+pub type OldReply = Option<Result<Reply, Errno>>;
 
 /// Why a monitor refused a call.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, thiserror::Error)]

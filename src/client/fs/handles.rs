@@ -119,14 +119,16 @@ impl Fs {
     }
 
     /// Has the monitors keep the file although its last name may go. The beginning of its map comes with it.
-    async fn pin(&self, file: &Arc<File>) -> Result<(), Errno> {
+    pub(super) async fn pin(&self, file: &Arc<File>) -> Result<(), Errno> {
         let generation = self.files.generation();
-        let Answer::Map(told) =
-            self.session.query(Query::Open { ino: file.ino, generation }).await?
-        else {
+        file.state.lock().pinning = Some(generation);
+        let answer = self.session.query(Query::Open { ino: file.ino, generation }).await;
+        let mut state = file.state.lock();
+        // Unless another open has asked meanwhile.
+        state.pinning.take_if(|asked| *asked == generation);
+        let Answer::Map(told) = answer? else {
             return Err(Errno::Io);
         };
-        let mut state = file.state.lock();
         state.pin = state.pin.max(Some(generation));
         if state.grant == Grant::Nothing && told.attr.dv >= state.map.dv() {
             // Not to be used without another check: it only saves being told again.

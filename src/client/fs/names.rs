@@ -1,6 +1,7 @@
 //! Names: finding, making, removing, renaming, listing.
 
 use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
+use crate::client::files::CREATION;
 use crate::types::{Attr, Errno, FileKind, Ino};
 use crate::wire::metadata::{Answer, Create, Op, Query, Rename, RenameMode, Reply};
 
@@ -20,7 +21,8 @@ impl Fs {
         new: NewInode,
     ) -> Result<Attr, Errno> {
         self.must_be_writable()?;
-        self.create_inode(caller, parent, name, new, false).await
+        let ino = self.session.next_inode().await;
+        self.create_inode(caller, parent, name, (ino, new), false).await
     }
 
     /// A new regular file, opened.
@@ -35,9 +37,20 @@ impl Fs {
         self.must_be_writable()?;
         let new = NewInode { kind: FileKind::Regular, mode, rdev: 0, target: Vec::new() };
         let creator = self.session.id();
-        let attr = self.create_inode(caller, parent, name, new, true).await?;
-        let file = self.files.get(attr.ino);
-        let handle = self.files.open(&file, open, Some(1));
+        let ino = self.session.next_inode().await;
+        let file = self.files.get(ino);
+        file.state.lock().pinning = Some(CREATION);
+        let created = self.create_inode(caller, parent, name, (ino, new), true).await;
+        file.state.lock().pinning = None;
+        let attr = created?;
+        let handle = self.files.open(&file, open, Some(CREATION));
+        if self.session.id() != creator {
+            // The session was lost meanwhile, and with it the pin that came with the file.
+            if let Err(errno) = self.pin(&file).await {
+                self.release(handle).await;
+                return Err(errno);
+            }
+        }
         self.grants.created(&file, attr.clone(), creator);
         Ok((attr, handle))
     }
@@ -124,13 +137,13 @@ impl Fs {
         caller: Caller,
         parent: Ino,
         name: &[u8],
-        new: NewInode,
+        (ino, new): (Ino, NewInode),
         open: bool,
     ) -> Result<Attr, Errno> {
         let create = Create {
             parent,
             name: name.to_vec(),
-            ino: self.session.next_inode().await,
+            ino,
             kind: new.kind,
             mode: new.mode,
             uid: caller.uid,

@@ -107,6 +107,9 @@ impl FakeMonitors {
                 placement: Self::placement(),
                 credit_bytes: 1 << 40,
             }),
+            Request::OldReplies { operations, .. } => {
+                Response::OldReplies(vec![None; operations.len()])
+            }
             Request::Renew(_) => {
                 Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40 })
             }

@@ -2,4 +2,5 @@
 
 mod content;
 mod fakes;
+mod links;
 mod whole;

@@ -69,7 +69,10 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
             return mutate(txn, at, *session, mutation, removes.as_ref());
         }
         Action::OpenSession(client) => return Ok(sessions::open(txn, at, client)),
-        Action::CloseSession { session, .. } => return sessions::close(txn, at, *session),
+        Action::CloseSession { session, evicted } => {
+            return sessions::close(txn, at, *session, *evicted);
+        }
+        Action::ForgetSession { session } => return sessions::forget(txn, *session),
         Action::Unpin { session, ino } => orphans::unpin(txn, at, *session, *ino)?,
         Action::Free { ino } => {
             if !orphans::free(txn, at, *ino)? {

@@ -60,12 +60,18 @@ pub enum Action {
     },
     /// A client begins.
     OpenSession(ClientInfo),
-    /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go.
+    /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go; when it ends by itself, its
+    /// replies too.
     CloseSession {
         /// The session.
         session: SessionId,
         /// Whether it was evicted.
         evicted: bool,
+    },
+    /// The replies of an evicted session have been kept for long enough.
+    ForgetSession {
+        /// The session.
+        session: SessionId,
     },
     /// A session has closed an inode whose last name went before.
     Unpin {

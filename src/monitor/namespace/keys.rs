@@ -11,6 +11,7 @@
 //! F/ stripe:8 ino:8 window:8  Reference  window = file offset / 16 MiB
 //! G/ server:8 stripe:8 i:1    DeadShard  what a server is to delete
 //! I/ ino:8                    Inode
+//! J/ session:8                Evicted
 //! LP/ ino:8 parent:8 name     LinkName
 //! M/ monitor:8                Monitor
 //! O/ session:8 ino:8          Orphan
@@ -36,8 +37,8 @@ use std::marker::PhantomData;
 use md5::{Digest, Md5};
 
 use super::records::{
-    Cluster, Counter, DeadShard, Entry, Grant, Inode, LinkName, Monitor, Orphan, Piece, Range,
-    Record, Reference, Server, Session, Shard, SlotReply, Stripe, Usage, Volume, Xattr,
+    Cluster, Counter, DeadShard, Entry, Evicted, Grant, Inode, LinkName, Monitor, Orphan, Piece,
+    Range, Record, Reference, Server, Session, Shard, SlotReply, Stripe, Usage, Volume, Xattr,
 };
 use crate::monitor::store::prefix_end;
 use crate::types::{
@@ -206,6 +207,7 @@ keyed! {
         Some((server, ShardId { stripe, index: ShardIndex(f.u8()?) }))
     };
     Inode "I/" -> Ino = |f| f.u64().map(Ino);
+    Evicted "J/" -> SessionId = |f| f.u64().map(SessionId);
     LinkName "LP/" -> (Ino, Ino, Vec<u8>) = |f| Some((Ino(f.u64()?), Ino(f.u64()?), f.rest()));
     Monitor "M/" -> MonitorId = |f| f.u64().map(MonitorId);
     Orphan "O/" -> (SessionId, Ino) = |f| Some((SessionId(f.u64()?), Ino(f.u64()?)));
@@ -253,6 +255,10 @@ pub(super) fn volume(volume: VolumeId) -> Key<Volume> {
 }
 
 pub(super) fn session(session: SessionId) -> Key<Session> {
+    key(&[&be(session.0)])
+}
+
+pub(super) fn evicted(session: SessionId) -> Key<Evicted> {
     key(&[&be(session.0)])
 }
 

@@ -67,3 +67,4 @@ mod txn;
 mod usage;
 
 pub use apply::apply;
+pub use sessions::REPLIES_KEPT;

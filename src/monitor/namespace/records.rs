@@ -193,6 +193,14 @@ records! {
         closing: bool,
     }
 
+    /// `J`: a session that was evicted; its slots are kept a while for its process, if that lives.
+    Evicted {
+        /// Whose it was.
+        client: ClientInfo,
+        /// When it went, by the leader's clock.
+        at: Timestamp,
+    }
+
     /// `Q`: the last answer in a slot.
     SlotReply {
         /// Of which operation.

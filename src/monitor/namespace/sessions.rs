@@ -5,20 +5,26 @@
 //! marked as closing and changes nothing any more; what does not fit in one command is done by the next, and
 //! the session's own record goes last, so that a new leader sees which are half closed.
 //!
-//! DESIGN §4.2 wants a closed session's replies kept for ten minutes, for a successor that names it; that
-//! comes together with successors, and until then they go at once.
+//! A session may be evicted by mistake, its process alive behind a cut cable. That process opens another, and asks
+//! what became of what it had sent: so the slots of an evicted session are kept for [`REPLIES_KEPT`] (`J` says
+//! since when). What was answered then is not done twice, and what was not can never be done any more.
+
+use std::time::Duration;
 
 use super::command::Outcome;
 use super::fail::Fail;
 use super::inodes::At;
 use super::keys::{self, IdKind};
 use super::orphans;
-use super::records::{Counter, Grant, Range, Session};
+use super::records::{Counter, Evicted, Grant, Range, Session};
 use super::stripes;
 use super::txn::{Txn, get, scan, take};
 use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
+
+/// How long the replies of an evicted session are kept.
+pub const REPLIES_KEPT: Duration = Duration::from_secs(600);
 
 /// Closing a session stops for breath after so many records; one of its steps touches at most a few
 /// thousand more.
@@ -35,8 +41,13 @@ pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
     Outcome::Session(id)
 }
 
-/// A client ends.
-pub(super) fn close(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<Outcome, StoreError> {
+/// A client ends, or is given up.
+pub(super) fn close(
+    txn: &mut Txn<'_>,
+    at: At,
+    id: SessionId,
+    evicted: bool,
+) -> Result<Outcome, StoreError> {
     let Some(mut session) = get(txn, &keys::session(id))? else {
         return Ok(Outcome::NoSession);
     };
@@ -46,11 +57,30 @@ pub(super) fn close(txn: &mut Txn<'_>, at: At, id: SessionId) -> Result<Outcome,
     if !gone {
         return Ok(Outcome::Partly);
     }
-    for ((_, slot), _) in take(txn, &keys::slots(id), limits::SESSION_SLOTS.into())? {
-        txn.delete(&keys::slot(id, slot));
+    if evicted {
+        txn.put(&keys::evicted(id), &Evicted { client: session.client, at: at.time });
+    } else {
+        drop_replies(txn, id)?;
     }
     txn.delete(&keys::session(id));
     Ok(Outcome::Done)
+}
+
+/// Nobody will ask any more what became of an evicted session's changes.
+pub(super) fn forget(txn: &mut Txn<'_>, id: SessionId) -> Result<Outcome, StoreError> {
+    if get(txn, &keys::evicted(id))?.is_none() {
+        return Ok(Outcome::NoSession);
+    }
+    drop_replies(txn, id)?;
+    txn.delete(&keys::evicted(id));
+    Ok(Outcome::Done)
+}
+
+fn drop_replies(txn: &mut Txn<'_>, id: SessionId) -> Result<(), StoreError> {
+    for ((_, slot), _) in take(txn, &keys::slots(id), limits::SESSION_SLOTS.into())? {
+        txn.delete(&keys::slot(id, slot));
+    }
+    Ok(())
 }
 
 fn is_breathless(txn: &Txn<'_>) -> bool {

@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 use super::reign::Reign;
 use super::{room, unreadable};
 use crate::monitor::namespace::command::{Action, Outcome};
-use crate::monitor::namespace::query;
+use crate::monitor::namespace::{REPLIES_KEPT, query};
 use crate::wire::metadata::Refusal;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -18,6 +18,8 @@ const TICK: Duration = Duration::from_millis(250);
 const LATE: Duration = Duration::from_secs(1);
 /// How long freeing waits after a failure before it tries again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often replies of evicted sessions are looked at.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
 
 /// Does all of it until the reign is over.
 pub(super) async fn run(reign: Arc<Reign>) {
@@ -26,6 +28,7 @@ pub(super) async fn run(reign: Arc<Reign>) {
         () = close_halves(&reign) => {}
         () = keep_time(&reign) => {}
         () = free_orphans(&reign) => {}
+        () = forget_evicted(&reign) => {}
     }
 }
 
@@ -77,6 +80,27 @@ async fn keep_time(reign: &Reign) {
             }
         }
     }
+}
+
+/// Replies of evicted sessions go when nobody can want them any more.
+async fn forget_evicted(reign: &Reign) {
+    loop {
+        if let Err(error) = forget_old(reign).await {
+            log::warn!("the replies of evicted sessions are kept for longer: {error}");
+        }
+        tokio::time::sleep(FORGET_EVERY).await;
+    }
+}
+
+async fn forget_old(reign: &Reign) -> Result<(), Refusal> {
+    let now = reign.clock.now();
+    for (session, at) in query::evicted(&*reign.store).map_err(unreadable)? {
+        let age = now.seconds.saturating_sub(at.seconds);
+        if age >= REPLIES_KEPT.as_secs() as i64 {
+            reign.submit(Action::ForgetSession { session }).await?;
+        }
+    }
+    Ok(())
 }
 
 fn look_at_room(reign: &Reign) {

@@ -110,6 +110,11 @@ impl Reign {
                 let mutated = self.mutate(session, mutations);
                 while_connected(caller, mutated).await.map(Response::Mutated)
             }
+            Request::OldReplies { session, evicted, operations } => {
+                self.check_attached(caller, session).await?;
+                check_batch(operations.len())?;
+                self.old_replies(session, evicted, &operations).await
+            }
             Request::Query { session, queries } => {
                 self.check_attached(caller, session).await?;
                 check_batch(queries.len())?;

@@ -7,7 +7,7 @@ use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::LEASE;
-use crate::types::{Ino, SessionId};
+use crate::types::{Ino, SessionId, Slot, SlotSeq};
 use crate::wire::metadata::{
     Attach, ClientInfo, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
 };
@@ -141,6 +141,25 @@ impl Reign {
         self.changed.notify_waiters();
         self.orphaned.notify_one();
         Ok(())
+    }
+
+    /// What an evicted session of the same process was answered.
+    pub(super) async fn old_replies(
+        &self,
+        session: SessionId,
+        evicted: SessionId,
+        operations: &[(Slot, SlotSeq)],
+    ) -> Result<Response, Refusal> {
+        self.confirm_leadership().await?;
+        let record = query::session(&*self.store, session).map_err(unreadable)?;
+        let client = record.ok_or(Refusal::SessionClosed)?.client;
+        if self.is_open(evicted)? {
+            return Err(Refusal::Malformed(format!("session {evicted} was not evicted")));
+        }
+        query::old_replies(&*self.store, evicted, &client, operations)
+            .map_err(unreadable)?
+            .map(Response::OldReplies)
+            .ok_or(Refusal::Forbidden)
     }
 
     pub(super) async fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {

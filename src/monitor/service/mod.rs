@@ -10,7 +10,8 @@
 //!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected;
 //! * [`audience`] tells everybody who is connected which monitor leads;
 //! * [`consensus`] is what all this needs of Raft;
-//! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer;
+//! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer; [`order`]
+//!   says which of a request goes first;
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`status`] and [`admin`] tell administrators how everything is;
@@ -32,6 +33,7 @@ mod clients;
 mod consensus;
 mod forward;
 mod mutate;
+mod order;
 mod origin;
 mod pins;
 mod reign;

@@ -4,7 +4,8 @@
 //! goes into the log. What comes back may be *not yet*: somebody took a grant in between, or a truncate was
 //! too long for one command and was done in part. Then it goes round again.
 //!
-//! The changes of one request reach the log in their order. None waits for the answer of the one before,
+//! The changes of one request reach the log in their order, but for what gives back what others may wait for
+//! ([`order`]). None waits for the answer of the one before,
 //! unless it has to wait for a holder, or the one before may take several commands.
 
 use std::future::Future;
@@ -14,7 +15,7 @@ use std::sync::atomic::Ordering;
 use futures::future::maybe_done;
 
 use super::reign::{Reign, State};
-use super::{room, unreadable};
+use super::{order, room, unreadable};
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::command::{Action, Outcome, Removal};
 use crate::monitor::store::StoreError;
@@ -33,7 +34,7 @@ impl Reign {
     ) -> Result<Vec<Result<Reply, Errno>>, Refusal> {
         self.state.lock().sessions.progressed(session, self.clock.monotonic());
         let mut answers = Vec::with_capacity(mutations.len());
-        for mutation in mutations {
+        for (place, mutation) in order::of_work(mutations) {
             self.wait_for_holders(session, || caps::touched_by_op(&*self.store, &mutation.op))
                 .await?;
             // In line before the next one is looked at: tasks run in any order. Only the wait is spawned, so
@@ -45,10 +46,11 @@ impl Reign {
             if in_steps {
                 settled.as_mut().await;
             }
-            answers.push(settled);
+            answers.push((place, settled));
         }
+        answers.sort_unstable_by_key(|(place, _)| *place);
         let mut replies = Vec::with_capacity(answers.len());
-        for mut settled in answers {
+        for (_, mut settled) in answers {
             settled.as_mut().await;
             let answer = settled.as_mut().take_output().and_then(Result::ok);
             replies.push(answer.unwrap_or(Err(Refusal::NoLeader))?);

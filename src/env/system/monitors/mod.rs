@@ -8,6 +8,8 @@
 //!
 //! [`MonitorLinks::ask`] is for those who have nothing to tell a new leader first.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -114,7 +116,7 @@ impl Pause {
     }
 
     /// The next pause.
-    pub fn next(&mut self) -> Duration {
+    pub fn take(&mut self) -> Duration {
         let now = self.next;
         self.next = (now * 2).min(self.most);
         now.mul_f64(0.75 + (SystemRandom.u64() % 1024) as f64 / 2048.0)
@@ -122,7 +124,7 @@ impl Pause {
 
     /// Waits for the next pause.
     pub async fn rest(&mut self) {
-        tokio::time::sleep(self.next()).await;
+        tokio::time::sleep(self.take()).await;
     }
 }
 

@@ -59,8 +59,12 @@ impl Route {
     /// A monitor says who leads in that term. Whether that is news.
     pub(super) fn told(&mut self, term: u64, address: &str) -> bool {
         let is_news = self.leader.as_ref().is_none_or(|(known, _)| *known < term);
-        if is_news {
-            self.leader = Some((term, address.to_owned()));
+        if is_news
+            && let Some((_, before)) = self.leader.replace((term, address.to_owned()))
+            && before != address
+        {
+            // It was replaced for a reason: of those who could help it is the last to be asked.
+            self.refused(&before);
         }
         is_news
     }
@@ -155,6 +159,16 @@ mod tests {
         assert_eq!(route.choose(), None);
         route.connected("c");
         assert_eq!(route.choose(), choice("c", 1));
+    }
+
+    #[test]
+    fn a_leader_that_was_replaced_is_the_last_to_help() {
+        let mut route = connected(&["a", "b"]);
+        route.told(1, "a");
+        route.told(2, "c");
+        assert_eq!(route.choose(), choice("b", 2));
+        route.lost("b");
+        assert_eq!(route.choose(), choice("a", 2));
     }
 
     #[test]

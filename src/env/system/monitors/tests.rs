@@ -1,1 +1,100 @@
-//! Small monitors over loopback that say who leads, refuse, or are silent.
+//! The links to several small monitors: who is asked when the leader hangs, goes, or cannot be reached.
+
+use std::time::{Duration, Instant};
+
+use super::fake::{FakeCluster, FakeMonitor, Mode};
+use super::*;
+use crate::types::SessionId;
+
+/// Longer than any test may take: nothing here is found out by waiting for it.
+const LONG: Duration = Duration::from_secs(60);
+const QUESTION: Request = Request::CloseSession(SessionId(7));
+
+fn links(cluster: &FakeCluster, monitors: &[&FakeMonitor]) -> MonitorLinks {
+    let addresses: Vec<String> = monitors.iter().map(|monitor| monitor.address.clone()).collect();
+    MonitorLinks::start(&addresses, cluster.credentials(Role::Client), Incarnation(0)).0
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().to_string()
+}
+
+async fn answered(links: &MonitorLinks) {
+    let began = Instant::now();
+    let answer = links.ask(&QUESTION, LONG, LONG).await.unwrap();
+    assert_eq!(answer, Response::Done);
+    assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hangs_is_left_as_soon_as_another_is_announced() {
+    let cluster = FakeCluster::new(1);
+    let mut hung = cluster.monitor(Mode::Hangs);
+    let next = cluster.monitor(Mode::Answers);
+    hung.announce(1, &hung.address);
+    next.announce(1, &hung.address);
+    let links = links(&cluster, &[&hung, &next]);
+    links.connected(LONG).await.unwrap();
+    let election = async {
+        assert_eq!(hung.asked.recv().await, Some(QUESTION));
+        next.announce(2, &next.address);
+        hung.announce(1, &hung.address);
+    };
+    tokio::join!(answered(&links), election);
+    answered(&links).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_reached_first_leads_to_the_leader() {
+    let cluster = FakeCluster::new(1);
+    let first = cluster.monitor(Mode::Refuses);
+    let mut leader = cluster.monitor(Mode::Answers);
+    first.announce(3, &leader.address);
+    let links = links(&cluster, &[&first]);
+    answered(&links).await;
+    assert_eq!(leader.asked.recv().await, Some(QUESTION));
+    assert_eq!(links.incarnation(), Incarnation(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_cannot_be_reached_is_asked_through_another_monitor() {
+    let cluster = FakeCluster::new(1);
+    let (refuses, helps) = (cluster.monitor(Mode::Refuses), cluster.monitor(Mode::Answers));
+    refuses.announce(1, &nobody());
+    let links = links(&cluster, &[&refuses, &helps]);
+    answered(&links).await;
+    answered(&links).await;
+    helps.stop();
+    let failed = links.ask(&QUESTION, LONG, Duration::from_millis(300)).await;
+    assert!(matches!(failed, Err(AskError::NoLeader)), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_waiting_will_not_help_nobody_waits() {
+    let (ours, theirs) = (FakeCluster::new(1), FakeCluster::new(2));
+    let other = theirs.monitor(Mode::Answers);
+    let links = links(&ours, &[&other]);
+    let began = Instant::now();
+    let error = links.connected(LONG).await.unwrap_err();
+    assert!(!error.may_pass(), "{error}");
+    let failed = links.ask(&QUESTION, LONG, LONG).await;
+    assert!(matches!(failed, Err(AskError::Unreachable(_))), "{failed:?}");
+    assert!(began.elapsed() < LONG / 2);
+    // A second address may be better.
+    links.learn(&[nobody()]);
+    let error = links.connected(Duration::from_millis(300)).await.unwrap_err();
+    assert!(began.elapsed() >= Duration::from_millis(300), "{error}");
+}
+
+#[test]
+fn pauses_grow_to_a_limit_and_are_never_quite_the_same() {
+    let (first, most) = (Duration::from_millis(100), Duration::from_secs(1));
+    let mut pause = Pause::new(first, most);
+    let pauses: Vec<Duration> = (0..50).map(|_| pause.take()).collect();
+    assert!(pauses[0] >= first.mul_f64(0.75) && pauses[0] < first.mul_f64(1.25));
+    assert!(pauses[9..].iter().all(|pause| *pause >= most.mul_f64(0.75)));
+    assert!(pauses[9..].iter().all(|pause| *pause < most.mul_f64(1.25)));
+    assert!(pauses[9..].iter().any(|pause| *pause != pauses[9]));
+}

@@ -78,7 +78,7 @@ impl Look<'_> {
     }
 
     fn slot(&mut self, ((session, slot), _): <SlotReply as Pairs>::Parsed) -> Checked {
-        let has_session = self.has_session(session)?;
+        let has_session = self.has_session(session)? || exists(self.read, &keys::evicted(session))?;
         self.demand(has_session, || {
             format!("slot {slot} of session {session}, which does not exist")
         });

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use super::super::keys::{self, Keyed};
 use super::super::orphans::NOBODY;
-use super::super::records::{Cluster, Monitor, Server, Session, Stripe, Usage, Volume};
+use super::super::records::{Cluster, Evicted, Monitor, Server, Session, Stripe, Usage, Volume};
 use super::super::txn::{exists, get, scan, take};
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, VolumeId, Width};
+use crate::types::{
+    Ino, MonitorId, OpSeq, ServerId, SessionId, Slot, SlotSeq, Timestamp, VolumeId, Width,
+};
 use crate::wire::admin::StripesStatus;
-use crate::wire::metadata::{self, Space};
+use crate::wire::metadata::{self, ClientInfo, OldReply, Space};
 
 fn table<R: Keyed>(read: &dyn Read) -> Result<Vec<(R::Id, R)>, StoreError> {
     scan(read, &keys::all::<R>()).collect()
@@ -87,6 +89,39 @@ pub fn sessions(read: &dyn Read) -> Result<Vec<(SessionId, Session)>, StoreError
 /// When the store fails.
 pub fn session(read: &dyn Read, id: SessionId) -> Result<Option<Session>, StoreError> {
     get(read, &keys::session(id))
+}
+
+/// Evicted sessions whose replies are kept still, and when they went.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn evicted(read: &dyn Read) -> Result<Vec<(SessionId, Timestamp)>, StoreError> {
+    let evicted = scan(read, &keys::all::<Evicted>());
+    evicted.map(|found| found.map(|(session, evicted)| (session, evicted.at))).collect()
+}
+
+/// What an evicted session was answered, a reply for each of these operations that was done. `None` when it was
+/// not the session of that client; nothing was done, or nothing is known any more, where its replies are gone.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn old_replies(
+    read: &dyn Read,
+    session: SessionId,
+    client: &ClientInfo,
+    operations: &[(Slot, SlotSeq)],
+) -> Result<Option<Vec<OldReply>>, StoreError> {
+    let evicted = get(read, &keys::evicted(session))?;
+    if evicted.is_some_and(|evicted| evicted.client != *client) {
+        return Ok(None);
+    }
+    let reply = |(slot, seq): &(Slot, SlotSeq)| {
+        let last = get(read, &keys::slot(session, *slot))?;
+        Ok(last.filter(|last| last.seq == *seq).map(|last| last.reply))
+    };
+    operations.iter().map(reply).collect::<Result<_, _>>().map(Some)
 }
 
 /// The inodes without a name that a session keeps.

@@ -18,8 +18,8 @@ use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
 use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
-    cluster, doomed, is_orphan, monitors, op_seq, orphans, servers, session, sessions, space,
-    space_of, stripes_status, usage, volume,
+    cluster, doomed, evicted, is_orphan, monitors, old_replies, op_seq, orphans, servers, session,
+    sessions, space, space_of, stripes_status, usage, volume,
 };
 pub(super) use listing::files_listed;
 pub use shards::{garbage, missing, range_closed, reap_list};

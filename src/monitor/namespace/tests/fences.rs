@@ -326,15 +326,51 @@ fn a_closed_session_leaves_nothing_and_changes_nothing() {
     assert_eq!(late, Outcome::NoSession);
     while world.act(close.clone()) == Outcome::Partly {}
     assert_eq!(world.act(close), Outcome::NoSession);
+    world.verify();
+    assert_eq!(world.act(Action::ForgetSession { session }), Outcome::Done);
     let left = world.pairs().into_iter().filter(|(key, value)| {
         let id = session.0;
         let owned =
             matches!(key[0], b'A' | b'W') && value.windows(8).any(|b| b == id.to_le_bytes());
-        let named = matches!(key[0], b'C' | b'O' | b'Q') && key[2..10] == id.to_be_bytes();
+        let named = matches!(key[0], b'C' | b'J' | b'O' | b'Q') && key[2..10] == id.to_be_bytes();
         owned || named
     });
     assert_eq!(left.count(), 0);
     world.verify();
+}
+
+#[test]
+fn an_evicted_session_can_learn_what_it_was_answered_and_one_that_ended_leaves_nothing() {
+    let mut world = World::new(2);
+    let (evicted, ended) = (world.session(0), world.session(1));
+    let last = world.op(0, Op::LeaseInodes);
+    let seq = world.clients[0].seq;
+    world.act(Action::CloseSession { session: evicted, evicted: true });
+    world.act(Action::CloseSession { session: ended, evicted: false });
+    world.verify();
+    let slots = |world: &World, session| {
+        let owned = |key: &[u8]| key.starts_with(b"Q/") && key[2..10] == session_key(session);
+        world.pairs().iter().filter(|(key, _)| owned(key)).count()
+    };
+    assert_eq!((slots(&world, evicted), slots(&world, ended)), (1, 0));
+    let asked = [(Slot(3), SlotSeq(seq)), (Slot(3), SlotSeq(seq + 1)), (Slot(4), SlotSeq(1))];
+    let replies = |world: &World, client: &ClientInfo| {
+        query::old_replies(&world.store, evicted, client, &asked).unwrap()
+    };
+    let client = world.open_session().session;
+    let mut client = query::session(&world.store, client).unwrap().unwrap().client;
+    assert_eq!(replies(&world, &client), Some(vec![Some(last), None, None]));
+    client.pid += 1;
+    assert_eq!(replies(&world, &client), None, "another process");
+    assert_eq!(query::evicted(&world.store).unwrap().len(), 1);
+    world.act(Action::ForgetSession { session: evicted });
+    assert_eq!(replies(&world, &client), Some(vec![None, None, None]));
+    assert_eq!(slots(&world, evicted), 0);
+    world.verify();
+}
+
+fn session_key(session: SessionId) -> [u8; 8] {
+    session.0.to_be_bytes()
 }
 
 #[test]

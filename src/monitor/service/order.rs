@@ -1,0 +1,92 @@
+//! In which order the changes of one request are begun.
+//!
+//! A change that has to wait for a holder holds up those behind it. If one of those gives something back, and
+//! the holder waits for just that in a request of its own, both would wait until one of them is evicted:
+//!
+//! ```text
+//!   client A, who has y:   acquire x, release y
+//!   client B, who has x:   acquire y, release x
+//! ```
+//!
+//! So what gives something back, and needs nobody's permission, is begun first: releases and commits, unless
+//! something before them names the same file. Two changes of the same file always keep their order.
+
+use std::collections::HashSet;
+
+use crate::types::Ino;
+use crate::wire::metadata::{Mutation, Op};
+
+/// The changes in the order in which they are to be begun, each with its place in the request.
+pub(super) fn of_work(mutations: Vec<Mutation>) -> Vec<(usize, Mutation)> {
+    let mut named = HashSet::new();
+    let (mut first, mut then) = (Vec::new(), Vec::new());
+    for (place, mutation) in mutations.into_iter().enumerate() {
+        let inos = names(&mutation.op);
+        let gives_back = matches!(mutation.op, Op::Release { .. } | Op::Commit(_));
+        if gives_back && !inos.iter().any(|ino| named.contains(ino)) {
+            first.push((place, mutation));
+        } else {
+            named.extend(inos);
+            then.push((place, mutation));
+        }
+    }
+    first.append(&mut then);
+    first
+}
+
+/// The inodes that a change names.
+fn names(op: &Op) -> Vec<Ino> {
+    match op {
+        Op::Create(create) => vec![create.ino],
+        Op::Link { ino, .. }
+        | Op::SetAttr { ino, .. }
+        | Op::Truncate { ino, .. }
+        | Op::Punch { ino, .. }
+        | Op::SetXattr { ino, .. }
+        | Op::RemoveXattr { ino, .. }
+        | Op::Acquire { ino }
+        | Op::Release { ino }
+        | Op::SetMd5 { ino, .. } => vec![*ino],
+        Op::Clone(range) => vec![range.from, range.to],
+        Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
+        Op::Unlink { .. }
+        | Op::Rmdir { .. }
+        | Op::Rename(_)
+        | Op::LeaseInodes
+        | Op::LeaseStripes { .. } => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Slot, SlotSeq};
+
+    fn order(ops: Vec<Op>) -> Vec<usize> {
+        let mutation = |op| Mutation { slot: Slot(0), seq: SlotSeq(1), op };
+        of_work(ops.into_iter().map(mutation).collect())
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect()
+    }
+
+    fn acquire(ino: u64) -> Op {
+        Op::Acquire { ino: Ino(ino) }
+    }
+
+    fn release(ino: u64) -> Op {
+        Op::Release { ino: Ino(ino) }
+    }
+
+    #[test]
+    fn what_gives_back_goes_first() {
+        assert_eq!(order(vec![acquire(1), release(2), Op::LeaseInodes, release(3)]), [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn changes_of_one_file_keep_their_order() {
+        let ops = vec![acquire(1), release(1), acquire(2), release(1), release(2), release(3)];
+        assert_eq!(order(ops), [5, 0, 1, 2, 3, 4]);
+        assert_eq!(order(vec![release(1), release(1), acquire(1)]), [0, 1, 2]);
+    }
+}
