@@ -27,7 +27,7 @@ impl Admin {
         let credentials = cluster.credentials.clone();
         // What monitors say unasked is for mounts.
         let (monitors, _) = MonitorLinks::start(&cluster.monitors, credentials, Incarnation(0));
-        monitors.connected(CONNECT).await.context("the cluster cannot be reached")?;
+        monitors.connected_at_once(CONNECT).await.context("the cluster cannot be reached")?;
         Ok(Self { monitors })
     }
 

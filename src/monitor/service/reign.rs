@@ -39,7 +39,7 @@ use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::raft::{Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{Epoch, ServerId, SessionId};
+use crate::types::{Epoch, MonitorId, ServerId, SessionId};
 use crate::wire::metadata::{Refusal, Register};
 
 /// How long an elected leader waits before it asks again whether it has a majority, or its store what is in it.
@@ -125,7 +125,7 @@ impl Reign {
                 Ok(outcome) => Ok(outcome),
                 Err(error @ ProposeError::TooLong) => Err(Refusal::Malformed(error.to_string())),
                 Err(error) => {
-                    log::warn!("a command was not taken: {error}");
+                    log::debug!("a command was not taken: {error}");
                     Err(Refusal::NoLeader)
                 }
             }
@@ -135,7 +135,7 @@ impl Reign {
     /// Proof that this reign goes on, as of a moment after the call.
     pub(super) async fn confirm_leadership(&self) -> Result<(), Refusal> {
         self.consensus.confirm().await.map_err(|error| {
-            log::warn!("this monitor could not confirm that it leads: {error}");
+            log::debug!("this monitor could not confirm that it leads: {error}");
             Refusal::NoLeader
         })?;
         // It may lead again, in another term, and this reign not know yet that it is over.
@@ -234,13 +234,17 @@ impl Monitor {
 
     /// Calls go to whoever leads, if it is another, and everybody is told.
     fn defer(&self, now: &Leadership) {
-        let other = now.leader.as_ref().filter(|(id, _)| *id != self.member.id);
-        let leader = other.map(|(_, address)| Leader { term: now.term, address: address.clone() });
+        let leader = leader_of(now, |id| id != self.member.id);
         self.forwarding.follow(leader.clone());
-        if let Some(leader) = leader {
-            self.audience.announce(leader);
-        }
+        leader.into_iter().for_each(|leader| self.audience.announce(leader));
     }
+}
+
+/// The leader, if it is one of these, and where it is reached, if that is known.
+fn leader_of(now: &Leadership, is_wanted: impl Fn(MonitorId) -> bool) -> Option<Leader> {
+    let (id, address) = now.leader.clone()?;
+    let leader = Leader { term: now.term, address };
+    (is_wanted(id) && !leader.address.is_empty()).then_some(leader)
 }
 
 /// Follows who leads: begins a reign and ends it, until Raft is gone or the reign's chores fail. Says why.
@@ -261,9 +265,8 @@ pub(super) async fn follow(monitor: Arc<Monitor>) -> String {
                 log::info!("this monitor leads, in term {}", now.term);
                 chores.spawn(background::run(Arc::clone(&reign)));
                 monitor.reign.send_replace(Some(reign));
-                if let Some((_, address)) = now.leader {
-                    monitor.audience.announce(Leader { term: now.term, address });
-                }
+                let leader = leader_of(&now, |id| id == monitor.member.id);
+                leader.into_iter().for_each(|leader| monitor.audience.announce(leader));
                 continue;
             }
             changed = leadership.changed() => changed,

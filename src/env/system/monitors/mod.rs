@@ -8,8 +8,10 @@
 //!
 //! [`MonitorLinks::ask`] is for those who have nothing to tell a new leader first.
 
+mod ask;
 #[cfg(test)]
 pub(crate) mod fake;
+mod pause;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -22,22 +24,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+pub use self::ask::AskError;
+pub use self::pause::Pause;
 use self::route::{Choice, Route};
 use crate::crypto::{Credentials, Role};
-use crate::env::random::{Random, SystemRandom};
-use crate::env::system::rpc::{CallError, ConnectError, Connection};
+use crate::env::system::rpc::{ConnectError, Connection};
 use crate::types::Incarnation;
-use crate::wire::metadata::{Notice, Refusal, Request, Response};
-use crate::wire::{decode, encode};
+use crate::wire::decode;
+use crate::wire::metadata::Notice;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
-/// Pauses while there is no leader.
-const ELECTION_FIRST: Duration = Duration::from_millis(20);
-const ELECTION_MOST: Duration = Duration::from_millis(200);
 
 /// Connections to all monitors that are known. They end when this is dropped.
 pub struct MonitorLinks(Arc<Shared>);
@@ -64,8 +63,8 @@ struct Link {
     connection: Option<Connection>,
     /// Rings when it should be tried now.
     hurry: Arc<Notify>,
-    /// It cannot be connected to, and waiting will not help.
-    hopeless: Option<ConnectError>,
+    /// Why it could not be connected to the last time.
+    failure: Option<ConnectError>,
 }
 
 /// Where calls should go.
@@ -77,55 +76,6 @@ pub struct Target {
     /// keep only in memory has to be told again, and what is unanswered has to be asked again.
     pub number: u64,
     address: String,
-}
-
-/// Why monitors did not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// None is connected.
-    #[error(transparent)]
-    Unreachable(#[from] ConnectError),
-    /// The one that was asked is silent.
-    #[error("the monitor does not answer: check that it is not overloaded, and its log")]
-    Silent,
-    /// They have not elected a leader.
-    #[error("{}: check that most of them run", Refusal::NoLeader)]
-    NoLeader,
-    /// What was answered is no answer.
-    #[error(
-        "the monitor's answer makes no sense: use the same version of okapifs on both machines"
-    )]
-    Garbage,
-}
-
-/// A pause that grows, a little more or less each time, so that those who wait together do not come together.
-pub struct Pause {
-    next: Duration,
-    most: Duration,
-}
-
-impl Pause {
-    /// The first is about `first`, none is much longer than `most`.
-    pub fn new(first: Duration, most: Duration) -> Self {
-        Self { next: first, most }
-    }
-
-    /// For who waits for an election.
-    pub fn for_election() -> Self {
-        Self::new(ELECTION_FIRST, ELECTION_MOST)
-    }
-
-    /// The next pause.
-    pub fn take(&mut self) -> Duration {
-        let now = self.next;
-        self.next = (now * 2).min(self.most);
-        now.mul_f64(0.75 + (SystemRandom.u64() % 1024) as f64 / 2048.0)
-    }
-
-    /// Waits for the next pause.
-    pub async fn rest(&mut self) {
-        tokio::time::sleep(self.take()).await;
-    }
 }
 
 impl MonitorLinks {
@@ -157,28 +107,45 @@ impl MonitorLinks {
     ///
     /// [`ConnectError`] of one of them.
     pub async fn connected(&self, patience: Duration) -> Result<(), ConnectError> {
-        match tokio::time::timeout(patience, self.connected_or_hopeless()).await {
+        self.connected_unless(|error| !error.may_pass(), patience).await
+    }
+
+    /// [`Self::connected`], but without a second attempt: for somebody who would rather know.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] of one of them.
+    pub async fn connected_at_once(&self, patience: Duration) -> Result<(), ConnectError> {
+        self.connected_unless(|_| true, patience).await
+    }
+
+    /// Waits until one is connected, or all have failed for a reason with which there is no point in going on.
+    async fn connected_unless(
+        &self,
+        is_final: impl Fn(&ConnectError) -> bool,
+        patience: Duration,
+    ) -> Result<(), ConnectError> {
+        let waiting = async {
+            let (mut target, mut failure) = (self.target(), self.failure());
+            loop {
+                if target.borrow_and_update().is_some() {
+                    return Ok(());
+                }
+                if let Some(error) = self.all_failed(&is_final) {
+                    return Err(error);
+                }
+                tokio::select! {
+                    // Both senders are in `self`.
+                    _ = target.changed() => {}
+                    _ = failure.changed() => {}
+                }
+            }
+        };
+        match tokio::time::timeout(patience, waiting).await {
             Ok(connected) => connected,
             Err(_) => {
                 let last = self.0.failure.borrow().clone();
                 Err(last.unwrap_or_else(|| silent(patience)))
-            }
-        }
-    }
-
-    async fn connected_or_hopeless(&self) -> Result<(), ConnectError> {
-        let (mut target, mut failure) = (self.target(), self.failure());
-        loop {
-            if target.borrow_and_update().is_some() {
-                return Ok(());
-            }
-            if let Some(error) = self.hopeless() {
-                return Err(error);
-            }
-            tokio::select! {
-                // Both senders are in `self`.
-                _ = target.changed() => {}
-                _ = failure.changed() => {}
             }
         }
     }
@@ -193,7 +160,7 @@ impl MonitorLinks {
         self.0.failure.subscribe()
     }
 
-    /// The cluster's incarnation, as the last monitor that was connected to knew it.
+    /// The cluster's incarnation, as far as any monitor that was connected to knew it.
     pub fn incarnation(&self) -> Incarnation {
         self.0.incarnation()
     }
@@ -215,61 +182,16 @@ impl MonitorLinks {
         self.0.choose();
     }
 
-    /// Asks whoever leads, again and again until there is an answer. A monitor that does not answer in `attempt` is
-    /// left for another; while there is none to ask, or no leader, this goes on for `patience`. The answer is
-    /// never `Refused(NoLeader)`.
-    ///
-    /// # Errors
-    ///
-    /// [`AskError`] when there was none in that time.
-    pub async fn ask(
-        &self,
-        request: &Request,
-        attempt: Duration,
-        patience: Duration,
-    ) -> Result<Response, AskError> {
-        let (header, deadline) = (encode(request), Instant::now() + patience);
-        let (mut targets, mut pause) = (self.target(), Pause::for_election());
-        loop {
-            let Some(target) = targets.borrow_and_update().clone() else {
-                self.connected(deadline.saturating_duration_since(Instant::now())).await?;
-                continue;
-            };
-            let answer = tokio::select! {
-                biased;
-                () = changed(&mut targets) => continue,
-                answer = target.connection.call(header.clone(), Vec::new(), attempt) => answer,
-            };
-            let why = match answer {
-                Ok((answer, _)) => match decode(&answer) {
-                    Ok(Response::Refused(Refusal::NoLeader)) => {
-                        self.refused(&target);
-                        pause.rest().await;
-                        AskError::NoLeader
-                    }
-                    Ok(answer) => return Ok(answer),
-                    Err(_) => return Err(AskError::Garbage),
-                },
-                Err(CallError::Timeout | CallError::Closed) => {
-                    self.silent(&target);
-                    AskError::Silent
-                }
-            };
-            if Instant::now() >= deadline {
-                return Err(why);
-            }
-        }
-    }
-
-    /// If none can be connected to and no waiting will help: why.
-    fn hopeless(&self) -> Option<ConnectError> {
+    /// If none can be connected to, all for such reasons: one of them.
+    fn all_failed(&self, is_final: impl Fn(&ConnectError) -> bool) -> Option<ConnectError> {
         let state = self.0.state.lock();
         if state.links.is_empty() {
             return Some(nobody_named());
         }
-        let all: Option<Vec<&ConnectError>> =
-            state.links.values().map(|link| link.hopeless.as_ref()).collect();
-        all?.first().map(|error| (*error).clone())
+        let failures = state.links.values().map(|link| link.failure.as_ref());
+        let failures: Option<Vec<&ConnectError>> =
+            failures.map(|failure| failure.filter(|error| is_final(error))).collect();
+        failures?.first().map(|error| (*error).clone())
     }
 }
 
@@ -290,7 +212,7 @@ impl Shared {
             return;
         }
         let hurry = Arc::new(Notify::new());
-        let link = Link { connection: None, hurry: Arc::clone(&hurry), hopeless: None };
+        let link = Link { connection: None, hurry: Arc::clone(&hurry), failure: None };
         state.links.insert(address.to_owned(), link);
         drop(state);
         self.tasks.lock().spawn(Arc::clone(self).keep(address.to_owned(), hurry));
@@ -337,13 +259,14 @@ impl Shared {
     }
 
     fn connected(&self, address: &str, connection: &Connection) {
-        self.incarnation.store(connection.incarnation().0, Ordering::Relaxed);
+        // It only rises, and a monitor that has just joined does not know it yet.
+        self.incarnation.fetch_max(connection.incarnation().0, Ordering::Relaxed);
         {
             let mut state = self.state.lock();
             state.route.connected(address);
             if let Some(link) = state.links.get_mut(address) {
                 link.connection = Some(connection.clone());
-                link.hopeless = None;
+                link.failure = None;
             }
         }
         self.choose();
@@ -365,7 +288,7 @@ impl Shared {
     fn failed(&self, address: &str, error: ConnectError) {
         log::debug!("a monitor cannot be reached: {error}");
         if let Some(link) = self.state.lock().links.get_mut(address) {
-            link.hopeless = (!error.may_pass()).then(|| error.clone());
+            link.failure = Some(error.clone());
         }
         self.failure.send_replace(Some(error));
     }
@@ -413,13 +336,6 @@ impl Shared {
             true
         });
         *known = choice;
-    }
-}
-
-async fn changed(targets: &mut watch::Receiver<Option<Target>>) {
-    if targets.changed().await.is_err() {
-        // The sender is where the receiver was made: it does not go first.
-        std::future::pending::<()>().await;
     }
 }
 

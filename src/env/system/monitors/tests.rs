@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::fake::{FakeCluster, FakeMonitor, Mode};
 use super::*;
 use crate::types::SessionId;
+use crate::wire::metadata::{Request, Response};
 
 /// Longer than any test may take: nothing here is found out by waiting for it.
 const LONG: Duration = Duration::from_secs(60);
@@ -82,10 +83,13 @@ async fn where_waiting_will_not_help_nobody_waits() {
     let failed = links.ask(&QUESTION, LONG, LONG).await;
     assert!(matches!(failed, Err(AskError::Unreachable(_))), "{failed:?}");
     assert!(began.elapsed() < LONG / 2);
-    // A second address may be better.
+    // A second address may be better, but for somebody who asks only once.
     links.learn(&[nobody()]);
-    let error = links.connected(Duration::from_millis(300)).await.unwrap_err();
-    assert!(began.elapsed() >= Duration::from_millis(300), "{error}");
+    let (waited, patience) = (Instant::now(), Duration::from_millis(300));
+    links.connected(patience).await.unwrap_err();
+    assert!(waited.elapsed() >= patience);
+    links.connected_at_once(LONG).await.unwrap_err();
+    assert!(began.elapsed() < LONG / 2);
 }
 
 #[test]
