@@ -50,7 +50,8 @@
 //! * *what makes it safe*: the invariants at the head of [`monitor::namespace`];
 //! * *what brings a dead process back*: [`agent`], then its [`plan`](agent::plan);
 //! * *what lies on a disk*: `docs/formats.md`, which points at the drawings beside the writers;
-//! * *why a mount may wait*: [`client`]'s session and the service's recalls.
+//! * *why a mount may wait*: [`client`]'s session and the service's recalls;
+//! * *what happens when a monitor dies*: [`env::system::monitors`], then the service's `reign`.
 //!
 //! ## Absent on purpose
 //!

@@ -79,6 +79,8 @@ impl MonitorLink {
     async fn keep(self: Arc<Self>) {
         let mut targets = self.links.target();
         let mut number = 0;
+        // Across targets: while none leads, each of them refuses in turn.
+        let mut pause = Pause::for_election();
         loop {
             let target = targets.borrow_and_update().clone();
             self.served.send_if_modified(|served| served.take().is_some());
@@ -86,7 +88,7 @@ impl MonitorLink {
                 match target {
                     Some(target) => {
                         number += 1;
-                        self.serve(target, number).await;
+                        self.serve(target, number, &mut pause).await;
                     }
                     None => self.complain().await,
                 }
@@ -101,8 +103,9 @@ impl MonitorLink {
     }
 
     /// Attaches the session to that target, and serves until somebody finds that it is not attached any more.
-    async fn serve(&self, target: Target, number: u64) {
-        if self.attach(&target).await {
+    async fn serve(&self, target: Target, number: u64, pause: &mut Pause) {
+        if self.attach(&target, pause).await {
+            *pause = Pause::for_election();
             let mut served = self.served.subscribe();
             self.served.send_replace(Some(Served { target, number }));
             // The sender is in `self`.
@@ -127,13 +130,12 @@ impl MonitorLink {
     }
 
     /// Goes on with the session at this target. `false`: better try another.
-    async fn attach(&self, target: &Target) -> bool {
+    async fn attach(&self, target: &Target, pause: &mut Pause) -> bool {
         let Some(attach) = self.attach.get() else {
             return true;
         };
         let parts: Vec<Vec<u8>> =
             attach().into_iter().map(|part| wire::encode(&Request::Attach(part))).collect();
-        let mut pause = Pause::for_election();
         loop {
             match attach_all(target, &parts).await {
                 Ok(response @ Response::Session(_)) => {
@@ -143,8 +145,9 @@ impl MonitorLink {
                 // A closed session is noticed, and replaced, by the next call.
                 Ok(Response::Refused(Refusal::SessionClosed)) => return true,
                 Ok(Response::Refused(Refusal::NoLeader)) => {
-                    self.links.refused(target);
+                    // First: that it refused may give another target, and this ends.
                     pause.rest().await;
+                    self.links.refused(target);
                 }
                 Ok(other) => {
                     log::error!("unexpected answer of a monitor to a reattachment: {other:?}");
@@ -187,8 +190,10 @@ impl MonitorLink {
             };
             match answer {
                 Ok(Response::Refused(Refusal::NoLeader)) => {
-                    self.links.refused(&target);
-                    pause.rest().await;
+                    tokio::select! {
+                        _ = changes.changed() => {}
+                        () = pause.rest() => self.links.refused(&target),
+                    }
                 }
                 Ok(Response::Refused(Refusal::NotAttached)) => {
                     self.served

@@ -62,3 +62,22 @@ async fn calls_under_way_are_asked_again_at_once_when_the_leader_changes() {
     assert_eq!(next.asked.recv().await, Some(unpin()));
     assert_eq!(asked.await.unwrap(), Response::Done);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nobody_leads_monitors_are_not_flooded() {
+    let cluster = FakeCluster::new(1);
+    let mut monitors = [cluster.monitor(Mode::Refuses), cluster.monitor(Mode::Refuses)];
+    let addresses = [monitors[0].address.clone(), monitors[1].address.clone()];
+    let credentials = cluster.credentials(Role::Client);
+    let (link, _notices) = MonitorLink::connect(&addresses, credentials, LONG).await.unwrap();
+    link.attach_with(Box::new(parts));
+    let call = unpin();
+    tokio::time::timeout(Duration::from_secs(1), link.call(&call)).await.unwrap_err();
+    let mut asked = 0;
+    for monitor in &mut monitors {
+        while monitor.asked.try_recv().is_ok() {
+            asked += 1;
+        }
+    }
+    assert!((2..60).contains(&asked), "{asked}");
+}

@@ -226,7 +226,6 @@ impl Raft {
     ) -> Result<(Self, watch::Receiver<Option<LogId<u64>>>), RaftError> {
         let receiver = Receiver::new(&config.dir).map_err(LogError::from)?;
         let (log, applied) = open(config.dir, tuning.log, store.clone()).await?;
-        forget_victory(&log, config.id).await?;
         let recovered = log.last().map(|last| last.index);
         let (persisted, watch_persisted) = watch::channel(applied);
         let (ended, apply_ended) = oneshot::channel();
@@ -421,16 +420,6 @@ async fn open(
         }
     });
     opened.await.map_err(|panic| RaftError::Core(panic.to_string()))?
-}
-
-/// A leader that was restarted does not go on in its term, but stands for election again: what it had in memory
-/// is gone, and a term is the name of one leadership with one memory. That it won is all it forgets, its vote
-/// stays.
-async fn forget_victory(log: &Log, id: MonitorId) -> Result<(), RaftError> {
-    let won = log.vote().filter(|vote| vote.committed && vote.leader == id.0);
-    let Some(won) = won else { return Ok(()) };
-    let saved = storage::durable(|done| log.save_vote(log::Vote { committed: false, ..won }, done));
-    saved.await.map_err(|error| RaftError::Core(error.to_string()))
 }
 
 fn core_config() -> openraft::Config {

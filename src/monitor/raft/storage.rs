@@ -138,7 +138,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
 }
 
 /// Asks the log's thread for something and waits until it is durable.
-pub(super) async fn durable(ask: impl FnOnce(Done)) -> io::Result<()> {
+async fn durable(ask: impl FnOnce(Done)) -> io::Result<()> {
     let (done, waiting) = oneshot::channel();
     ask(Box::new(|result| {
         // Nobody waits any more when openraft was shut down meanwhile.

@@ -15,7 +15,7 @@ use crate::env::clock::Clock;
 use crate::env::system::rpc::{Answer, Caller, Service};
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::query;
-use crate::monitor::namespace::records::{Monitor, MonitorState};
+use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft::{ProposeError, Raft};
 use crate::monitor::store::Store;
 use crate::types::MonitorId;
@@ -133,7 +133,7 @@ impl Peers {
 
     /// Whether this monitor leads, and there is nothing to write down.
     fn knows(&self, id: MonitorId, name: &str, profile: &Profile) -> bool {
-        let is_settled = |record: Monitor| {
+        let is_settled = |record: records::Monitor| {
             record.name == name
                 && record.profile == *profile
                 && !matches!(record.state, MonitorState::Joining | MonitorState::Gone)

@@ -58,8 +58,10 @@ impl MonitorLinks {
             let why = match answer {
                 Ok((answer, _)) => match decode(&answer) {
                     Ok(Response::Refused(Refusal::NoLeader)) => {
-                        self.refused(&target);
-                        pause.rest().await;
+                        tokio::select! {
+                            () = changed(&mut targets) => {}
+                            () = pause.rest() => self.refused(&target),
+                        }
                         AskError::NoLeader
                     }
                     Ok(answer) => return Ok(answer),

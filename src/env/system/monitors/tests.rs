@@ -37,7 +37,10 @@ async fn a_leader_that_hangs_is_left_as_soon_as_another_is_announced() {
     hung.announce(1, &hung.address);
     next.announce(1, &hung.address);
     let links = links(&cluster, &[&hung, &next]);
-    links.connected(LONG).await.unwrap();
+    let at_hung = |target: &Option<Target>| {
+        target.as_ref().is_some_and(|target| target.address == hung.address)
+    };
+    links.target().wait_for(at_hung).await.unwrap();
     let election = async {
         assert_eq!(hung.asked.recv().await, Some(QUESTION));
         next.announce(2, &next.address);

@@ -5,6 +5,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::crypto::Identity;
 use crate::monitor::namespace::apply;
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::monitors::FEATURE_LEVEL;
@@ -12,6 +13,7 @@ use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
 use crate::types::{MonitorRole, ServerState};
 use crate::wire::metadata::Beat;
+use crate::wire::peers;
 use crate::wire::peers::Profile;
 
 const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
@@ -42,13 +44,12 @@ impl Group {
         let told = addresses.iter().map(|_| watch::Sender::new(nobody.clone())).collect();
         let led = Mutex::new(Led { term: 0, leader: None, is_stalled: false, stalled: Vec::new() });
         let group = Self { store: Arc::new(MemoryStore::new()), addresses, told, led };
-        let Incarnation(incarnation) = Incarnation(1);
         group.apply(&Command {
             term: 0,
             time: now(),
             actions: vec![Action::Bootstrap {
                 cluster: CLUSTER,
-                incarnation: Incarnation(incarnation),
+                incarnation: Incarnation(1),
                 width: WIDTH,
                 min_copies: 2,
             }],
@@ -406,4 +407,64 @@ async fn a_new_leader_has_servers_at_once_and_takes_their_beats_as_they_are() {
     let Response::Beaten(beaten) = peer.call(&beat).await else { panic!("not taken") };
     assert!(!beaten.register);
     assert_eq!(beaten.monitors, monitors.group.addresses);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_passed_on_is_answered_for_its_caller_alone_and_not_after_its_end() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let monitor = monitors.peer(0, Role::Monitor).await;
+    let pass_on = async |origin, role: Role, cluster| {
+        let identity = Identity { cluster, role, name: "somebody".to_owned() }.dns_name();
+        let header = encode(&peers::Request::Forward(peers::Forward { origin, identity }));
+        let call = encode(&Request::Admin(admin::Request::Placement));
+        let answer = monitor.connection.call(header, vec![call.into()], LONG).await;
+        let (header, payload) = answer.unwrap();
+        assert_eq!(decode::<peers::Response>(&header).unwrap(), peers::Response::Forwarded);
+        decode::<Response>(&payload).unwrap()
+    };
+    let answer = pass_on(5, Role::Client, CLUSTER).await;
+    assert!(matches!(answer, Response::Admin(_)), "{answer:?}");
+    let forbidden = Response::Refused(Refusal::Forbidden);
+    assert_eq!(pass_on(6, Role::Server, CLUSTER).await, forbidden);
+    assert_eq!(pass_on(7, Role::Client, ClusterId(1)).await, NO_LEADER);
+    let end = encode(&peers::Request::ForwardClosed { origin: 5 });
+    let (done, _) = monitor.connection.call(end, Vec::new(), LONG).await.unwrap();
+    assert_eq!(decode::<peers::Response>(&done).unwrap(), peers::Response::Done);
+    assert_eq!(pass_on(5, Role::Client, CLUSTER).await, NO_LEADER, "it is over");
+    let (refused, _) = monitor.connection.call(vec![99; 9], Vec::new(), LONG).await.unwrap();
+    let refused = decode::<peers::Response>(&refused).unwrap();
+    assert!(matches!(refused, peers::Response::Refused(_)), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_was_evicted_by_mistake_learns_what_was_done() {
+    let monitors = Monitors::start(1);
+    monitors.group.elect(Some(0));
+    let mut lost = monitors.client(0).await;
+    lost.create(b"file").await;
+    let done = lost.sent - 1;
+    let evict = Request::EvictDead { session: lost.session, node: "node".to_owned() };
+    let next = monitors.client(0).await;
+    let operations = vec![(Slot(done as u16), SlotSeq(1)), (Slot(lost.sent as u16), SlotSeq(1))];
+    let ask = Request::OldReplies { session: next.session, evicted: lost.session, operations };
+    let early = next.peer.call(&ask).await;
+    assert!(matches!(early, Response::Refused(Refusal::Malformed(_))), "{early:?}");
+    assert_eq!(next.peer.call(&evict).await, Response::Done);
+    let Response::OldReplies(replies) = next.peer.call(&ask).await else { panic!("no replies") };
+    assert!(matches!(replies[..], [Some(Ok(Reply::Inode(_))), None]), "{replies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_clients_that_wait_for_one_another_and_give_back_in_the_same_request_go_on() {
+    let monitors = Monitors::start(1);
+    monitors.group.elect(Some(0));
+    let (mut one, mut two) = (monitors.client(0).await, monitors.client(0).await);
+    let (x, y) = (one.create(b"x").await, two.create(b"y").await);
+    let first = one.request(vec![Op::Acquire { ino: y }, Op::Release { ino: x }]);
+    let second = two.request(vec![Op::Acquire { ino: x }, Op::Release { ino: y }]);
+    for answer in [one.begin(&first), two.begin(&second)] {
+        let Response::Mutated(replies) = answer.await.unwrap() else { panic!("no reply") };
+        assert!(matches!(replies[..], [Ok(Reply::Inode(_)), Ok(Reply::Done)]), "{replies:?}");
+    }
 }
