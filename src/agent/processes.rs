@@ -264,7 +264,10 @@ impl Launch {
         let since = Instant::now();
         loop {
             if !matches!(child.try_wait(), Ok(None)) {
-                return Err(StartError::Died { name: self.name.clone(), reason: self.last_words() });
+                return Err(StartError::Died {
+                    name: self.name.clone(),
+                    reason: self.last_words(),
+                });
             }
             let running = Running::read(&self.run_file());
             if let Some(running) = running.filter(|running| running.pid == child.id()) {

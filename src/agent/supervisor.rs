@@ -309,7 +309,9 @@ impl Supervisor {
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::Restart { unit, seen_start, reply } => {
                 let outcome = self.plan.asked(&unit, seen_start, self.clock.monotonic());
-                log::info!("a restart of {unit} beyond start {seen_start} was asked for: {outcome:?}");
+                log::info!(
+                    "a restart of {unit} beyond start {seen_start} was asked for: {outcome:?}"
+                );
                 self.act();
                 reply.send(outcome).ok();
             }

@@ -30,8 +30,8 @@ impl AgentLink {
         let any = Incarnation::default();
         let opened =
             Connection::open(&agent.address, &credentials, Role::Agent, any, PATIENCE).await;
-        let (connection, _) = opened
-            .with_context(|| format!("the agent (process {}) cannot be asked", agent.pid))?;
+        let (connection, _) =
+            opened.with_context(|| format!("the agent (process {}) cannot be asked", agent.pid))?;
         Ok(Some(Self { connection }))
     }
 

@@ -115,7 +115,8 @@ impl ClusterDir {
 
     /// Everything that should run here, but for the agent.
     pub(super) fn units(&self) -> anyhow::Result<Vec<Unit>> {
-        let mut units: Vec<Unit> = self.mounts()?.iter().map(|mount| mount_unit(&mount.at)).collect();
+        let mut units: Vec<Unit> =
+            self.mounts()?.iter().map(|mount| mount_unit(&mount.at)).collect();
         units.extend(self.monitors()?.iter().chain(&self.servers()?).filter_map(|name| unit(name)));
         Ok(units)
     }

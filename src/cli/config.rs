@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn mounts_are_written_by_hand_with_only_their_directory() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        fs::write(dir.path().join(MountsFile::NAME), "[[mount]]\nat = \"/mnt/a\"\n").expect("written");
+        fs::write(dir.path().join(MountsFile::NAME), "[[mount]]\nat = \"/mnt/a\"\n")
+            .expect("written");
         let file = MountsFile::load(dir.path()).expect("loaded");
         let wanted = MountEntry { at: "/mnt/a".into(), ..MountEntry::default() };
         assert_eq!(file.mount, [wanted]);

@@ -165,7 +165,9 @@ fn create(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<usize> {
     let width = Width { data: arguments.data.unwrap_or(2), parity: arguments.parity.unwrap_or(1) };
     let servers = arguments.servers.unwrap_or(3) as usize;
     if width.parity > 0 && servers < 2 {
-        bail!("with one server nothing can be stored twice; use --servers 2 or more, or --parity 0");
+        bail!(
+            "with one server nothing can be stored twice; use --servers 2 or more, or --parity 0"
+        );
     }
     init::create(dir, width, ANY_PORT)?;
     Ok(servers)
@@ -205,9 +207,10 @@ async fn supervise(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<Su
     }
     let (end, shutdown) = watch::channel(false);
     let (dir, policy) = (dir.clone(), arguments.restarts.into());
-    let agent = tokio::spawn(async move {
-        agent::serve(&dir, policy, &dir.run_file(AGENT), shutdown).await
-    });
+    let agent =
+        tokio::spawn(
+            async move { agent::serve(&dir, policy, &dir.run_file(AGENT), shutdown).await },
+        );
     Ok(Supervision::Here { end, agent })
 }
 
@@ -294,10 +297,7 @@ async fn wait_for_servers(dir: &ClusterDir) -> anyhow::Result<()> {
             Err(error) => format!("{error:#}"),
         };
         if since.elapsed() > READY {
-            bail!(
-                "the cluster does not work: {missing}; see {}",
-                dir.logs().display()
-            );
+            bail!("the cluster does not work: {missing}; see {}", dir.logs().display());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

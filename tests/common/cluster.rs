@@ -22,11 +22,23 @@ pub struct Cluster {
     dir: TempDir,
     mounts: usize,
     shape: [String; 6],
+    /// Whether its agent restarts what dies; most tests look at what the others do meanwhile.
+    is_supervised: bool,
 }
 
 impl Cluster {
-    /// A running cluster with one mount; skips the test where nothing can be mounted.
+    /// A running cluster with one mount, in which what dies stays dead until [`Self::up`]; skips the test where
+    /// nothing can be mounted.
     pub fn new(servers: u32, data: u8, parity: u8) -> Self {
+        Self::start(servers, data, parity, false)
+    }
+
+    /// One whose agent starts again what dies.
+    pub fn supervised(servers: u32, data: u8, parity: u8) -> Self {
+        Self::start(servers, data, parity, true)
+    }
+
+    fn start(servers: u32, data: u8, parity: u8, is_supervised: bool) -> Self {
         need_fuse();
         let shape = [
             "--servers".to_owned(),
@@ -43,6 +55,7 @@ impl Cluster {
                 .expect("temporary directory"),
             mounts: 1,
             shape,
+            is_supervised,
         };
         cluster.up();
         cluster
@@ -52,6 +65,9 @@ impl Cluster {
     pub fn up(&self) {
         let mut command = Command::new(OKAPIFS);
         command.arg("up").arg(self.root()).arg("--detach").args(&self.shape);
+        if !self.is_supervised {
+            command.arg("--no-restart");
+        }
         for number in 0..self.mounts {
             command.arg("--mount").arg(self.mount(number));
         }
@@ -139,17 +155,42 @@ impl Cluster {
         })
     }
 
-    /// All processes of the cluster.
+    /// All processes of the cluster, the agent first, also those that are not ready.
     pub fn pids(&self) -> Vec<u32> {
         let entries = fs::read_dir(self.root().join("run")).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
-            .filter_map(|entry| serde_json::from_slice::<Value>(&fs::read(entry.path()).ok()?).ok())
-            .filter_map(|running| {
-                let pid = u32::try_from(running["pid"].as_u64()?).ok()?;
-                is_okapifs(pid).then_some(pid)
-            })
-            .collect()
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort_by_key(|path| !path.ends_with("agent.json"));
+        let pids = paths.iter().filter_map(|path| {
+            let text = fs::read_to_string(path).ok()?;
+            let pid = match path.extension()?.to_str()? {
+                "json" => serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()?,
+                "birth" => text.trim().parse().ok()?,
+                _ => return None,
+            };
+            u32::try_from(pid).ok().filter(|pid| is_okapifs(*pid))
+        });
+        pids.collect()
+    }
+
+    /// Process id of the agent.
+    pub fn agent_pid(&self) -> u32 {
+        let file = fs::read(self.root().join("run/agent.json")).expect("an agent runs");
+        let running: Value = serde_json::from_slice(&file).expect("JSON");
+        u32::try_from(running["pid"].as_u64().expect("a number")).expect("a pid")
+    }
+
+    /// A process that the agent runs, as `status` tells it: `name`, `state`, `start`, `pid`, `failures`, `trouble`.
+    pub fn unit(&self, name: &str) -> Value {
+        let status = self.status();
+        let units = status["units"].as_array().expect("units is a list");
+        let unit =
+            units.iter().find(|unit| unit["name"].as_str().is_some_and(|is| is.starts_with(name)));
+        unit.unwrap_or_else(|| panic!("no {name} in {status}")).clone()
+    }
+
+    /// Process id of what the agent runs under a name that begins so.
+    pub fn unit_pid(&self, name: &str) -> u32 {
+        u32::try_from(self.unit(name)["pid"].as_u64().expect("it runs")).expect("a pid")
     }
 
     /// Pulls the plug.

@@ -126,12 +126,13 @@ impl BirthLock {
     }
 
     /// To be called in the child between fork and exec, with the [`Self::descriptor`] of a lock that its parent
-    /// has taken: keeps it open beyond exec and writes the child's process id into the file. Calls nothing that
-    /// is not async-signal-safe and takes no memory.
+    /// has taken: keeps it open beyond exec and writes the child's process id into the file. Nothing else that is
+    /// open is kept, so that a parent's own lock does not live on in its children. Calls nothing that is not
+    /// async-signal-safe and takes no memory.
     ///
     /// # Errors
     ///
-    /// Those of fcntl(2) and write(2).
+    /// Those of close_range(2) (Linux 5.11), fcntl(2) and write(2).
     pub fn hand_over(descriptor: RawFd) -> io::Result<()> {
         let mut digits = [b'\n'; PID_BYTES_MAX as usize];
         let mut begin = digits.len() - 1;
@@ -142,10 +143,11 @@ impl BirthLock {
             rest /= 10;
         }
         let text = &digits[begin..];
-        // SAFETY: both take a number that is an open descriptor (else they fail); write(2) reads `text`, which
-        // lives as long as the call.
+        // SAFETY: all take numbers, and an open descriptor (else they fail); close_range(2) closes nothing before
+        // exec; write(2) reads `text`, which lives as long as the call.
         let done = unsafe {
-            libc::fcntl(descriptor, libc::F_SETFD, 0) == 0
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0
+                && libc::fcntl(descriptor, libc::F_SETFD, 0) == 0
                 && libc::write(descriptor, text.as_ptr().cast(), text.len()) >= 0
         };
         if done { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -273,6 +275,8 @@ mod tests {
         let mut child = sleep.spawn().expect("there is a sleep(1)");
         drop(lock);
         assert_eq!(BirthLock::holder(&path), Some(child.id()));
+        let inherited = std::fs::read_dir(format!("/proc/{}/fd", child.id())).expect("/proc");
+        assert_eq!(inherited.count(), 4, "standard input, output, error, and the lock");
         assert!(matches!(BirthLock::take(&path), Err(LockError::Held { pid: Some(_), .. })));
         child.kill().expect("ours");
         child.wait().expect("ours");

@@ -60,6 +60,8 @@ impl Cluster {
             listen: "127.0.0.1:0".to_owned(),
             id: MonitorId(1),
             credentials: self.credentials(Role::Monitor, "one"),
+            start: 0,
+            agent: None,
             bootstrap: Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies },
         };
         let (tell, told) = oneshot::channel();
