@@ -166,6 +166,8 @@ impl Running {
             return Ok(Stopped::WasDead);
         }
         self.signal(libc::SIGTERM)?;
+        // One that was stopped would not hear it.
+        self.signal(libc::SIGCONT)?;
         if self.wait_dead(grace) {
             return Ok(Stopped::Cleanly);
         }

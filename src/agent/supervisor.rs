@@ -361,3 +361,6 @@ impl Supervisor {
         self.told = lines;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,4 +5,4 @@ pub mod raft;
 mod service;
 pub mod store;
 
-pub use service::{Bootstrap, Config, RunError, run};
+pub use service::{Bootstrap, Config, RunError, run, siblings};

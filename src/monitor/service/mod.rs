@@ -11,6 +11,7 @@
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
+//! * [`siblings`] asks the agent of a monitor that is missed to start it again;
 //! * [`background`] does what time brings: evictions, freeing, the state of servers.
 //!
 //! **The life of a recall.** Client B asks for the attributes of a file that client A writes. `W/ino` says
@@ -29,6 +30,7 @@ mod pins;
 mod room;
 mod servers;
 mod sessions;
+pub mod siblings;
 mod status;
 mod storage;
 #[cfg(test)]
