@@ -48,6 +48,7 @@
 //!
 //! * *what happens to a written byte*: [`client`], then [`server::store`], then the namespace's `content`;
 //! * *what makes it safe*: the invariants at the head of [`monitor::namespace`];
+//! * *what brings a dead process back*: [`agent`], then its [`plan`](agent::plan);
 //! * *what lies on a disk*: `docs/formats.md`, which points at the drawings beside the writers;
 //! * *why a mount may wait*: [`client`]'s session and the service's recalls.
 //!

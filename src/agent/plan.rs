@@ -114,6 +114,8 @@ struct Machine {
     state: State,
     /// Whether it waits for what starts before it: the first time only.
     is_in_order: bool,
+    /// One that should not run any more may do so until it ends by itself.
+    is_wanted: bool,
     backoff: Backoff,
 }
 
@@ -144,12 +146,16 @@ impl Plan {
     pub fn want(&mut self, units: impl IntoIterator<Item = (Unit, u64)>, now: Duration) {
         self.began = now;
         let wanted: BTreeMap<Unit, u64> = units.into_iter().collect();
-        self.units.retain(|unit, machine| wanted.contains_key(unit) || machine.has_process());
+        for (unit, machine) in &mut self.units {
+            machine.is_wanted = wanted.contains_key(unit);
+        }
+        self.units.retain(|_, machine| machine.is_wanted || machine.has_process());
         for (unit, start) in wanted {
             self.units.entry(unit).or_insert_with(|| Machine {
                 start,
                 state: State::Due { at: now },
                 is_in_order: true,
+                is_wanted: true,
                 backoff: Backoff::default(),
             });
         }
@@ -182,6 +188,9 @@ impl Plan {
             (Event::Died { .. } | Event::NotStarted, _) => {
                 machine.fail(self.policy, now, random);
             }
+        }
+        if !machine.is_wanted && !machine.has_process() {
+            self.units.remove(unit);
         }
     }
 

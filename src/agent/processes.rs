@@ -292,12 +292,17 @@ impl Launch {
 
 /// The process of that name that runs, and whether it is ready; see [`Launch::find`].
 pub fn find(run_dir: &Path, name: &str) -> Option<(Running, bool)> {
-    let ready = Running::read(&run_file(run_dir, name)).filter(Running::is_alive);
-    let ready = ready.map(|running| (running, true));
-    ready.or_else(|| {
-        let unready = Running::unready(BirthLock::holder(&birth_file(run_dir, name))?);
-        unready.is_alive().then_some((unready, false))
-    })
+    holder(&birth_file(run_dir, name), &run_file(run_dir, name))
+}
+
+/// The process that holds the lock in that file, and whether it is ready by its run file. A run file that is left
+/// over from before a reboot could name a stranger that looks the same; the lock cannot.
+pub fn holder(lock: &Path, run_file: &Path) -> Option<(Running, bool)> {
+    let unready = Running::unready(BirthLock::holder(lock)?);
+    let ready = Running::read(run_file)
+        .filter(|ready| (ready.pid, ready.started) == (unready.pid, unready.started));
+    let is_ready = ready.is_some();
+    Some((ready.unwrap_or(unready), is_ready)).filter(|(running, _)| running.is_alive())
 }
 
 /// Names of the processes that were started with their files in that directory, alive or not.

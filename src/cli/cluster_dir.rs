@@ -123,7 +123,12 @@ impl ClusterDir {
 
     /// The process that runs of a unit, or as the agent, if there is one.
     pub(super) fn process(&self, name: &str) -> Option<Running> {
-        processes::find(&self.run(), name).map(|(running, _)| running)
+        let found = match name {
+            // It may have been started by anybody, but has its directory to itself.
+            AGENT => processes::holder(&self.agent().join("lock"), &self.run_file(AGENT)),
+            _ => processes::find(&self.run(), name),
+        };
+        found.map(|(running, _)| running)
     }
 
     /// The processes that were started here and not stopped since, alive or not, but for the agent. Those that

@@ -85,9 +85,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     prepare(&dir, arguments, &mountpoints)?;
     let before: Vec<Unit> = dir.running().into_iter().map(|(unit, _)| unit).collect();
     admin::block_on(async {
-        let supervision = supervise(&dir, arguments).await?;
+        let mut supervision = supervise(&dir, arguments).await?;
         let works = tokio::select! {
             works = wait_until_all_works(&dir) => works,
+            error = supervision.failed() => Err(error),
             asked = admin::asked_to_end() => asked.and_then(|()| Err(anyhow!("it was interrupted"))),
         };
         if let Err(error) = works {
@@ -215,6 +216,16 @@ async fn supervise(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<Su
 }
 
 impl Supervision {
+    /// Resolves, saying why, if this process is the agent and cannot go on as such.
+    async fn failed(&mut self) -> anyhow::Error {
+        let Self::Here { agent, .. } = self else { return std::future::pending().await };
+        match agent.await {
+            Ok(Ok(())) => anyhow!("the agent has ended"),
+            Ok(Err(error)) => error,
+            Err(error) => error.into(),
+        }
+    }
+
     /// Stays as long as this process is the agent.
     async fn stay(self, dir: &ClusterDir) -> anyhow::Result<()> {
         let Self::Here { end, mut agent } = self else { return Ok(()) };
@@ -235,8 +246,9 @@ impl Supervision {
             Self::Started => down::stop_agent(dir)?,
             Self::Here { end, agent } => {
                 end.send_replace(true);
-                if let Err(error) = agent.await? {
-                    log::debug!("the agent: {error:#}");
+                // One that has failed has said so.
+                if !agent.is_finished() {
+                    agent.await??;
                 }
             }
         }

@@ -229,11 +229,13 @@ fn what_is_no_longer_wanted_runs_to_its_end() {
     let mut node = Node::running("server-1");
     node.plan.want([(unit("server-2"), 4)], node.now);
     assert_eq!(node.tick(), ["server-2: start 5"]);
-    node.plan.want([(unit("server-2"), 5)], node.now);
     assert_eq!(node.plan.units().count(), 2);
+    node.die("server-1");
+    assert!(node.pass(seconds(60)).is_empty(), "nobody wants it");
+    assert_eq!(node.plan.units().count(), 1);
     node.die("server-2");
     node.plan.want([], node.now);
-    assert_eq!(node.plan.units().count(), 1);
+    assert_eq!(node.plan.units().count(), 0);
 }
 
 #[test]
