@@ -28,6 +28,11 @@ use crate::env::system::lock::{BirthLock, LockError};
 /// How often a state is looked at while waiting for it to change.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
+/// How the name of a run file ends.
+const RUN: &str = ".json";
+/// How the name of a birth file ends.
+const BIRTH: &str = ".birth";
+
 /// How to start a process.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -316,15 +321,11 @@ pub fn names(run_dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            Some(name.strip_suffix(RUN)?.to_owned())
+            let file = entry.file_name().into_string().ok()?;
+            let name = file.strip_suffix(RUN).or_else(|| file.strip_suffix(BIRTH))?;
+            Some(name.to_owned())
         })
         .collect();
-    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
-    names.extend(entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        Some(name.strip_suffix(BIRTH)?.to_owned())
-    }));
     names.sort();
     names.dedup();
     names
@@ -338,9 +339,6 @@ pub fn run_file(run_dir: &Path, name: &str) -> PathBuf {
 fn birth_file(run_dir: &Path, name: &str) -> PathBuf {
     run_dir.join(format!("{name}{BIRTH}"))
 }
-
-const RUN: &str = ".json";
-const BIRTH: &str = ".birth";
 
 /// Lets `command` lead a session of its own, out of reach of the terminal's signals.
 pub fn in_own_session(command: &mut Command) {

@@ -171,7 +171,9 @@ impl Supervisor {
                 continue;
             }
             match self.parts.node.launch(unit) {
-                Ok(launch) => drop(self.adopt(unit, &launch)),
+                Ok(launch) => {
+                    self.adopt(unit, &launch);
+                }
                 // It is said again when it is to be started.
                 Err(why) => log::debug!("{}: {why}", unit.name),
             }

@@ -79,7 +79,7 @@ fn show_units(units: &[UnitStatus]) {
     rows.extend(units.iter().map(|unit| {
         let trouble = match unit.failures {
             0 => String::new(),
-            failures => format!("{failures} times in 10 minutes: {}", unit.trouble),
+            failures => format!("failures in 10 minutes: {failures}; {}", unit.trouble),
         };
         let state = unit_state(unit.state).to_owned();
         vec![unit.name.clone(), state, unit.start.to_string(), pid(unit.pid), trouble]
