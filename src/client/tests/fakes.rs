@@ -14,7 +14,7 @@ use crate::client::link::{Monitors, ShardError, Shards};
 use crate::codec::shard::Head;
 use crate::types::limits::BLOCK;
 use crate::types::{
-    Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino, OpSeq,
+    ClientPolicy, Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino, OpSeq,
     PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId, StripeRecord,
     Timestamp, VolumeId, Width,
 };
@@ -106,6 +106,7 @@ impl FakeMonitors {
                 lease_ms: 12_000,
                 placement: Self::placement(),
                 credit_bytes: 1 << 40,
+                policy: ClientPolicy::default(),
             }),
             Request::Renew(_) => {
                 Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40 })

@@ -7,6 +7,7 @@ pub mod files;
 pub mod lock;
 pub mod memory;
 mod node;
+pub mod renewal;
 pub mod rpc;
 
 pub use credentials::{LoadError, load_credentials};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::{Monitor, room, unreadable};
+use super::{Monitor, room, trust, unreadable};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::wire::metadata::Refusal;
@@ -25,6 +25,7 @@ pub(super) async fn run(monitor: Arc<Monitor>, mut shutdown: watch::Receiver<boo
         () = close_halves(&monitor) => {}
         () = keep_time(&monitor) => {}
         () = free_orphans(&monitor) => {}
+        () = trust::keep_renewed(&monitor) => {}
     }
 }
 

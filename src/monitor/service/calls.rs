@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::Monitor;
+use super::{Monitor, State};
 use crate::crypto::Role;
-use crate::env::system::rpc::{Answer, Caller, Service};
+use crate::env::system::rpc::{Answer, Caller, Guest, Service};
 use crate::types::SessionId;
 use crate::wire::metadata::{MUTATIONS_MAX, Refusal, Request, Response};
 use crate::wire::{decode, encode, try_encode};
@@ -28,9 +28,23 @@ impl Service for Monitor {
         Answer { header, payload: Vec::new() }
     }
 
+    async fn guest_call(self: Arc<Self>, guest: Arc<Guest>, header: Vec<u8>) -> Option<Answer> {
+        let answered = match decode::<Request>(&header) {
+            Ok(request) => self.answer_guest(guest.identity.as_ref(), request).await,
+            Err(error) => Err(Refusal::Malformed(error.to_string())),
+        };
+        let response = answered.unwrap_or_else(|refusal| {
+            log::warn!("{guest:?} was refused: {refusal}");
+            Response::Refused(refusal)
+        });
+        Some(Answer { header: encode(&response), payload: Vec::new() })
+    }
+
     fn closed(&self, caller: &Caller) {
         let mut state = self.state.lock();
-        state.callers.retain(|_, attached| attached.id != caller.id);
+        let State { callers, restricted, .. } = &mut *state;
+        callers.retain(|_, attached| attached.id != caller.id);
+        restricted.retain(|session, _| callers.contains_key(session));
         if let Some((server, epoch)) = state.registered.remove(&caller.id) {
             let is_back = state.registered.values().any(|other| *other == (server, epoch));
             if !is_back {
@@ -47,6 +61,7 @@ impl Monitor {
         request: Request,
     ) -> Result<Response, Refusal> {
         authorize(caller.identity.role, &request)?;
+        self.check_not_revoked(&caller.identity, &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,
             Request::Attach(attach) => self.attach(caller, attach),
@@ -73,7 +88,14 @@ impl Monitor {
             Request::Register(register) => self.register(caller, register).await,
             Request::Beat(beat) => self.beat(caller, beat).await,
             Request::Inventory(inventory) => self.inventory(inventory),
-            Request::Admin(request) => self.administer(request).await.map(Response::Admin),
+            Request::Admin(request) => {
+                self.administer(&caller.identity, request).await.map(Response::Admin)
+            }
+            Request::RenewCertificate { request } => {
+                self.renew_certificate(&caller.identity, &request).await
+            }
+            // Whoever has a certificate is a member already.
+            Request::Join(_) => Err(Refusal::Forbidden),
         }
     }
 
@@ -104,6 +126,7 @@ async fn while_connected<T>(
 fn authorize(role: Role, request: &Request) -> Result<(), Refusal> {
     let allowed = match request {
         Request::Register(_) | Request::Beat(_) | Request::Inventory(_) => role == Role::Server,
+        Request::RenewCertificate { .. } => true,
         _ => role == Role::Client,
     };
     allowed.then_some(()).ok_or(Refusal::Forbidden)

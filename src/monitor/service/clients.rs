@@ -52,8 +52,11 @@ impl Monitor {
 
     fn attached(&self, caller: &Arc<Caller>, session: SessionId) -> Result<Response, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
+        let policy = self.policy_of(&caller.identity.name)?;
+        let restriction = self.restriction(&policy)?;
         let opened = {
             let mut state = self.state.lock();
+            state.restrict(session, restriction);
             state.sessions.attached(session, self.clock.monotonic());
             state.callers.insert(session, Arc::clone(caller));
             SessionOpened {
@@ -63,6 +66,7 @@ impl Monitor {
                 lease_ms: u64::try_from(LEASE.as_millis()).expect("twelve seconds"),
                 placement: state.servers.placement(),
                 credit_bytes: state.credit(),
+                policy,
             }
         };
         self.changed.notify_waiters();
@@ -106,6 +110,7 @@ impl Monitor {
             state.sessions.closed(session);
             state.pins.closed(session);
             state.callers.remove(&session);
+            state.restricted.remove(&session);
         }
         self.changed.notify_waiters();
         self.orphaned.notify_one();

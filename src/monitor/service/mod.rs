@@ -9,6 +9,7 @@
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer;
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
+//! * [`trust`] lets machines join and renews certificates, [`policy`] keeps clients to what they may do;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`background`] does what time brings: evictions, freeing, the state of servers.
@@ -26,6 +27,7 @@ mod calls;
 mod clients;
 mod mutate;
 mod pins;
+mod policy;
 mod room;
 mod servers;
 mod sessions;
@@ -33,6 +35,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -47,16 +50,21 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use self::pins::Pins;
+use self::policy::Restriction;
 use self::servers::Servers;
 use self::sessions::Sessions;
+use self::trust::Vault;
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
+use crate::env::system::credentials::LoadError;
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Caller, Listener};
+use crate::monitor::founding;
 use crate::monitor::namespace;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
+use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
@@ -115,6 +123,9 @@ pub enum RunError {
     /// The log did not take the first command.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+    /// The sealing key cannot be read.
+    #[error(transparent)]
+    SealKey(#[from] LoadError),
     /// The machine does not say who it is, or the runtime could not take the socket over.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -145,6 +156,7 @@ struct Monitor {
     log: Batcher,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    vault: Vault,
     /// Rings whenever something that a call may wait for has changed: a grant, a fence, a session, grace.
     changed: Notify,
     /// Rings when an inode may wait to be freed.
@@ -161,6 +173,8 @@ struct State {
     servers: Servers,
     /// The connection of each attached session.
     callers: HashMap<SessionId, Arc<Caller>>,
+    /// What attached sessions are kept to, of those that may not do everything.
+    restricted: HashMap<SessionId, Arc<Restriction>>,
     /// Which server a connection registered.
     registered: HashMap<u64, (ServerId, Epoch)>,
 }
@@ -179,6 +193,8 @@ pub async fn run(
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
+    let vault = Vault::open(&config.dir, config.credentials.clone())?;
+    vault.renew_own(&*store);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let raft_config =
         RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
@@ -205,6 +221,7 @@ pub async fn run(
         log,
         clock,
         state,
+        vault,
         changed: Notify::new(),
         orphaned: Notify::new(),
         short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
@@ -258,6 +275,10 @@ async fn introduce(log: &Batcher, config: &Config, address: SocketAddr) -> Resul
     let Bootstrap { cluster, incarnation, width, min_copies } = config.bootstrap;
     log.submit(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
     log.submit(Action::SetMonitor { id: config.id, address: address.to_string() }).await?;
+    if let Some(founding) = founding::find(&config.dir)? {
+        log.submit(Action::Trust(TrustAction::Found(founding))).await?;
+        founding::remove(&config.dir)?;
+    }
     Ok(())
 }
 
@@ -276,6 +297,7 @@ impl State {
             pins: Pins::default(),
             servers,
             callers: HashMap::new(),
+            restricted: HashMap::new(),
             registered: HashMap::new(),
         })
     }
