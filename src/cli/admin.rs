@@ -6,9 +6,10 @@ use anyhow::{Context, anyhow, bail};
 
 use super::find::Cluster;
 use crate::crypto::Role;
+use crate::env::system::renewal::Renewal;
 use crate::env::system::rpc::Connection;
 use crate::types::{Incarnation, PlacementMap};
-use crate::wire::{self, admin, metadata};
+use crate::wire::{self, admin, metadata, trust};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -25,6 +26,9 @@ pub(super) struct Admin {
 impl Admin {
     /// Connects to the first monitor that answers.
     pub(super) async fn connect(cluster: &Cluster) -> anyhow::Result<Self> {
+        let tls = cluster.config_dir.join("tls");
+        let renewal = Renewal::new(cluster.credentials.clone(), tls, cluster.monitors.clone());
+        renewal.at_start().await.context("the certificate of this client has expired")?;
         let mut last = anyhow!("no monitor is configured");
         for address in &cluster.monitors {
             let opened = Connection::open(
@@ -75,6 +79,17 @@ impl Admin {
         let node = crate::env::system::node().context("this machine has no id")?.id;
         match self.ask(&admin::Request::Status { node }).await? {
             admin::Response::Status(status) => Ok(*status),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Asks about tokens and clients.
+    pub(super) async fn ask_trust(
+        &self,
+        question: trust::Request,
+    ) -> anyhow::Result<trust::Response> {
+        match self.ask(&admin::Request::Trust(question)).await? {
+            admin::Response::Trust(answer) => Ok(answer),
             _ => Err(unexpected()),
         }
     }

@@ -8,22 +8,28 @@
 mod admin;
 mod bench;
 mod check;
+mod client;
 mod cluster_dir;
 mod config;
+mod config_show;
 mod down;
 mod find;
 mod init;
+mod join;
+mod layers;
 mod locate;
 mod man;
 mod md5sum;
 mod monitor;
 mod mount;
 mod mount_options;
+mod policy;
 mod say;
 mod server;
 mod shard;
 mod status;
 mod sync;
+mod token;
 mod up;
 mod xattr;
 
@@ -62,6 +68,12 @@ enum Command {
     Md5sum(md5sum::Arguments),
     Bench(bench::Arguments),
     Init(init::Arguments),
+    Join(join::Arguments),
+    #[command(subcommand)]
+    Token(token::Command),
+    #[command(subcommand)]
+    Client(client::Command),
+    Config(config_show::Arguments),
     #[command(subcommand)]
     Monitor(monitor::Command),
     #[command(subcommand)]
@@ -117,6 +129,10 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Md5sum(arguments) => return md5sum::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Join(arguments) => join::run(&arguments),
+        Command::Token(command) => token::run(&command, cluster),
+        Command::Client(command) => client::run(&command, cluster),
+        Command::Config(arguments) => config_show::run(&arguments),
         Command::Monitor(command) => monitor::run(&command),
         Command::Server(command) => server::run(&command),
         Command::Mount(arguments) => mount::run(&arguments, cluster),

@@ -88,6 +88,23 @@ impl Renewal {
         }
     }
 
+    /// [`Self::at_start`], where an expired certificate is tried to be renewed for that long.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::at_start`].
+    pub async fn within(&self, patience: Duration) -> Result<(), RenewError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match self.at_start().await {
+                Err(RenewError::Connect(error))
+                    if error.may_pass() && tokio::time::Instant::now() < deadline => {}
+                done => return done,
+            }
+            tokio::time::sleep(RETRY_EXPIRED).await;
+        }
+    }
+
     /// Renews the certificate, should it have expired: for as long as it takes.
     pub async fn until_valid(&self) {
         let mut is_complaining = false;
