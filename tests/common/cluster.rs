@@ -21,6 +21,8 @@ pub const DETECTION: Duration = Duration::from_secs(30);
 pub struct Cluster {
     dir: TempDir,
     mounts: usize,
+    /// Mountpoints of mounts that were made by hand.
+    others: Vec<PathBuf>,
     shape: [String; 6],
 }
 
@@ -42,6 +44,7 @@ impl Cluster {
                 .tempdir()
                 .expect("temporary directory"),
             mounts: 1,
+            others: Vec::new(),
             shape,
         };
         cluster.up();
@@ -68,6 +71,17 @@ impl Cluster {
         self.mounts += 1;
         self.up();
         self.mount(self.mounts - 1)
+    }
+
+    /// Mounts `source` with another client configuration.
+    pub fn mount_as(&mut self, config: &str, source: &str) -> PathBuf {
+        let mountpoint = self.dir.path().join(format!("other{}", self.others.len()));
+        fs::create_dir(&mountpoint).expect("made");
+        self.others.push(mountpoint.clone());
+        let options = format!("config={config},run_dir={}", self.dir.path().display());
+        let mut command = Command::new(OKAPIFS);
+        success(command.args(["mount", source]).arg(&mountpoint).args(["-o", &options]));
+        mountpoint
     }
 
     /// The directory of `okapifs up`.
@@ -191,8 +205,9 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             self.print_logs();
         }
-        for number in 0..self.mounts {
-            let mount = Command::new("umount").arg("-l").arg(self.mount(number)).output();
+        let of_cluster = (0..self.mounts).map(|number| self.mount(number));
+        for mountpoint in self.others.iter().cloned().chain(of_cluster) {
+            let mount = Command::new("umount").arg("-l").arg(mountpoint).output();
             mount.expect("umount can be run");
         }
         for pid in self.pids() {
