@@ -8,7 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
 use common::cluster::{Cluster, OKAPIFS, need_fuse, success, text};
@@ -233,8 +233,8 @@ fn machines_join_with_tokens() {
     let place = ["--listen", "127.0.0.1:0", "--dir", &dir("node")];
     success(Command::new(OKAPIFS).args(["join", monitor, &node]).args(place));
     let home = format!("{}/server-extra", dir("node"));
-    let mut server =
-        Command::new(OKAPIFS).args(["server", "run", &home]).spawn().expect("it can be run");
+    let server = Command::new(OKAPIFS).args(["server", "run", &home]).stderr(Stdio::null()).spawn();
+    let mut server = server.expect("it can be run");
     cluster.wait_server("server-extra", true);
     server.kill().expect("it runs");
     server.wait().expect("it ends");

@@ -154,7 +154,12 @@ impl MonitorLink {
                     self.learn_addresses(&response);
                     return true;
                 }
-                Ok(Response::Refused(Refusal::SessionClosed)) => return true,
+                Ok(Response::Refused(Refusal::SessionClosed | Refusal::Revoked)) => return true,
+                Ok(Response::Refused(Refusal::Expired)) => {
+                    log::warn!("this client's certificate has expired, waiting for a new one");
+                    tokio::time::sleep(RETRY_MOST).await;
+                    return false;
+                }
                 Ok(Response::Refused(Refusal::NoLeader)) => {
                     tokio::time::sleep(NO_LEADER_PAUSE).await;
                 }

@@ -216,6 +216,10 @@ impl Session {
                 }
                 Response::Refused(Refusal::SessionClosed) => {
                     self.reopen(session).await;
+                    if self.id() == session {
+                        // No new one is to be had: this client was revoked, say.
+                        return vec![Err(Errno::Stale); count];
+                    }
                     session = self.id();
                     if let Request::Query { session: asker, .. } = &mut request {
                         *asker = session;

@@ -79,8 +79,11 @@ impl Cluster {
         fs::create_dir(&mountpoint).expect("made");
         self.others.push(mountpoint.clone());
         let options = format!("config={config},run_dir={}", self.dir.path().display());
+        // Where the run files of all others are: it ends with them.
+        let run_file = self.root().join(format!("run/mount-other{}.json", self.others.len()));
         let mut command = Command::new(OKAPIFS);
-        success(command.args(["mount", source]).arg(&mountpoint).args(["-o", &options]));
+        command.args(["mount", source]).arg(&mountpoint).args(["-o", &options]);
+        success(command.arg("--ready").arg(run_file));
         mountpoint
     }
 

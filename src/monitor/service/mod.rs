@@ -56,7 +56,6 @@ use self::sessions::Sessions;
 use self::trust::Vault;
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
-use crate::env::system::credentials::LoadError;
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Caller, Listener};
@@ -123,9 +122,6 @@ pub enum RunError {
     /// The log did not take the first command.
     #[error(transparent)]
     Propose(#[from] ProposeError),
-    /// The sealing key cannot be read.
-    #[error(transparent)]
-    SealKey(#[from] LoadError),
     /// The machine does not say who it is, or the runtime could not take the socket over.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -193,7 +189,7 @@ pub async fn run(
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
-    let vault = Vault::open(&config.dir, config.credentials.clone())?;
+    let vault = Vault::new(&config.dir, config.credentials.clone());
     vault.renew_own(&*store);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let raft_config =

@@ -13,7 +13,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Monitor, unreadable};
-use crate::crypto::seal::SealKey;
 use crate::crypto::{self, Authority, AuthorityError, Credentials, Identity, Role};
 use crate::env::system::credentials::{self, LoadError};
 use crate::monitor::namespace::command::{Action, Outcome};
@@ -36,7 +35,6 @@ const LOOK: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Vault {
     dir: PathBuf,
     credentials: Credentials,
-    seal: Option<SealKey>,
     authority: OnceLock<Arc<Authority>>,
 }
 
@@ -48,6 +46,8 @@ enum VaultError {
     #[error("the cluster's certificate authority is not part of its state")]
     NoAuthority,
     #[error(transparent)]
+    SealKey(#[from] LoadError),
+    #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -55,19 +55,20 @@ enum VaultError {
 
 impl Vault {
     /// Of the monitor whose directory `dir` is.
-    pub(super) fn open(dir: &Path, credentials: Credentials) -> Result<Self, LoadError> {
-        let seal = credentials::load_seal_key(dir)?;
-        Ok(Self { dir: dir.to_owned(), credentials, seal, authority: OnceLock::new() })
+    pub(super) fn new(dir: &Path, credentials: Credentials) -> Self {
+        Self { dir: dir.to_owned(), credentials, authority: OnceLock::new() }
     }
 
-    /// The authority, opened at its first use.
+    /// The authority, opened at its first use: a monitor that joins is given the sealing key when it is
+    /// admitted.
     fn authority(&self, state: &dyn Read) -> Result<Arc<Authority>, VaultError> {
         if let Some(authority) = self.authority.get() {
             return Ok(Arc::clone(authority));
         }
         let sealed = query::authority(state)?.ok_or(VaultError::NoAuthority)?;
-        let key = self.seal.as_ref().ok_or_else(|| VaultError::NoSealKey(self.dir.join("tls")))?;
-        let opened = Authority::unseal(&sealed.certificate, &sealed.sealed_key, key)?;
+        let no_key = || VaultError::NoSealKey(self.dir.join("tls"));
+        let key = credentials::load_seal_key(&self.dir)?.ok_or_else(no_key)?;
+        let opened = Authority::unseal(&sealed.certificate, &sealed.sealed_key, &key)?;
         Ok(Arc::clone(self.authority.get_or_init(|| Arc::new(opened))))
     }
 
