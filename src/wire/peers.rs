@@ -16,6 +16,12 @@ pub enum Request {
     /// A call of somebody else, an encoded [`super::metadata::Request`], is the payload of this frame. Answered
     /// by [`Response::Forwarded`].
     Forward(Forward),
+    /// A call of somebody without a valid certificate, an encoded [`super::metadata::Request`], is the payload of
+    /// this frame. It has no origin: nothing is kept about guests. Answered by [`Response::Forwarded`].
+    ForwardGuest {
+        /// Who it was until its certificate expired, as in [`Forward::identity`]; `None` if it has none.
+        identity: Option<String>,
+    },
     /// The connection of that origin is gone; the number is not used again. Answered by [`Response::Done`].
     ForwardClosed {
         /// Which.

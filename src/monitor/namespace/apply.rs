@@ -7,7 +7,7 @@ use super::inodes::At;
 use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, Monitor, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
-use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, usage};
+use super::{attrs, caps, commit, orphans, rename, servers, sessions, stripes, tree, trust, usage};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, Slot, SlotSeq, VolumeId,
@@ -86,6 +86,7 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::Refuse { session, slot, seq, errno } => {
             return refuse(txn, at, *session, (*slot, *seq), *errno);
         }
+        Action::Trust(action) => return trust::apply(txn, at, action),
         Action::Reaped { server, shards } => stripes::reaped(txn, at, *server, shards)?,
     }
     Ok(Outcome::Done)

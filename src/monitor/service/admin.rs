@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reign::Reign;
 use super::unreadable;
+use crate::crypto::Identity;
 use crate::monitor::namespace::check::{self, Checked};
 use crate::monitor::namespace::query;
 use crate::monitor::store::{Store, StoreError};
@@ -16,11 +17,18 @@ const CHECK_RECORDS: u64 = 20_000;
 const STRIPES_MAX: u32 = 1024;
 
 impl Reign {
-    pub(super) async fn administer(&self, request: Request) -> Result<Response, Refusal> {
+    pub(super) async fn administer(
+        &self,
+        by: &Identity,
+        request: Request,
+    ) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
         match request {
             Request::Status { node } => {
                 self.status(&node).await.map(|status| Response::Status(Box::new(status)))
+            }
+            Request::Trust(request) => {
+                self.administer_trust(by, request).await.map(Response::Trust)
             }
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
             Request::Where { ino, offset } => {

@@ -14,6 +14,7 @@
 //!   says which of a request goes first;
 //! * [`ask`] answers questions the same way, without the log;
 //! * [`clients`] and [`storage`] look after sessions and servers;
+//! * [`trust`] lets machines join and renews certificates, [`policy`] keeps clients to what they may do;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`siblings`] asks the agent of a monitor that is missed to start it again;
@@ -37,6 +38,7 @@ mod mutate;
 mod order;
 mod origin;
 mod pins;
+mod policy;
 mod reign;
 mod room;
 mod servers;
@@ -46,6 +48,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::io;
 use std::net::SocketAddr;
@@ -61,14 +64,17 @@ use self::consensus::{Consensus, Group};
 use self::forward::Forwarding;
 use self::origin::Relays;
 use self::reign::Reign;
+use self::trust::Vault;
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::node;
 use crate::env::system::rpc::{BindError, Listener};
+use crate::monitor::founding;
 use crate::monitor::namespace;
 use crate::monitor::namespace::command::Action;
 use crate::monitor::namespace::query;
+use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
@@ -167,6 +173,7 @@ struct Member {
     cluster: ClusterId,
     pid: u32,
     node: String,
+    vault: Vault,
     dir: PathBuf,
     /// Whether only the reserve of this monitor's disk is left.
     short_of_room: AtomicBool,
@@ -186,6 +193,8 @@ pub async fn run(
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
+    let vault = Vault::new(&config.dir, config.credentials.clone());
+    vault.renew_own(&*store);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let raft_config =
         RaftConfig { dir: config.dir.join("raft"), id: config.id, address: address.to_string() };
@@ -206,6 +215,7 @@ pub async fn run(
         cluster: identity.id,
         pid: std::process::id(),
         node: node()?.id,
+        vault,
         short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
         dir: config.dir,
     };
@@ -213,6 +223,7 @@ pub async fn run(
     let credentials = (config.credentials.clone(), identity.incarnation);
     let monitor = Arc::new(Monitor::new(member, Arc::clone(&store), clock, consensus, credentials));
     let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
+    let renewing = tokio::spawn(trust::keep_renewed(Arc::clone(&monitor)));
     let mut serving = tokio::spawn(listener.serve(
         config.credentials,
         identity.incarnation,
@@ -233,6 +244,7 @@ pub async fn run(
     let ended = if is_asked { Ok(()) } else { ended };
     serving.abort();
     following.abort();
+    renewing.abort();
     monitor.abdicate();
     raft.shutdown().await?;
     store.persist()?;
@@ -268,6 +280,10 @@ async fn introduce(
     log.submit(term, Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
     let address = address.to_string();
     log.submit(term, Action::SetMonitor { id: config.id, address }).await?;
+    if let Some(founding) = founding::find(&config.dir)? {
+        log.submit(term, Action::Trust(TrustAction::Found(founding))).await?;
+        founding::remove(&config.dir)?;
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod fences;
 mod model;
 mod shadow;
 mod tree;
+mod trust;
 
 use super::apply;
 use super::caps;
