@@ -28,7 +28,7 @@ impl Admin {
     pub(super) async fn connect(cluster: &Cluster) -> anyhow::Result<Self> {
         let tls = cluster.config_dir.join("tls");
         let renewal = Renewal::new(cluster.credentials.clone(), tls, cluster.monitors.clone());
-        renewal.at_start().await.context("the certificate of this client has expired")?;
+        renewal.within(ELECTION).await.context("the certificate of this client has expired")?;
         let mut last = anyhow!("no monitor is configured");
         for address in &cluster.monitors {
             let opened = Connection::open(

@@ -60,6 +60,17 @@ pub enum RenewError {
     Request(#[from] AuthorityError),
 }
 
+impl RenewError {
+    /// Whether trying again later can help without anybody doing anything.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.may_pass(),
+            Self::Call(_) | Self::Refused(Refusal::NoLeader) => true,
+            Self::Refused(_) | Self::Answer(_) | Self::Unusable(_) | Self::Request(_) => false,
+        }
+    }
+}
+
 impl From<DecodeError> for RenewError {
     fn from(error: DecodeError) -> Self {
         Self::Answer(error.to_string())
@@ -97,8 +108,7 @@ impl Renewal {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             match self.at_start().await {
-                Err(RenewError::Connect(error))
-                    if error.may_pass() && tokio::time::Instant::now() < deadline => {}
+                Err(error) if error.may_pass() && tokio::time::Instant::now() < deadline => {}
                 done => return done,
             }
             tokio::time::sleep(RETRY_EXPIRED).await;

@@ -269,6 +269,10 @@ async fn clients_are_kept_to_what_they_may_do() {
     }
     let refused = guest.mutate(create(ino, Ino::ROOT, b"more")).await;
     assert_eq!(refused, Err(Errno::AccessDenied));
+    let paths = Request::Admin(admin::Request::Paths(vec![outside]));
+    assert_eq!(guest.peer.call(&paths).await, Response::Refused(Refusal::Forbidden));
+    let placement = guest.peer.call(&Request::Admin(admin::Request::Placement)).await;
+    assert!(matches!(placement, Response::Admin(_)), "{placement:?}");
 
     let revoke = trust::Request::RevokeClient { name: joined.name.clone() };
     administrate(&cluster, &monitor, revoke).await.unwrap();
