@@ -75,9 +75,9 @@ pub enum CredentialsError {
     #[error("the new certificate is that of {new}, not that of {old}: have it issued anew")]
     OtherMember {
         /// Whose it was.
-        old: Identity,
+        old: Box<Identity>,
         /// Whose it is.
-        new: Identity,
+        new: Box<Identity>,
     },
     /// Each is fine, but TLS does not take them together.
     #[error("the certificate and the private key do not belong together: {0}")]
@@ -139,7 +139,8 @@ impl Credentials {
         let certificate = certificate(cert_pem).map_err(CredentialsError::Certificate)?;
         let new = Identity::of_certificate(&certificate).map_err(CredentialsError::Certificate)?;
         if new != *identity {
-            return Err(CredentialsError::OtherMember { old: identity.clone(), new });
+            let (old, new) = (Box::new(identity.clone()), Box::new(new));
+            return Err(CredentialsError::OtherMember { old, new });
         }
         let replacement = Current::new(identity.role, authority, certificate, key, time)?;
         *current.write() = replacement;

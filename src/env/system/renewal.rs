@@ -61,12 +61,12 @@ pub enum RenewError {
 }
 
 impl RenewError {
-    /// Whether asking again may help: monitors are being started, or elect a leader.
+    /// Whether trying again later can help without anybody doing anything.
     fn may_pass(&self) -> bool {
         match self {
             Self::Connect(error) => error.may_pass(),
-            Self::Refused(refusal) => *refusal == Refusal::NoLeader,
-            _ => false,
+            Self::Call(_) | Self::Refused(Refusal::NoLeader) => true,
+            Self::Refused(_) | Self::Answer(_) | Self::Unusable(_) | Self::Request(_) => false,
         }
     }
 }

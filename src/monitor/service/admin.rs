@@ -23,6 +23,7 @@ impl Reign {
         request: Request,
     ) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
+        self.check_may_ask(by, &request)?;
         match request {
             Request::Status { node } => {
                 self.status(&node).await.map(|status| Response::Status(Box::new(status)))

@@ -22,6 +22,7 @@ use crate::monitor::namespace::records::Token;
 use crate::monitor::namespace::trust::{MemberKey, TrustAction, TrustOutcome, certificates};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{ClientPolicy, IdRange, TokenHash};
+use crate::wire::admin;
 use crate::wire::metadata::{Refusal, Request, Response};
 use crate::wire::trust::{self, ClientEntry, Join, Joined, TokenEntry};
 
@@ -209,8 +210,24 @@ impl Reign {
 
     /// Refuses a client that may not change the cluster.
     pub(super) fn check_administrator(&self, client: &Identity) -> Result<(), Refusal> {
-        let policy = query::client_policy(&*self.store, &client.name).map_err(unreadable)?;
+        let policy = self.policy_of(&client.name)?;
         policy.admin.then_some(()).ok_or(Refusal::Forbidden)
+    }
+
+    /// Refuses questions about files and stripes to a client that is kept to a directory and does not
+    /// administrate: they do not stop at its edge.
+    pub(super) fn check_may_ask(
+        &self,
+        client: &Identity,
+        request: &admin::Request,
+    ) -> Result<(), Refusal> {
+        let names_no_file = matches!(
+            request,
+            admin::Request::Status { .. } | admin::Request::Placement | admin::Request::Trust(_)
+        );
+        let policy = self.policy_of(&client.name)?;
+        let may = names_no_file || policy.admin || policy.subtree.is_empty();
+        may.then_some(()).ok_or(Refusal::Forbidden)
     }
 
     /// What administrators ask about tokens and clients.

@@ -5,6 +5,7 @@ use super::*;
 use crate::crypto::seal::SealKey;
 use crate::crypto::{Invited, NewKey, Token};
 use crate::env::system::credentials;
+use crate::env::system::renewal::Renewal;
 use crate::monitor::founding::{Founding, MemberKey};
 use crate::types::{ClientPolicy, TokenGrant, TokenRole};
 use crate::wire::trust::{self, Join, Joined, TokenRefusal};
@@ -194,6 +195,45 @@ async fn a_cluster_that_was_off_for_months_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_renews_its_file_and_others_take_it_over() {
+    let cluster = Cluster::founded();
+    let monitor = cluster.start().await;
+    let dir = cluster.dir.path().join("member");
+    let issued = cluster.authority.issue(Role::Server, "a", months_ago()).unwrap();
+    credentials::save(&dir, cluster.authority.cert_pem(), &issued).unwrap();
+    let (first, second) = (credentials::load(&dir).unwrap(), credentials::load(&dir).unwrap());
+    // A port that was free a moment ago.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let monitors = |address: SocketAddr| vec![address.to_string()];
+    let alone = Renewal::new(first.clone(), dir.clone(), monitors(nobody));
+    alone.at_start().await.expect_err("it has expired, and nobody is there");
+
+    let at = vec![nobody.to_string(), monitor.address.to_string()];
+    Renewal::new(first.clone(), dir.clone(), at).at_start().await.expect("renewed");
+    assert!(!first.validity().is_due(now()));
+    let found = credentials::load(&dir).expect("the new one goes with the old key");
+    assert_eq!(found.validity(), first.validity());
+    assert_eq!(found.key_hash(), second.key_hash());
+    Renewal::new(second.clone(), dir, monitors(nobody)).at_start().await.expect("taken over");
+    assert_eq!(second.validity(), first.validity());
+    monitor.stop().await;
+}
+
+#[tokio::test]
+async fn a_valid_certificate_is_good_while_nobody_renews_it() {
+    let cluster = Cluster::new();
+    let now = now();
+    let weeks_ago = Timestamp { seconds: now.seconds - 20 * 24 * 60 * 60, ..now };
+    let issued = cluster.authority.issue(Role::Server, "a", weeks_ago).unwrap();
+    let dir = cluster.dir.path().join("member");
+    credentials::save(&dir, cluster.authority.cert_pem(), &issued).unwrap();
+    let ours = credentials::load(&dir).unwrap();
+    assert!(ours.validity().is_due(now));
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    Renewal::new(ours, dir, vec![nobody.to_string()]).at_start().await.expect("put off");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_kept_to_what_they_may_do() {
     let cluster = Cluster::founded();
     let monitor = cluster.start().await;
@@ -230,6 +270,10 @@ async fn clients_are_kept_to_what_they_may_do() {
     }
     let refused = guest.mutate(create(ino, Ino::ROOT, b"more")).await;
     assert_eq!(refused, Err(Errno::AccessDenied));
+    let paths = Request::Admin(admin::Request::Paths(vec![outside]));
+    assert_eq!(guest.peer.call(&paths).await, Response::Refused(Refusal::Forbidden));
+    let placement = guest.peer.call(&Request::Admin(admin::Request::Placement)).await;
+    assert!(matches!(placement, Response::Admin(_)), "{placement:?}");
 
     let revoke = trust::Request::RevokeClient { name: joined.name.clone() };
     administrate(&cluster, &monitor, revoke).await.unwrap();
