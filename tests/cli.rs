@@ -6,17 +6,23 @@ mod common;
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::Duration;
 
 use common::cluster::{Cluster, OKAPIFS, need_fuse, success, text};
 use common::runner::run;
+use common::wait_for;
 
 fn main() -> ExitCode {
     run(&[
         ("nonsense_is_refused_with_a_sentence", nonsense_is_refused_with_a_sentence),
         ("a_cluster_is_made_by_hand", a_cluster_is_made_by_hand),
         ("a_running_cluster_is_not_harmed", a_running_cluster_is_not_harmed),
+        ("machines_join_with_tokens", machines_join_with_tokens),
+        ("a_client_is_kept_to_what_it_may_do", a_client_is_kept_to_what_it_may_do),
+        ("what_is_in_force_is_shown", what_is_in_force_is_shown),
         ("manual_pages_are_written", manual_pages_are_written),
     ])
 }
@@ -188,6 +194,127 @@ fn shards_explain_themselves(cluster: &Cluster) {
         }
     }
     assert!(inspected > 0, "no shard was found");
+}
+
+fn machines_join_with_tokens() {
+    let cluster = Cluster::new(2, 1, 1);
+    let status = cluster.status();
+    let monitor = status["monitors"][0]["address"].as_str().expect("text");
+    let dir = |name: &str| cluster.scratch().join(name).display().to_string();
+    let token = |more: &[&str]| new_token(&cluster, more);
+
+    // A client, once.
+    let good = token(&["--role", "client", "--name", "laptop"]);
+    refused(&["join", monitor, &good[..good.len() - 9], "--dir", &dir("cut")], "copy all of it");
+    success(Command::new(OKAPIFS).args(["join", monitor, &good, "--dir", &dir("laptop")]));
+    refused(&["join", monitor, &good, "--dir", &dir("again")], "was used already, by laptop");
+    refused(&["join", monitor, &good, "--dir", &dir("laptop")], "is not empty");
+    success(Command::new(OKAPIFS).args(["status", "--cluster", &dir("laptop")]));
+    let of_laptop = ["token", "new", "--role", "node", "--cluster", &dir("laptop")];
+    refused(&of_laptop, "does not allow this");
+
+    // Tokens that are of no use.
+    let late = token(&["--role", "client", "--expires", "1s"]);
+    let list = || text(&cluster.okapifs(&["token", "list"]));
+    wait_for("the token expires", Duration::from_secs(10), || {
+        list().contains("expired at").then_some(())
+    });
+    refused(&["join", monitor, &late, "--dir", &dir("late")], "this token expired at");
+    let taken_back = token(&["--role", "client"]);
+    assert!(cluster.okapifs(&["token", "revoke", &taken_back]).status.success());
+    refused(&["join", monitor, &taken_back, "--dir", &dir("back")], "does not know this token");
+    let other = success(Command::new(OKAPIFS).args(["init", &dir("other")]));
+    let words = other.split_whitespace();
+    let foreign = words.into_iter().find(|word| word.starts_with("okapi1")).expect("a token");
+    refused(&["join", monitor, foreign, "--dir", &dir("foreign")], "of another cluster than");
+
+    // A node, whose server is one of the cluster's from its start.
+    let node = token(&["--role", "node", "--name", "extra"]);
+    let place = ["--listen", "127.0.0.1:0", "--dir", &dir("node")];
+    success(Command::new(OKAPIFS).args(["join", monitor, &node]).args(place));
+    let home = format!("{}/server-extra", dir("node"));
+    let server = Command::new(OKAPIFS).args(["server", "run", &home]).stderr(Stdio::null()).spawn();
+    let mut server = server.expect("it can be run");
+    cluster.wait_server("server-extra", true);
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
+    // Its client may administrate.
+    let client = format!("{}/client", dir("node"));
+    success(Command::new(OKAPIFS).args(["token", "list", "--cluster", &client]));
+
+    assert!(cluster.okapifs(&["client", "revoke", "laptop"]).status.success());
+    refused(&["status", "--cluster", &dir("laptop")], "this machine was revoked");
+}
+
+/// A token of the cluster.
+fn new_token(cluster: &Cluster, more: &[&str]) -> String {
+    let root = cluster.root().display().to_string();
+    let mut command = Command::new(OKAPIFS);
+    command.args(["token", "new", "--cluster", &root]).args(more);
+    success(&mut command).trim().to_owned()
+}
+
+fn a_client_is_kept_to_what_it_may_do() {
+    let mut cluster = Cluster::new(2, 1, 1);
+    let status = cluster.status();
+    let monitor = status["monitors"][0]["address"].as_str().expect("text").to_owned();
+    fs::create_dir(cluster.mnt().join("pub")).expect("made");
+    fs::write(cluster.mnt().join("pub/file"), "content").expect("written");
+    fs::write(cluster.mnt().join("secret"), "secret").expect("written");
+    let dir = cluster.scratch().join("reader").display().to_string();
+    let map = ["--uid-map", "0:5000:1"];
+    let token = ["--role", "client", "--name", "reader", "--ro", "--subtree", "/pub"];
+    let token = new_token(&cluster, &[&token[..], &map].concat());
+    success(Command::new(OKAPIFS).args(["join", &monitor, &token, "--dir", &dir]));
+
+    let mounted = cluster.mount_as(&dir, &format!("{monitor}:/pub"));
+    assert_eq!(fs::read_to_string(mounted.join("file")).expect("it may read"), "content");
+    let error = fs::write(mounted.join("file"), "other").expect_err("it may not write");
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+
+    let whole = cluster.mount_as(&dir, &format!("{monitor}:/"));
+    assert_eq!(fs::read_to_string(whole.join("pub/file")).expect("the way there"), "content");
+    let error = fs::read_to_string(whole.join("secret")).expect_err("outside");
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    let error = fs::read_dir(&whole).and_then(|mut entries| {
+        entries.next().unwrap_or_else(|| panic!("an empty listing")).map(drop)
+    });
+    assert_eq!(error.expect_err("outside").raw_os_error(), Some(libc::EACCES));
+
+    // Writable again, its root counts as user 5000 of the cluster.
+    assert!(
+        cluster.okapifs(&["client", "set", "reader", "--rw", "--subtree", "/"]).status.success()
+    );
+    let writable = cluster.mount_as(&dir, &format!("{monitor}:/pub"));
+    fs::write(writable.join("mine"), "x").expect("written");
+    let owner = |path: PathBuf| fs::metadata(path).expect("there").uid();
+    assert_eq!(owner(writable.join("mine")), 0);
+    assert_eq!(owner(cluster.mnt().join("pub/mine")), 5000);
+}
+
+fn what_is_in_force_is_shown() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let root = dir.path().join("c").display().to_string();
+    success(Command::new(OKAPIFS).args(["init", &root, "--servers", "1"]));
+    let server = format!("{root}/server-1");
+    let mut command = Command::new(OKAPIFS);
+    command.args(["config", &server, "--set", "capacity_bytes=7"]);
+    command.env("OKAPIFS_SERVER_DOMAIN", "rack");
+    let shown = success(&mut command);
+    let of = |key: &str| {
+        let mut lines = shown.lines().filter(|line| line.split_whitespace().nth(1) == Some(key));
+        lines.next().unwrap_or_else(|| panic!("no {key} in {shown}")).to_owned()
+    };
+    assert!(of("listen").contains("127.0.0.1:0") && of("listen").contains("line "), "{shown}");
+    assert!(of("domain").ends_with("OKAPIFS_SERVER_DOMAIN"), "{shown}");
+    assert!(of("capacity_bytes").ends_with("--set"), "{shown}");
+    assert!(of("advertise").ends_with("default"), "{shown}");
+    let all = success(Command::new(OKAPIFS).args(["config", &root]));
+    for file in ["monitor-1/monitor.toml", "server-1/server.toml", "client/okapifs.toml"] {
+        assert!(all.contains(file), "{all}");
+    }
+    refused(&["server", "run", &server, "--set", "lisen=a"], "there is no such key");
+    refused(&["config", &format!("{root}/ca")], "holds no configuration");
 }
 
 fn manual_pages_are_written() {

@@ -14,6 +14,7 @@ use super::starts::Starts;
 use super::supervisor::{Handle, Node, Parts, Supervisor};
 use crate::crypto::Credentials;
 use crate::env::system::lock::{DirLock, LockError};
+use crate::env::system::renewal::Renewal;
 use crate::env::system::rpc::{BindError, Listener};
 use crate::types::Incarnation;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub listen: String,
     /// Its certificate.
     pub credentials: Credentials,
+    /// `HOST:PORT` of the monitors, which renew its certificate.
+    pub monitors: Vec<String>,
     /// What its node has.
     pub node: Box<dyn Node>,
     /// What it does when something dies.
@@ -64,6 +67,8 @@ pub async fn run(
     let _lock = DirLock::take(&config.dir)?;
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
+    let (credentials, tls) = (config.credentials.clone(), config.dir.join("tls"));
+    let renewal = Renewal::new(credentials, tls, config.monitors);
     let parts = Parts {
         node: config.node,
         starts: Starts::open(config.dir.join("starts.json"))?,
@@ -80,6 +85,10 @@ pub async fn run(
         supervisor.run(shutdown).await;
         Ok(())
     };
-    tokio::try_join!(serving, supervising)?;
+    tokio::select! {
+        ended = async { tokio::try_join!(serving, supervising) } => ended.map(drop)?,
+        // Never: it renews for ever. An expired certificate hinders nobody from being started, monitors least.
+        () = renewal.keep() => {}
+    }
     Ok(())
 }

@@ -6,8 +6,9 @@ use anyhow::{Context, anyhow, bail};
 
 use super::find::Cluster;
 use crate::env::system::monitors::MonitorLinks;
+use crate::env::system::renewal::Renewal;
 use crate::types::{Incarnation, PlacementMap};
-use crate::wire::{admin, metadata};
+use crate::wire::{admin, metadata, trust};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -25,6 +26,9 @@ impl Admin {
     /// Connects to the monitors; one that answers is enough.
     pub(super) async fn connect(cluster: &Cluster) -> anyhow::Result<Self> {
         let credentials = cluster.credentials.clone();
+        let tls = cluster.config_dir.join("tls");
+        let renewal = Renewal::new(credentials.clone(), tls, cluster.monitors.clone());
+        renewal.within(ELECTION).await.context("the certificate of this client has expired")?;
         // What monitors say unasked is for mounts.
         let (monitors, _) = MonitorLinks::start(&cluster.monitors, credentials, Incarnation(0));
         monitors.connected_at_once(CONNECT).await.context("the cluster cannot be reached")?;
@@ -51,6 +55,17 @@ impl Admin {
         let node = crate::env::system::node().context("this machine has no id")?.id;
         match self.ask(&admin::Request::Status { node }).await? {
             admin::Response::Status(status) => Ok(*status),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Asks about tokens and clients.
+    pub(super) async fn ask_trust(
+        &self,
+        question: trust::Request,
+    ) -> anyhow::Result<trust::Response> {
+        match self.ask(&admin::Request::Trust(question)).await? {
+            admin::Response::Trust(answer) => Ok(answer),
             _ => Err(unexpected()),
         }
     }

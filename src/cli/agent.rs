@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::cluster_dir::{AGENT, ClusterDir};
 use super::config::{AgentFile, ConfigFile};
 use super::monitor::{announce, retract, until_asked};
-use super::node::NodeDir;
+use super::node::{self, NodeDir};
 use super::{admin, down, find, init};
 use crate::agent::notify::Notifier;
 use crate::agent::plan::Policy;
@@ -74,7 +74,7 @@ pub(super) async fn serve(
     ready: &Path,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let file = AgentFile::load(&dir.agent())?;
+    let (file, _) = AgentFile::in_force(&dir.agent(), &[])?;
     admin::refuse_wildcard(&file.listen)?;
     init::make_dir(&dir.run(), 0o755)?;
     init::make_dir(&dir.logs(), 0o755)?;
@@ -86,6 +86,7 @@ pub(super) async fn serve(
         dir: dir.agent(),
         listen: file.listen,
         credentials: find::credentials(&dir.agent())?,
+        monitors: node::monitors(dir)?,
         node: Box::new(NodeDir(dir.clone())),
         policy,
         notifier,

@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use super::cluster_dir::{AGENT, ClusterDir};
 use super::find;
 use crate::crypto::Role;
+use crate::env::system::renewal::Renewal;
 use crate::env::system::rpc::Connection;
 use crate::types::Incarnation;
 use crate::wire;
@@ -26,7 +27,10 @@ impl AgentLink {
         let Some(agent) = dir.process(AGENT).filter(|agent| !agent.address.is_empty()) else {
             return Ok(None);
         };
-        let credentials = find::credentials(&dir.client())?;
+        let cluster = find::configured(&dir.client())?;
+        let (credentials, tls) = (cluster.credentials, cluster.config_dir.join("tls"));
+        let renewal = Renewal::new(credentials.clone(), tls, cluster.monitors);
+        renewal.at_start().await.context("the certificate of this client has expired")?;
         let any = Incarnation::default();
         let opened =
             Connection::open(&agent.address, &credentials, Role::Agent, any, PATIENCE).await;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::layers::{self, Key, Kind, Setting};
 use crate::env::system::files::{PUBLIC, write_atomic};
 use crate::types::{ClusterId, Width};
 
@@ -19,8 +20,26 @@ pub(super) trait ConfigFile: Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// What it says at its top.
     const ABOUT: &'static str;
+    /// Whose it is, as it stands in the names of variables that are stronger than it.
+    const ROLE: &'static str;
+    /// The keys that variables and flags may set.
+    const KEYS: &'static [Key];
 
-    /// Reads it from `dir`.
+    /// What it says in `dir`, with the environment and these flags (`KEY=VALUE`) laid over it; and all
+    /// settings with where they come from.
+    fn in_force(dir: &Path, flags: &[String]) -> anyhow::Result<(Self, Vec<Setting>)> {
+        Self::load(dir)?;
+        let path = dir.join(Self::NAME);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let environment = |variable: &str| std::env::var(variable).ok();
+        let laid = layers::lay_over(&text, Self::ROLE, Self::KEYS, environment, flags);
+        let (table, settings) = laid.with_context(|| path.display().to_string())?;
+        let explain = || format!("{} with what is laid over it", path.display());
+        Ok((table.try_into().with_context(explain)?, settings))
+    }
+
+    /// Reads it from `dir`, as it stands there.
     fn load(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join(Self::NAME);
         let text = fs::read_to_string(&path)
@@ -61,6 +80,8 @@ impl ConfigFile for ClusterFile {
     const NAME: &'static str = "cluster.toml";
     const ABOUT: &'static str = "An OkapiFS cluster: written once by `okapifs init` or `okapifs up`.\n\
         Changing it changes nothing: the monitors have their own copy.";
+    const ROLE: &'static str = "CLUSTER";
+    const KEYS: &'static [Key] = &[];
 }
 
 impl ClusterFile {
@@ -99,7 +120,10 @@ impl ConfigFile for MonitorFile {
     const NAME: &'static str = "monitor.toml";
     const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor run`.\n\
         `listen` may be changed: the other monitors are told. `monitors` is where it finds them.\n\
-        `id` was given to it once and belongs to the data beside this file: never copy or change it.";
+        `id` was given to it once and belongs to the data beside this file: never copy or change it.\n\
+        OKAPIFS_MONITOR_LISTEN and `--set listen=…` are stronger than `listen` here.";
+    const ROLE: &'static str = "MONITOR";
+    const KEYS: &'static [Key] = &[Key { name: "listen", kind: Kind::Text, default: None }];
 }
 
 /// `server.toml`: how a storage server runs.
@@ -127,7 +151,16 @@ impl ConfigFile for ServerFile {
     const ABOUT: &'static str = "An OkapiFS storage server, started by `okapifs server run`.\n\
         Give servers that fail together (one host, one rack) the same `domain`.\n\
         `advertise = \"HOST:PORT\"` says where others reach it, when that is not `listen`.\n\
-        `capacity_bytes = …` bounds what its shards take; without it they may fill the disk.";
+        `capacity_bytes = …` bounds what its shards take; without it they may fill the disk.\n\
+        OKAPIFS_SERVER_LISTEN (and so on) and `--set listen=…` are stronger than what is here.";
+    const ROLE: &'static str = "SERVER";
+    const KEYS: &'static [Key] = &[
+        Key { name: "listen", kind: Kind::Text, default: None },
+        Key { name: "advertise", kind: Kind::Text, default: Some("as `listen`") },
+        Key { name: "domain", kind: Kind::Text, default: None },
+        Key { name: "monitors", kind: Kind::List, default: None },
+        Key { name: "capacity_bytes", kind: Kind::Number, default: Some("all of its disk") },
+    ];
 }
 
 impl ServerFile {
@@ -148,7 +181,10 @@ pub(super) struct ClientFile {
 impl ConfigFile for ClientFile {
     const NAME: &'static str = "okapifs.toml";
     const ABOUT: &'static str = "How this machine finds its OkapiFS cluster. Copy this directory to /etc/okapifs of a\n\
-        machine that is to mount the cluster. The key in tls/ lets its holder read and write everything.";
+        machine that is to mount the cluster. The key in tls/ lets its holder do what this client may.\n\
+        OKAPIFS_CLIENT_MONITORS is stronger than `monitors` here.";
+    const ROLE: &'static str = "CLIENT";
+    const KEYS: &'static [Key] = &[Key { name: "monitors", kind: Kind::List, default: None }];
 }
 
 /// `agent.toml`: how the agent of a node runs.
@@ -162,7 +198,10 @@ pub(super) struct AgentFile {
 impl ConfigFile for AgentFile {
     const NAME: &'static str = "agent.toml";
     const ABOUT: &'static str = "The agent of this machine, started by `okapifs agent` or `okapifs up`.\n\
-        It runs every monitor-* and server-* beside its own directory, and what mounts.toml names.";
+        It runs every monitor-* and server-* beside its own directory, and what mounts.toml names.\n\
+        OKAPIFS_AGENT_LISTEN is stronger than `listen` here.";
+    const ROLE: &'static str = "AGENT";
+    const KEYS: &'static [Key] = &[Key { name: "listen", kind: Kind::Text, default: None }];
 }
 
 /// `mounts.toml`: what a node mounts.
@@ -192,6 +231,8 @@ impl ConfigFile for MountsFile {
     const NAME: &'static str = "mounts.toml";
     const ABOUT: &'static str = "What the agent of this machine mounts: a [[mount]] each, with at = \"/mnt/okapi\", and\n\
         maybe subdir = \"DIRECTORY\" of the filesystem and options = \"ro\", as after -o.";
+    const ROLE: &'static str = "MOUNTS";
+    const KEYS: &'static [Key] = &[];
 }
 
 fn parse_cluster(text: &str, file: &str) -> anyhow::Result<ClusterId> {

@@ -82,7 +82,7 @@ pub(super) fn config_dir(dir: &Path) -> anyhow::Result<PathBuf> {
 /// What a client configuration directory says.
 pub(super) fn configured(dir: &Path) -> anyhow::Result<Cluster> {
     Ok(Cluster {
-        monitors: ClientFile::load(dir)?.monitors,
+        monitors: ClientFile::in_force(dir, &[])?.0.monitors,
         credentials: credentials(dir)?,
         config_dir: dir.to_owned(),
     })

@@ -1,4 +1,8 @@
 //! `okapifs init`: a cluster comes into being, on paper.
+//!
+//! The certificate authority is made here. From then on it lives, sealed, in the state of the monitors: the first
+//! one finds it in its directory and brings it there when it starts. `DIR/ca` is the backup, for the day when no
+//! monitor is left.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,20 +14,28 @@ use super::cluster_dir::{AGENT, ClusterDir, server_name};
 use super::config::{AgentFile, ClientFile, ClusterFile, ConfigFile, MonitorFile, ServerFile};
 use super::{find, say};
 use crate::agent::ADMINISTRATOR;
-use crate::crypto::{Authority, Role};
+use crate::crypto::seal::SealKey;
+use crate::crypto::{Authority, Identity, Role, Token};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::{Random, SystemRandom};
 use crate::env::system::credentials;
 use crate::env::system::files::{PUBLIC, SECRET, write_atomic};
-use crate::types::{ClusterId, Width, limits};
+use crate::monitor::founding::{self, Founding, MemberKey};
+use crate::types::{
+    ClientPolicy, ClusterId, Timestamp, TokenGrant, TokenHash, TokenRole, Width, limits,
+};
 
+/// How long the token that `okapifs init` prints may be redeemed, in seconds.
+const FIRST_TOKEN_S: i64 = 24 * 60 * 60;
 /// The name of the first monitor.
 pub(super) const MONITOR: &str = "monitor-1";
 
 /// Make the directories of a new cluster: certificate authority, monitor, servers, client configuration.
 ///
-/// Nothing is started. Copy DIR/monitor-1, each DIR/server-N and DIR/client (to /etc/okapifs of a client) to the
-/// machines that they are for, and keep DIR/ca in a safe place. `okapifs up` does all of it on one machine.
+/// Nothing is started. It prints the command with which every further machine joins, good for a day (later
+/// `okapifs token new` makes others). Move DIR/ca to a safe place away from this machine: whoever has it can make
+/// members of the cluster, and it is the only copy beside that of the monitors. `okapifs up` does all of it on one
+/// machine.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
     /// Where; must be empty or not there yet.
@@ -65,7 +77,12 @@ impl From<Shape> for Width {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = ClusterDir::new(&arguments.dir)?;
-    let cluster = create(&dir, arguments.shape.into(), &arguments.listen)?;
+    let now = SystemClock::new().now();
+    let expires = Timestamp { seconds: now.seconds + FIRST_TOKEN_S, ..now };
+    let (cluster, authority) = create_with(&dir, arguments.shape.into(), &arguments.listen)?;
+    let token = Token::new(TokenRole::Node, expires, authority.fingerprint()?);
+    let grant = node_grant();
+    found(&dir, &cluster, &authority, Some((token.hash(), grant, expires)))?;
     add_servers(&dir, arguments.servers, &arguments.server_listen)?;
     say::line(format_args!(
         "made cluster {} in {}; next: okapifs monitor run {}",
@@ -73,11 +90,34 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         dir.root().display(),
         dir.of(MONITOR).display()
     ));
+    say::line(format_args!(
+        "one more machine, within a day: okapifs join {} {token}",
+        arguments.listen
+    ));
+    say::line(format_args!(
+        "move {} to a safe place: it is the backup of what makes members of this cluster",
+        dir.ca().display()
+    ));
     Ok(())
+}
+
+/// What the token of a node grants unless told otherwise.
+pub(super) fn node_grant() -> TokenGrant {
+    TokenGrant { role: TokenRole::Node, name: None, policy: ClientPolicy::default() }
 }
 
 /// Makes a cluster in an empty directory: its authority, its first monitor, a client configuration.
 pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Result<ClusterFile> {
+    let (cluster, authority) = create_with(dir, width, listen)?;
+    found(dir, &cluster, &authority, None)?;
+    Ok(cluster)
+}
+
+fn create_with(
+    dir: &ClusterDir,
+    width: Width,
+    listen: &str,
+) -> anyhow::Result<(ClusterFile, Authority)> {
     make_dir(dir.root(), 0o755)?;
     refuse_unless_empty(dir.root())?;
     let id = ClusterId(SystemRandom.u128());
@@ -108,14 +148,42 @@ pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Re
     issue(&authority, &dir.client(), Role::Client, ADMINISTRATOR)?;
     let client = ClientFile { monitors: vec![listen.to_owned()] };
     client.save(&dir.client())?;
+    Ok((cluster, authority))
+}
+
+/// Leaves for the first monitor what the state is to begin with, and says that the cluster is made.
+fn found(
+    dir: &ClusterDir,
+    cluster: &ClusterFile,
+    authority: &Authority,
+    token: Option<(TokenHash, TokenGrant, Timestamp)>,
+) -> anyhow::Result<()> {
+    let seal = SealKey::generate()?;
+    let mut members = Vec::new();
+    for home in [dir.of(MONITOR), dir.client()] {
+        let credentials = find::credentials(&home)?;
+        let Identity { role, name, .. } = credentials.identity().clone();
+        members.push(MemberKey { role, name, key: credentials.key_hash() });
+    }
+    credentials::save_seal_key(&dir.of(MONITOR), &seal)?;
+    let founding = Founding {
+        authority: authority.cert_pem().to_owned(),
+        sealed_key: authority.seal_key(&seal)?,
+        members,
+        token,
+    };
+    founding::leave(&dir.of(MONITOR), &founding)?;
     // Last: where this file is, all the others are.
-    cluster.save(dir.root())?;
-    Ok(cluster)
+    cluster.save(dir.root())
 }
 
 /// Makes monitors' directories until there are `count`: each asks the first one to let it in.
 pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow::Result<()> {
     let first = MonitorFile::load(&dir.of(MONITOR))?.listen;
+    // Whichever of them leads can issue certificates.
+    let Some(seal) = credentials::load_seal_key(&dir.of(MONITOR))? else {
+        bail!("{} has no tls/seal.key: copy it from another monitor", dir.of(MONITOR).display());
+    };
     let mut authority = None;
     for number in 1..=count {
         let name = format!("monitor-{number}");
@@ -128,6 +196,7 @@ pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow
             none => none.insert(load_authority(dir)?),
         };
         issue(authority, &home, Role::Monitor, &name)?;
+        credentials::save_seal_key(&home, &seal)?;
         let monitor = MonitorFile {
             listen: listen.to_owned(),
             monitors: vec![first.clone()],
@@ -229,7 +298,7 @@ pub(super) fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
         .with_context(|| format!("directory {} cannot be made", path.display()))
 }
 
-fn refuse_unless_empty(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn refuse_unless_empty(dir: &Path) -> anyhow::Result<()> {
     let mut entries =
         fs::read_dir(dir).with_context(|| format!("{} cannot be read", dir.display()))?;
     // The lock of an `up` that is just making it does not count.

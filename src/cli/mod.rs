@@ -10,11 +10,15 @@ mod agent;
 mod agent_link;
 mod bench;
 mod check;
+mod client;
 mod cluster_dir;
 mod config;
+mod config_show;
 mod down;
 mod find;
 mod init;
+mod join;
+mod layers;
 mod locate;
 mod man;
 mod md5sum;
@@ -22,12 +26,14 @@ mod monitor;
 mod mount;
 mod mount_options;
 mod node;
+mod policy;
 mod ports;
 mod say;
 mod server;
 mod shard;
 mod status;
 mod sync;
+mod token;
 mod up;
 mod xattr;
 
@@ -66,6 +72,12 @@ enum Command {
     Md5sum(md5sum::Arguments),
     Bench(bench::Arguments),
     Init(init::Arguments),
+    Join(join::Arguments),
+    #[command(subcommand)]
+    Token(token::Command),
+    #[command(subcommand)]
+    Client(client::Command),
+    Config(config_show::Arguments),
     Agent(agent::Arguments),
     #[command(subcommand)]
     Monitor(monitor::Command),
@@ -122,6 +134,10 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Md5sum(arguments) => return md5sum::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Join(arguments) => join::run(&arguments),
+        Command::Token(command) => token::run(&command, cluster),
+        Command::Client(command) => client::run(&command, cluster),
+        Command::Config(arguments) => config_show::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments),
         Command::Monitor(command) => monitor::run(&command, cluster),
         Command::Server(command) => server::run(&command),

@@ -41,6 +41,11 @@ pub(super) struct Run {
     /// The monitor's directory.
     dir: PathBuf,
 
+    /// A value that is stronger than the one in the file (`okapifs config` shows all); may be given several
+    /// times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
     /// Write {pid, started, address, start} to this file when it is ready.
     #[arg(long, hide = true, value_name = "FILE")]
     ready: Option<PathBuf>,
@@ -127,7 +132,7 @@ fn remove(name: &str, once_replaced: bool, cluster: Option<&str>) -> anyhow::Res
 }
 
 fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
-    let file = MonitorFile::load(&arguments.dir)?;
+    let (file, _) = MonitorFile::in_force(&arguments.dir, &arguments.set)?;
     let config = config(arguments, &file)?;
     admin::refuse_wildcard(&file.listen)?;
     admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))

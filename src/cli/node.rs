@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 
 use super::cluster_dir::{ClusterDir, mount_unit};
-use super::config::{ClientFile, ConfigFile, MountEntry};
+use super::config::{ClientFile, ConfigFile, MonitorFile, MountEntry, ServerFile};
 use crate::agent::Node;
 use crate::agent::processes::Launch;
 use crate::agent::stages::{Role, Unit};
@@ -37,6 +37,25 @@ fn launch(dir: &ClusterDir, unit: &Unit) -> anyhow::Result<Launch> {
         }
     };
     process(dir, &unit.name, arguments)
+}
+
+/// `host:port` of all monitors that the files of the node name.
+pub(super) fn monitors(dir: &ClusterDir) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    if dir.client().join(ClientFile::NAME).exists() {
+        found.extend(ClientFile::in_force(&dir.client(), &[])?.0.monitors);
+    }
+    for name in dir.servers()? {
+        found.extend(ServerFile::in_force(&dir.of(&name), &[])?.0.monitors);
+    }
+    for name in dir.monitors()? {
+        let (file, _) = MonitorFile::in_force(&dir.of(&name), &[])?;
+        found.push(file.listen);
+        found.extend(file.monitors);
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
 }
 
 /// How this very program is started with those arguments as a process of the node.

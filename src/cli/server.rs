@@ -31,6 +31,11 @@ pub(super) struct Run {
     /// The server's directory.
     dir: PathBuf,
 
+    /// A value that is stronger than the one in the file (`okapifs config` shows all); may be given several
+    /// times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
     /// Write {pid, started, address, start} to this file when it is ready.
     #[arg(long, hide = true, value_name = "FILE")]
     ready: Option<PathBuf>,
@@ -47,7 +52,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<()> {
 }
 
 fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
-    let file = ServerFile::load(&arguments.dir)?;
+    let (file, _) = ServerFile::in_force(&arguments.dir, &arguments.set)?;
     admin::refuse_wildcard(file.advertise.as_ref().unwrap_or(&file.listen))?;
     let config = config(arguments, &file)?;
     admin::serving_runtime()?.block_on(serve(config, arguments))

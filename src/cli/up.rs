@@ -265,10 +265,12 @@ async fn wait_until_all_works(dir: &ClusterDir) -> anyhow::Result<()> {
     loop {
         let link = match &mut agent {
             Some(link) => link,
-            none => match AgentLink::connect(dir).await? {
-                Some(link) => none.insert(link),
-                None if since.elapsed() > READY => bail!("the agent does not answer"),
-                None => {
+            none => match AgentLink::connect(dir).await {
+                Ok(Some(link)) => none.insert(link),
+                Ok(None) if since.elapsed() > READY => bail!("the agent does not answer"),
+                Err(error) if since.elapsed() > READY => return Err(error),
+                // A cluster that was off for months has expired certificates only, until its monitor runs.
+                _ => {
                     tokio::time::sleep(POLL).await;
                     continue;
                 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::crypto::Credentials;
 use crate::env::system::lock::LockError;
+use crate::env::system::renewal::RenewError;
 use crate::env::system::rpc;
 use crate::types::Errno;
 use crate::wire::metadata::Refusal;
@@ -34,6 +35,9 @@ pub enum ConnectError {
     /// No monitor can be talked to.
     #[error(transparent)]
     Unreachable(#[from] rpc::ConnectError),
+    /// Our certificate has expired and cannot be renewed.
+    #[error("the certificate of this client has expired: {0}")]
+    Expired(#[from] RenewError),
     /// The monitors refuse us.
     #[error("the monitors refuse this client: {0}")]
     Refused(#[from] Refusal),

@@ -24,6 +24,7 @@ use super::view::Reader;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::RunLock;
 use crate::env::system::node;
+use crate::env::system::renewal::Renewal;
 use crate::types::{Errno, FileKind, Ino};
 use crate::wire::metadata::{Answer, ClientInfo, Notice, Query, Request, Response};
 
@@ -41,6 +42,10 @@ impl Fs {
         let path = config.run_dir.join(format!("mount-{}.lock", std::process::id()));
         let run_lock = RunLock::create(&path)?;
         let credentials = config.credentials.clone();
+        let tls = config.config_dir.join("tls");
+        let renewal = Renewal::new(credentials.clone(), tls, config.monitors.clone());
+        renewal.within(PATIENCE).await?;
+        tokio::spawn(renewal.keep());
         let (link, notices) =
             MonitorLink::connect(&config.monitors, credentials.clone(), PATIENCE).await?;
         let monitors: Arc<dyn Monitors> = Arc::clone(&link) as Arc<dyn Monitors>;

@@ -170,7 +170,11 @@ impl Fs {
     }
 
     fn must_be_writable(&self) -> Result<(), Errno> {
-        if self.config.read_only { Err(Errno::ReadOnly) } else { Ok(()) }
+        if self.config.read_only || self.session.read_only() {
+            Err(Errno::ReadOnly)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -36,6 +36,8 @@ use crate::wire::metadata::{Attach, Notice, Refusal, Request, Response};
 const PROMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than the longest recall.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long after an expired certificate was refused the next connection is made.
+const EXPIRED_PAUSE: Duration = Duration::from_secs(2);
 
 type AttachWith = Box<dyn Fn() -> Vec<Attach> + Send + Sync>;
 
@@ -143,7 +145,12 @@ impl MonitorLink {
                     return true;
                 }
                 // A closed session is noticed, and replaced, by the next call.
-                Ok(Response::Refused(Refusal::SessionClosed)) => return true,
+                Ok(Response::Refused(Refusal::SessionClosed | Refusal::Revoked)) => return true,
+                Ok(Response::Refused(Refusal::Expired)) => {
+                    log::warn!("this client's certificate has expired, waiting for a new one");
+                    tokio::time::sleep(EXPIRED_PAUSE).await;
+                    return false;
+                }
                 Ok(Response::Refused(Refusal::NoLeader)) => {
                     // First: that it refused may give another target, and this ends.
                     pause.rest().await;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::core::ids::{LeasedIds, OpenStripes};
+use super::core::owners::Owners;
 use super::core::slots::{Slots, Taken};
 use super::link::Monitors;
 use crate::env::clock::Clock;
@@ -36,6 +37,7 @@ const MUTATIONS_AT_ONCE: usize = 64;
 pub(crate) struct Session {
     monitors: Arc<dyn Monitors>,
     clock: Arc<dyn Clock>,
+    owners: Owners,
     client: ClientInfo,
     cluster: ClusterId,
     state: Mutex<State>,
@@ -99,6 +101,7 @@ impl Session {
             clock,
             client,
             cluster: opened.cluster,
+            owners: Owners::new(opened.policy.clone()),
             state: Mutex::new(State {
                 slots: Slots::new(opened.session),
                 inodes: LeasedIds::new(INODE_RANGE),
@@ -124,6 +127,11 @@ impl Session {
     /// The current session's id.
     pub(crate) fn id(&self) -> SessionId {
         self.state.lock().slots.session()
+    }
+
+    /// Whether the cluster lets this client change nothing.
+    pub(crate) fn read_only(&self) -> bool {
+        self.owners.read_only()
     }
 
     /// The cluster.
@@ -203,9 +211,15 @@ impl Session {
         let mut request = Request::Query { session, queries };
         loop {
             match self.monitors.call(&request).await {
-                Response::Answers(answers) if answers.len() == count => return answers,
+                Response::Answers(answers) if answers.len() == count => {
+                    return self.owners.answers(answers);
+                }
                 Response::Refused(Refusal::SessionClosed) => {
                     self.reopen(session).await;
+                    if self.id() == session {
+                        // No new one is to be had: this client was revoked, say.
+                        return vec![Err(Errno::Stale); count];
+                    }
                     session = self.id();
                     if let Request::Query { session: asker, .. } = &mut request {
                         *asker = session;
@@ -224,8 +238,12 @@ impl Session {
 
     /// Makes several changes in order, each by itself; a reply each. Once begun they are carried through even
     /// if the caller stops waiting. [`Errno::Stale`] when the session was lost before they were done.
-    pub(crate) async fn mutate_all(self: &Arc<Self>, ops: Vec<Op>) -> Vec<Result<Reply, Errno>> {
+    pub(crate) async fn mutate_all(
+        self: &Arc<Self>,
+        mut ops: Vec<Op>,
+    ) -> Vec<Result<Reply, Errno>> {
         let count = ops.len();
+        self.owners.outgoing(&mut ops);
         let session = Arc::clone(self);
         let work = async move {
             let mut replies = Vec::with_capacity(ops.len());
@@ -234,7 +252,7 @@ impl Session {
                 let portion: Vec<Op> = ops.by_ref().take(MUTATIONS_AT_ONCE).collect();
                 replies.extend(session.mutate_portion(portion).await);
             }
-            replies
+            session.owners.replies(replies)
         };
         tokio::spawn(work).await.unwrap_or_else(|_| vec![Err(Errno::Io); count])
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bincode::{Decode, Encode};
 use rustls::pki_types::{CertificateDer, ServerName};
 use webpki::EndEntityCert;
 
@@ -9,11 +10,13 @@ use crate::types::ClusterId;
 
 /// Longest label of a DNS name, and so of a member's name, in bytes.
 const LABEL_MAX: usize = 63;
+/// Longest name that a member gets when it joins: there is room for what tells it from others.
+const NAME_MAX: usize = 48;
 /// Last label of every name in our certificates.
 const SUFFIX: &str = "okapifs";
 
 /// What a process is in a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Encode, Decode)]
 pub enum Role {
     /// Holds the namespace.
     Monitor,
@@ -65,7 +68,8 @@ impl Role {
     /// Every role.
     pub const ALL: [Self; 4] = [Self::Monitor, Self::Server, Self::Client, Self::Agent];
 
-    fn as_str(self) -> &'static str {
+    /// As it stands in certificates.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Monitor => "monitor",
             Self::Server => "server",
@@ -74,7 +78,8 @@ impl Role {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads [`Self::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
 
@@ -116,6 +121,19 @@ impl Identity {
             return Err(IdentityError::BadName(self.name.clone()));
         }
         Ok(vec![self.dns_name(), self.role.dns_name(self.cluster)])
+    }
+
+    /// A name that can stand in certificates, as like as possible to what somebody calls itself: a host name
+    /// without its domain.
+    pub fn name_like(text: &str) -> String {
+        let host = text.split('.').next().unwrap_or_default();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let label: String =
+            host.chars().take(NAME_MAX).map(|c| if allowed(c) { c } else { '-' }).collect();
+        match label.trim_matches('-') {
+            "" => "node".to_owned(),
+            label => label.to_owned(),
+        }
     }
 
     /// The DNS name that only this member's certificate carries.

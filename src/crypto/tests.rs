@@ -77,3 +77,76 @@ fn credentials_never_print_their_key() {
     let shown = format!("{:?}", credentials(&ca, &issued).expect("ours"));
     assert!(shown.contains("admin") && !shown.contains("PRIVATE"), "{shown}");
 }
+
+#[test]
+fn a_certificate_lasts_thirty_days_and_is_renewed_at_half_of_that() {
+    let ca = authority(7);
+    let ours = credentials(&ca, &ca.issue(Role::Server, "a", NOW).expect("issued")).expect("ours");
+    let days = |count: i64| Timestamp { seconds: NOW.seconds + count * 86_400, ..NOW };
+    let validity = ours.validity();
+    assert!(!validity.is_due(days(14)) && validity.is_due(days(15)));
+    assert!(!validity.is_over(days(30)) && validity.is_over(days(31)));
+    assert!(validity.until_due(days(14)) <= std::time::Duration::from_secs(86_400));
+
+    let request = Request::from_der(&ours.request().expect("a request")).expect("verified");
+    assert_eq!(request.key_hash(), ours.key_hash());
+    let next = ca.sign(&request, Role::Server, "a", days(40)).expect("signed");
+    ours.clone().replace(&next).expect("for the same key");
+    assert!(!ours.validity().is_due(days(41)), "all clones have the new one");
+}
+
+#[test]
+fn a_certificate_is_replaced_by_one_of_its_own_only() {
+    let ca = authority(7);
+    let issued = ca.issue(Role::Server, "a", NOW).expect("issued");
+    let ours = credentials(&ca, &issued).expect("ours");
+    let other = ca.issue(Role::Server, "b", NOW).expect("issued");
+    assert!(matches!(ours.replace(&other.cert_pem), Err(CredentialsError::OtherMember { .. })));
+    let same_name = ca.issue(Role::Server, "a", NOW).expect("issued");
+    assert!(matches!(ours.replace(&same_name.cert_pem), Err(CredentialsError::Mismatch(_))));
+    assert!(matches!(ours.replace("x"), Err(CredentialsError::Certificate(_))));
+    ours.replace(&issued.cert_pem).expect("its own");
+}
+
+#[test]
+fn an_authority_opens_with_its_sealing_key() {
+    let ca = authority(7);
+    let key = seal::SealKey::generate().expect("random");
+    let sealed = ca.seal_key(&key).expect("sealed");
+    let opened = Authority::unseal(ca.cert_pem(), &sealed, &key).expect("opened");
+    assert_eq!(opened.key_pem(), ca.key_pem());
+    let other = seal::SealKey::generate().expect("random");
+    let refused = Authority::unseal(ca.cert_pem(), &sealed, &other);
+    assert!(matches!(refused, Err(AuthorityError::Sealed(_))));
+    let theirs = authority(8);
+    let refused = Authority::unseal(theirs.cert_pem(), &sealed, &key);
+    assert!(matches!(refused, Err(AuthorityError::KeyMismatch)));
+}
+
+#[test]
+fn a_request_for_another_key_than_it_was_made_for_is_refused() {
+    let der = NewKey::generate().expect("a key").request().expect("a request");
+    let key = Request::from_der(&der).expect("as it was made").key_hash();
+    for at in 0..der.len() {
+        let mut tampered = der.clone();
+        tampered[at] ^= 1;
+        // How the signature is wrapped is not signed. What it is about is.
+        let other = Request::from_der(&tampered).ok().filter(|read| read.key_hash() != key);
+        assert!(other.is_none(), "byte {at}");
+    }
+}
+
+#[test]
+fn names_are_as_like_as_possible() {
+    for (text, name) in [
+        ("host1", "host1"),
+        ("host1.example.org", "host1"),
+        ("-a b_c-", "a-b_c"),
+        ("", "node"),
+        ("...", "node"),
+        ("h\u{f6}st", "h-st"),
+    ] {
+        assert_eq!(Identity::name_like(text), name, "{text:?}");
+    }
+    assert_eq!(Identity::name_like(&"x".repeat(100)).len(), 48);
+}

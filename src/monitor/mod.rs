@@ -1,5 +1,6 @@
 //! The monitors: they own the namespace.
 
+pub mod founding;
 pub mod namespace;
 pub mod raft;
 mod service;

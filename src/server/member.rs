@@ -161,7 +161,9 @@ impl MemberTask {
         });
         let answer = match self.call(link, request).await? {
             Response::Registered(answer) => answer,
-            Response::Refused(refusal @ (Refusal::Forbidden | Refusal::Malformed(_))) => {
+            Response::Refused(
+                refusal @ (Refusal::Forbidden | Refusal::Revoked | Refusal::Malformed(_)),
+            ) => {
                 return Err(CallFailure::Never(JoinError::Refused(refusal)));
             }
             other => return Err(unexpected(&other)),

@@ -15,6 +15,7 @@ use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::disk::SystemDisk;
 use crate::env::system::lock::{DirLock, LockError};
+use crate::env::system::renewal::Renewal;
 use crate::env::system::rpc::{BindError, Listener};
 use crate::env::system::{Node, node, raise_descriptor_limit};
 use crate::types::ServerId;
@@ -88,6 +89,8 @@ pub async fn run(
         standing: Default::default(),
     });
     let service = Arc::new(Service::new(Arc::clone(&shared))?);
+    let (credentials, monitors) = (config.credentials.clone(), config.monitors.clone());
+    let renewal = Renewal::new(credentials, config.dir.join("tls"), monitors);
     let task = MemberTask {
         register: member::Register {
             address: advertised(&config, address, &node),
@@ -102,7 +105,7 @@ pub async fn run(
     };
     let incarnation = task.shared.store.identity().incarnation;
     let serving = listener.serve(config.credentials, incarnation, service, shutdown.clone());
-    let joined = task.run(|server| ready(address, server), shutdown);
+    let joined = stay_member(task, renewal, |server| ready(address, server), shutdown);
     // Serving ends by itself at the shutdown; when the membership cannot go on, neither can serving.
     tokio::pin!(serving, joined);
     tokio::select! {
@@ -116,6 +119,23 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Is a member, with a valid certificate, until `shutdown` becomes true.
+async fn stay_member(
+    task: MemberTask,
+    renewal: Renewal,
+    ready: impl FnOnce(ServerId) + Send,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), JoinError> {
+    tokio::select! {
+        () = renewal.until_valid() => {}
+        _ = shutdown.wait_for(|is_over| *is_over) => return Ok(()),
+    }
+    tokio::select! {
+        ended = task.run(ready, shutdown) => ended,
+        () = renewal.keep() => Ok(()),
+    }
 }
 
 /// Reads the directory, which may take a while, on a thread that may wait.

@@ -5,11 +5,13 @@
 //! import this folder.
 
 mod attr;
+mod calendar;
 mod cluster;
 mod errno;
 mod ids;
 pub mod limits;
 mod stripe;
+mod trust;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
@@ -19,3 +21,6 @@ pub use ids::{
     ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
+pub use trust::{
+    ClientPolicy, IdRange, KeyHash, NOBODY, TokenGrant, TokenHash, TokenRole, TokenUse,
+};

@@ -6,6 +6,7 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::metadata::MapSlice;
+use super::trust;
 use crate::types::{
     ClusterId, Health, Ino, MonitorId, MonitorRole, PlacementMap, ServerId, ServerState, SessionId,
     StripeId, StripeRecord, Width,
@@ -49,6 +50,8 @@ pub enum Request {
         /// Not before another can take its place.
         once_replaced: bool,
     },
+    /// About tokens and clients. Answered by [`Response::Trust`].
+    Trust(trust::Request),
 }
 
 /// The answer to a [`Request`].
@@ -78,6 +81,8 @@ pub enum Response {
     },
     /// By inode asked for: its path from the root, `None` when it has no name.
     Paths(Vec<Option<Vec<u8>>>),
+    /// See [`Request::Trust`].
+    Trust(trust::Response),
     /// It does not exist.
     NotFound,
     /// It is decided.

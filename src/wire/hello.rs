@@ -1,16 +1,22 @@
 //! The first frame each way on a connection.
 //!
 //! TLS has already proved that the other end holds a certificate of this cluster's CA, and which role and
-//! name it was given. The hello settles what certificates cannot: the version of the protocol and the
-//! incarnation of the cluster. Its encoding never changes, so that two versions can always tell one another
+//! name it was given. The hello settles what certificates cannot: the version of the protocol, the incarnation of
+//! the cluster, and whether the two agree about what time it is: certificates and tokens expire by the clock, and
+//! files get their times from it. Its encoding never changes, so that two versions can always tell one another
 //! that they do not match.
+
+use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
-use crate::types::{ClusterId, Incarnation};
+use crate::types::{ClusterId, Incarnation, Timestamp};
 
 /// Version of everything in this folder. Two ends with different versions refuse one another.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+
+/// How far the clocks of two ends may be apart.
+pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// What a connecting process says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -21,6 +27,8 @@ pub struct Hello {
     pub cluster: ClusterId,
     /// The cluster's incarnation as the sender knows it; 0 when it does not know it yet.
     pub incarnation: Incarnation,
+    /// What time it is there.
+    pub time: Timestamp,
 }
 
 /// What the accepting process answers.
@@ -46,4 +54,14 @@ pub enum Welcome {
         /// Its incarnation.
         ours: Incarnation,
     },
+    /// The clocks of the two ends are further apart than [`CLOCKS_APART_MAX`].
+    OtherTime {
+        /// What time it is at the acceptor.
+        ours: Timestamp,
+    },
+}
+
+/// Whether two clocks agree well enough.
+pub fn clocks_agree(ours: Timestamp, theirs: Timestamp) -> bool {
+    ours.seconds.abs_diff(theirs.seconds) <= CLOCKS_APART_MAX.as_secs()
 }

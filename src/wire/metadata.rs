@@ -8,9 +8,11 @@ use bincode::{Decode, Encode};
 
 use super::admin;
 use super::shards::ShardId;
+use super::trust;
 use crate::types::{
-    Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, OpSeq, PlacementMap,
-    ServerId, SessionId, ShardHash, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp,
+    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, OpSeq,
+    PlacementMap, ServerId, SessionId, ShardHash, Slot, SlotSeq, StripeId, StripePiece,
+    StripeRecord, Timestamp,
 };
 
 /// A call to a monitor.
@@ -82,6 +84,13 @@ pub enum Request {
     Admin(admin::Request),
     /// Are you there? Answered by [`Response::Done`], by any monitor for itself.
     Ping,
+    /// Somebody without a certificate has a token. Answered by [`Response::Joined`].
+    Join(trust::Join),
+    /// The caller's certificate has expired or soon will. Answered by [`Response::Certificate`].
+    RenewCertificate {
+        /// The request (PKCS#10, DER), for the same key.
+        request: Vec<u8>,
+    },
 }
 
 /// Most mutations or queries in one request.
@@ -115,6 +124,10 @@ pub enum Response {
     Garbage(Vec<ShardId>),
     /// See [`Request::Admin`].
     Admin(admin::Response),
+    /// See [`Request::Join`].
+    Joined(trust::Joined),
+    /// See [`Request::RenewCertificate`]: the new one, in PEM.
+    Certificate(String),
     /// The call was refused as a whole.
     Refused(Refusal),
 }
@@ -137,6 +150,15 @@ pub enum Refusal {
     /// The caller's certificate does not allow it.
     #[error("that certificate does not allow this")]
     Forbidden,
+    /// The caller's certificate has expired: it may only renew it.
+    #[error("this machine's certificate has expired and is not renewed yet; see its log")]
+    Expired,
+    /// The caller was revoked.
+    #[error("this machine was revoked: it has to join again with a token of `okapifs token new`")]
+    Revoked,
+    /// The token is not accepted.
+    #[error(transparent)]
+    Token(#[from] trust::TokenRefusal),
     /// The request does not make sense; the text says why.
     #[error("{0}")]
     Malformed(String),
@@ -183,6 +205,9 @@ pub struct SessionOpened {
     pub placement: PlacementMap,
     /// Raw bytes (parity counted) the client may have buffered and not committed.
     pub credit_bytes: u64,
+    /// What the client may do. The monitors hold it to most of that; as whom its users count is for the client
+    /// itself to see to.
+    pub policy: ClientPolicy,
 }
 
 /// What a client holds that a leader keeps only in memory.

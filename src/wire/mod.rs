@@ -3,8 +3,8 @@
 //! Every connection is TCP under TLS. On it travel **frames** ([`frame`]): a fixed prefix, a small encoded
 //! header, and a raw payload for bulk bytes, which never pass through the encoder. The first frame each way
 //! is a [`hello`]. After it, [`metadata`] is what monitors are asked by clients and servers, [`peers`] what monitors
-//! ask one another, [`shards`] what servers are asked, [`admin`] what administration commands ask, [`agent`] what
-//! agents are asked.
+//! ask one another, [`shards`] what servers are asked, [`admin`] what administration commands ask, [`trust`] how
+//! machines join and what clients may do, [`agent`] what agents are asked.
 //!
 //! Encoding is behind [`encode`] and [`decode`]: one file ([`codec`]) knows which crate does it.
 
@@ -16,5 +16,6 @@ pub mod hello;
 pub mod metadata;
 pub mod peers;
 pub mod shards;
+pub mod trust;
 
 pub use codec::{DecodeError, decode, encode, encode_behind, try_encode};

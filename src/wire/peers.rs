@@ -46,6 +46,12 @@ pub enum Request {
     /// A call of somebody else, an encoded [`super::metadata::Request`], is the payload of this frame. Answered
     /// by [`Response::Forwarded`].
     Forward(Forward),
+    /// A call of somebody without a valid certificate, an encoded [`super::metadata::Request`], is the payload of
+    /// this frame. It has no origin: nothing is kept about guests. Answered by [`Response::Forwarded`].
+    ForwardGuest {
+        /// Who it was until its certificate expired, as in [`Forward::identity`]; `None` if it has none.
+        identity: Option<String>,
+    },
     /// The connection of that origin is gone; the number is not used again. Answered by [`Response::Done`].
     ForwardClosed {
         /// Which.
@@ -81,8 +87,13 @@ pub enum Response {
         /// Who leads, as far as it knows, and where it is reached.
         leader: Option<(MonitorId, String)>,
     },
-    /// It is a member now, with this id.
-    Joined(MonitorId),
+    /// It is a member now.
+    Joined {
+        /// With this id.
+        id: MonitorId,
+        /// What opens the authority's key in the state, in hex; none in a cluster whose state has no such key.
+        seal_key: Option<String>,
+    },
     /// It was noted.
     Introduced,
     /// Ask the leader.

@@ -21,6 +21,8 @@ pub const DETECTION: Duration = Duration::from_secs(30);
 pub struct Cluster {
     dir: TempDir,
     mounts: usize,
+    /// Mountpoints of mounts that were made by hand.
+    others: Vec<PathBuf>,
     shape: [String; 6],
     /// Whether its agent restarts what dies; most tests look at what the others do meanwhile.
     is_supervised: bool,
@@ -54,6 +56,7 @@ impl Cluster {
                 .tempdir()
                 .expect("temporary directory"),
             mounts: 1,
+            others: Vec::new(),
             shape,
             is_supervised,
         };
@@ -84,6 +87,20 @@ impl Cluster {
         self.mounts += 1;
         self.up();
         self.mount(self.mounts - 1)
+    }
+
+    /// Mounts `source` with another client configuration.
+    pub fn mount_as(&mut self, config: &str, source: &str) -> PathBuf {
+        let mountpoint = self.dir.path().join(format!("other{}", self.others.len()));
+        fs::create_dir(&mountpoint).expect("made");
+        self.others.push(mountpoint.clone());
+        let options = format!("config={config},run_dir={}", self.dir.path().display());
+        // Where the run files of all others are: it ends with them.
+        let run_file = self.root().join(format!("run/mount-other{}.json", self.others.len()));
+        let mut command = Command::new(OKAPIFS);
+        command.args(["mount", source]).arg(&mountpoint).args(["-o", &options]);
+        success(command.arg("--ready").arg(run_file));
+        mountpoint
     }
 
     /// The directory of `okapifs up`.
@@ -232,8 +249,9 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             self.print_logs();
         }
-        for number in 0..self.mounts {
-            let mount = Command::new("umount").arg("-l").arg(self.mount(number)).output();
+        let of_cluster = (0..self.mounts).map(|number| self.mount(number));
+        for mountpoint in self.others.iter().cloned().chain(of_cluster) {
+            let mount = Command::new("umount").arg("-l").arg(mountpoint).output();
             mount.expect("umount can be run");
         }
         for pid in self.pids() {

@@ -6,7 +6,7 @@
 //! * [`pool`], [`buffer`], [`pack`]: a dirty byte until it is frozen into a stripe.
 //! * [`placement`], [`placing`], [`commits`]: a frozen stripe until it is committed.
 //! * [`map`], [`layers`], [`plan`], [`readahead`]: a read.
-//! * [`slots`], [`ids`], [`latency`]: what the session and the connections count with.
+//! * [`slots`], [`ids`], [`latency`]: what the session and the connections count with; [`owners`]: whose files are whose.
 
 pub(crate) mod buffer;
 pub(crate) mod commits;
@@ -14,6 +14,7 @@ pub(crate) mod ids;
 pub(crate) mod latency;
 pub(crate) mod layers;
 pub(crate) mod map;
+pub(crate) mod owners;
 pub(crate) mod pack;
 pub(crate) mod placement;
 pub(crate) mod placing;

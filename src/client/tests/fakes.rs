@@ -14,9 +14,9 @@ use crate::client::link::{Monitors, ShardError, Shards};
 use crate::codec::shard::Head;
 use crate::types::limits::BLOCK;
 use crate::types::{
-    Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino, OpSeq,
-    PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId, StripeRecord,
-    Timestamp, VolumeId, Width,
+    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino,
+    OpSeq, PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId,
+    StripeRecord, Timestamp, VolumeId, Width,
 };
 use crate::wire::metadata::{
     self, Answer, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query, Renew, Renewed,
@@ -106,6 +106,7 @@ impl FakeMonitors {
                 lease_ms: 12_000,
                 placement: Self::placement(),
                 credit_bytes: 1 << 40,
+                policy: ClientPolicy::default(),
             }),
             Request::OldReplies { operations, .. } => {
                 Response::OldReplies(vec![None; operations.len()])

@@ -1,15 +1,18 @@
-//! Certificates on disk: `ca.crt`, `node.crt` and `node.key` in a directory `tls`.
+//! Certificates on disk: `ca.crt`, `node.crt` and `node.key` in a directory `tls`; a monitor has the key there,
+//! too, with which the authority's key is sealed in the replicated state: `seal.key`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{PUBLIC, SECRET, write_atomic};
+use crate::crypto::seal::{SealError, SealKey};
 use crate::crypto::{Credentials, CredentialsError, Issued};
 
 const AUTHORITY: &str = "ca.crt";
 const CERTIFICATE: &str = "node.crt";
 const KEY: &str = "node.key";
+const SEAL_KEY: &str = "seal.key";
 
 /// Why the certificates of a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,14 @@ pub enum LoadError {
         dir: PathBuf,
         /// Why.
         error: CredentialsError,
+    },
+    /// The sealing key can be read and is none.
+    #[error("{}: {error}", .path.display())]
+    SealKey {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: SealError,
     },
 }
 
@@ -78,6 +89,62 @@ pub fn save(dir: &Path, authority_pem: &str, issued: &Issued) -> io::Result<()> 
     write_atomic(&dir.join(KEY), issued.key_pem.as_bytes(), SECRET)?;
     write_atomic(&dir.join(CERTIFICATE), issued.cert_pem.as_bytes(), PUBLIC)?;
     write_atomic(&dir.join(AUTHORITY), authority_pem.as_bytes(), PUBLIC)
+}
+
+/// Replaces the certificate that lies in `dir`. Two processes may do so at the same time.
+///
+/// # Errors
+///
+/// With the path in the message; the old one is there then.
+pub fn save_certificate(dir: &Path, cert_pem: &str) -> io::Result<()> {
+    let path = dir.join(CERTIFICATE);
+    // Held until the end of this function. What is locked is a file that nobody replaces.
+    let lock = File::open(dir.join(KEY))?;
+    lock.lock()?;
+    write_atomic(&path, cert_pem.as_bytes(), PUBLIC)
+}
+
+/// The certificate that lies in `dir`, in PEM.
+///
+/// # Errors
+///
+/// [`LoadError`] names the file.
+pub fn read_certificate(dir: &Path) -> Result<String, LoadError> {
+    read(dir.join(CERTIFICATE))
+}
+
+/// The authority's certificate that lies in `dir`, in PEM.
+///
+/// # Errors
+///
+/// [`LoadError`] names the file.
+pub fn read_authority(dir: &Path) -> Result<String, LoadError> {
+    read(dir.join(AUTHORITY))
+}
+
+/// The sealing key of the monitor whose directory `dir` is; `None` when it has none yet.
+///
+/// # Errors
+///
+/// [`LoadError`] names the file and says what to do.
+pub fn load_seal_key(dir: &Path) -> Result<Option<SealKey>, LoadError> {
+    let path = dir.join("tls").join(SEAL_KEY);
+    match read(path.clone()) {
+        Ok(text) => {
+            SealKey::from_hex(&text).map(Some).map_err(|error| LoadError::SealKey { path, error })
+        }
+        Err(LoadError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the sealing key where [`load_seal_key`] finds it, readable by its owner only.
+///
+/// # Errors
+///
+/// With the path in the message.
+pub fn save_seal_key(dir: &Path, key: &SealKey) -> io::Result<()> {
+    write_atomic(&dir.join("tls").join(SEAL_KEY), format!("{}\n", key.to_hex()).as_bytes(), SECRET)
 }
 
 fn read(path: PathBuf) -> Result<String, LoadError> {

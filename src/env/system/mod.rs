@@ -8,6 +8,7 @@ pub mod lock;
 pub mod memory;
 pub mod monitors;
 mod node;
+pub mod renewal;
 pub mod rpc;
 
 pub use credentials::{LoadError, load_credentials};

@@ -8,7 +8,7 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
 use super::{
-    attrs, caps, commit, monitors, orphans, rename, servers, sessions, stripes, tree, usage,
+    attrs, caps, commit, monitors, orphans, rename, servers, sessions, stripes, tree, trust, usage,
 };
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
@@ -93,6 +93,7 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::Refuse { session, slot, seq, errno } => {
             return refuse(txn, at, *session, (*slot, *seq), *errno);
         }
+        Action::Trust(action) => return trust::apply(txn, at, action),
         Action::Reaped { server, shards } => stripes::reaped(txn, at, *server, shards)?,
     }
     Ok(Outcome::Done)

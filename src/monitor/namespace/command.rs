@@ -5,6 +5,7 @@
 
 use bincode::{Decode, Encode};
 
+use super::trust::{TrustAction, TrustOutcome};
 use crate::monitor::store::Batch;
 use crate::types::{
     ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Slot, SlotSeq,
@@ -134,6 +135,8 @@ pub enum Action {
         /// The answer.
         errno: Errno,
     },
+    /// About members, tokens and what clients may do.
+    Trust(TrustAction),
 }
 
 /// What applying a command gives: the answers, and the changes that make them true.
@@ -184,6 +187,8 @@ pub enum Outcome {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// What came of [`Action::Trust`].
+    Trust(TrustOutcome),
     /// Nothing was done: another leader may have ruled since the action was made.
     Superseded,
 }

@@ -8,6 +8,10 @@
 //! B/ volume:8                 Volume     policy of a volume
 //! C/ session:8                Session
 //! D/ parent:8 hash:8 name     Entry      the hash is the position that readdir goes by, see `name_hash`
+//! E/ca                        Authority  the cluster's certificate authority, its key sealed
+//! E/client/ name              Client     what a client may do
+//! E/member/ role:1 name       Member     a public key; the role's letter is the first of its name
+//! E/token/ hash:32            Token      by the SHA-256 of its secret
 //! F/ stripe:8 ino:8 window:8  Reference  window = file offset / 16 MiB
 //! G/ server:8 stripe:8 i:1    DeadShard  what a server is to delete
 //! I/ ino:8                    Inode
@@ -38,12 +42,14 @@ use std::marker::PhantomData;
 use md5::{Digest, Md5};
 
 use super::records::{
-    Cluster, Counter, DeadShard, Entry, Evicted, Grant, Inode, LinkName, Monitor, Orphan, Piece,
-    Range, Record, Reference, Server, Session, Shard, SlotReply, Stripe, Usage, Volume, Xattr,
+    Authority, Client, Cluster, Counter, DeadShard, Entry, Evicted, Grant, Inode, LinkName, Member,
+    Monitor, Orphan, Piece, Range, Record, Reference, Server, Session, Shard, SlotReply, Stripe,
+    Token, Usage, Volume, Xattr,
 };
+use crate::crypto::Role;
 use crate::monitor::store::prefix_end;
 use crate::types::{
-    Ino, MonitorId, ServerId, SessionId, ShardIndex, Slot, StripeId, VolumeId, limits,
+    Ino, MonitorId, ServerId, SessionId, ShardIndex, Slot, StripeId, TokenHash, VolumeId, limits,
 };
 use crate::wire::shards::ShardId;
 
@@ -144,6 +150,10 @@ impl<'a> Fields<'a> {
         std::mem::take(&mut self.0).to_vec()
     }
 
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.rest()).ok()
+    }
+
     /// Whether the whole key was taken apart.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -199,6 +209,10 @@ keyed! {
     Volume "B/" -> VolumeId = |f| f.u64().map(VolumeId);
     Session "C/" -> SessionId = |f| f.u64().map(SessionId);
     Entry "D/" -> (Ino, u64, Vec<u8>) = |f| Some((Ino(f.u64()?), f.u64()?, f.rest()));
+    Authority "E/ca" -> () = |_| Some(());
+    Client "E/client/" -> String = |f| f.text();
+    Member "E/member/" -> (Role, String) = |f| Some((role_of(f.u8()?)?, f.text()?));
+    Token "E/token/" -> TokenHash = |f| f.array().map(TokenHash);
     Reference "F/" -> (StripeId, Ino, u64) = |f| {
         Some((StripeId(f.u64()?), Ino(f.u64()?), f.u64()?))
     };
@@ -224,6 +238,14 @@ keyed! {
 
 fn kind_of(letter: u8) -> Option<IdKind> {
     [IdKind::Inodes, IdKind::Stripes].into_iter().find(|kind| kind.letter() == letter)
+}
+
+fn letter_of(role: Role) -> u8 {
+    role.as_str().as_bytes()[0]
+}
+
+fn role_of(letter: u8) -> Option<Role> {
+    Role::ALL.into_iter().find(|role| letter_of(*role) == letter)
 }
 
 fn key<R: Keyed>(fields: &[&[u8]]) -> Key<R> {
@@ -274,6 +296,26 @@ pub(super) fn entries(parent: Ino) -> Span<Entry> {
 /// Entries of a directory whose hash is at least that.
 pub(super) fn entries_from(parent: Ino, hash: u64) -> Span<Entry> {
     entries(parent).starting_at(key(&[&be(parent.0), &be(hash)]))
+}
+
+pub(super) fn authority() -> Key<Authority> {
+    key(&[])
+}
+
+pub(super) fn client(name: &str) -> Key<Client> {
+    key(&[name.as_bytes()])
+}
+
+pub(super) fn member(role: Role, name: &str) -> Key<Member> {
+    key(&[&[letter_of(role)], name.as_bytes()])
+}
+
+pub(super) fn members(role: Role) -> Span<Member> {
+    Span::of_prefix(key(&[&[letter_of(role)]]))
+}
+
+pub(super) fn token(hash: TokenHash) -> Key<Token> {
+    key(&[&hash.0])
 }
 
 pub(super) fn reference(stripe: StripeId, ino: Ino, window: u64) -> Key<Reference> {
@@ -439,6 +481,13 @@ mod tests {
         assert_eq!(name_hash(b""), 0xd41d_8cd9_8f00_b204 >> 9 << 8);
         assert_eq!(name_hash(b"a") & 0xff, 0);
         assert!(name_hash(b"a") < 1 << 63);
+    }
+
+    #[test]
+    fn roles_are_told_apart_by_their_letters() {
+        for role in Role::ALL {
+            assert_eq!(role_of(letter_of(role)), Some(role));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //!
 //! * `keys` draws the key space, [`records`] says what the pairs mean, `txn` reads and writes them.
 //! * [`query`] answers questions; [`check`] proves the invariants on a live state.
-//! * `sessions`, `servers`, `monitors`, `orphans`, `usage`: the other things a state holds.
+//! * `sessions`, `servers`, [`monitors`], [`trust`], `orphans`, `usage`: the other things a state holds.
 //!
 //! # Invariants
 //!
@@ -64,6 +64,7 @@ mod stripes;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod trust;
 mod txn;
 mod usage;
 

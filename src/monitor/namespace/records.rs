@@ -8,8 +8,9 @@ use bincode::{Decode, Encode};
 
 use crate::monitor::store::StoreError;
 use crate::types::{
-    Attr, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino, OpSeq,
-    SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, Timestamp, VolumeId, Width,
+    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino,
+    KeyHash, OpSeq, SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, Timestamp, TokenGrant,
+    TokenUse, VolumeId, Width,
 };
 use crate::wire::metadata::{ClientInfo, Register, Reply};
 use crate::wire::peers::Profile;
@@ -298,6 +299,46 @@ records! {
         profile: Profile,
         /// Whether it is to be a member.
         state: MonitorState,
+        /// When it was written.
+        birth: OpSeq,
+    }
+
+    /// `E/ca`: the cluster's certificate authority.
+    Authority {
+        /// Its certificate, in PEM.
+        certificate: String,
+        /// Its key, sealed with the key that every monitor has in a file.
+        sealed_key: Vec<u8>,
+        /// When it was written.
+        birth: OpSeq,
+    }
+
+    /// `E/client`: what a client may do.
+    Client {
+        /// That.
+        policy: ClientPolicy,
+        /// When it was written.
+        birth: OpSeq,
+    }
+
+    /// `E/member`: a member of the cluster.
+    Member {
+        /// Its public key, if it was ever known.
+        key: Option<KeyHash>,
+        /// It may do nothing any more.
+        revoked: bool,
+        /// When it was written.
+        birth: OpSeq,
+    }
+
+    /// `E/token`: an invitation.
+    Token {
+        /// What it grants.
+        grant: TokenGrant,
+        /// Until when, by the leader's clock.
+        expires: Timestamp,
+        /// By whom it was redeemed.
+        used: Option<TokenUse>,
         /// When it was written.
         birth: OpSeq,
     }

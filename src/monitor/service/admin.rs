@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reign::Reign;
 use super::unreadable;
+use crate::crypto::Identity;
 use crate::monitor::namespace::check::{self, Checked};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
@@ -17,11 +18,19 @@ const CHECK_RECORDS: u64 = 20_000;
 const STRIPES_MAX: u32 = 1024;
 
 impl Reign {
-    pub(super) async fn administer(&self, request: Request) -> Result<Response, Refusal> {
+    pub(super) async fn administer(
+        &self,
+        by: &Identity,
+        request: Request,
+    ) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
+        self.check_may_ask(by, &request)?;
         match request {
             Request::Status { node } => {
                 self.status(&node).await.map(|status| Response::Status(Box::new(status)))
+            }
+            Request::Trust(request) => {
+                self.administer_trust(by, request).await.map(Response::Trust)
             }
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
             Request::Where { ino, offset } => {

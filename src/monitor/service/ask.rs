@@ -22,6 +22,10 @@ impl Reign {
         let mut answers = Vec::with_capacity(queries.len());
         let budget = ANSWERS_BYTES / queries.len().max(1);
         for query in queries {
+            if let Some(errno) = self.hidden(session, query)? {
+                answers.push(Err(errno));
+                continue;
+            }
             self.wait_for_holders(session, || caps::touched_by_query(&*self.store, query)).await?;
             answers.push(self.ask(session, query, budget).await?);
         }

@@ -1,7 +1,8 @@
 //! From the wire to the right hands: decode, check who asks, dispatch, encode.
 //!
 //! A call of a client, a server or an administrator goes to the reign, if this monitor leads, and on to the
-//! leader, if it does not. What other monitors say comes through [`super::peers`].
+//! leader, if it does not; so does a call of a guest, who has no valid certificate. What other monitors say comes
+//! through [`super::peers`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Monitor;
-use super::origin::{Origin, OriginId};
+use super::origin::{Origin, OriginId, of_cluster};
 use super::reign::Reign;
-use crate::crypto::Role;
-use crate::env::system::rpc::{Answer, Caller, Service};
+use crate::crypto::{Identity, Role};
+use crate::env::system::rpc::{Answer, Caller, Guest, Service};
 use crate::wire::metadata::{MUTATIONS_MAX, Refusal, Request, Response};
 use crate::wire::peers::{self, Forward};
 use crate::wire::{decode, encode, try_encode};
@@ -31,6 +32,15 @@ impl Service for Monitor {
             None => self.forwarding.call(&caller, header).await.unwrap_or_else(no_leader),
         };
         Answer { header, payload: Vec::new() }
+    }
+
+    async fn guest_call(self: Arc<Self>, guest: Arc<Guest>, header: Vec<u8>) -> Option<Answer> {
+        let guest = guest.identity.as_ref();
+        let header = match self.reign().await {
+            Some(reign) => reign.serve_guest(guest, &header).await,
+            None => self.forwarding.guest_call(guest, header).await.unwrap_or_else(no_leader),
+        };
+        Some(Answer { header, payload: Vec::new() })
     }
 
     fn closed(&self, caller: &Caller) {
@@ -56,6 +66,9 @@ impl Monitor {
                 }
                 to_peer(&peers::Response::Done)
             }
+            Ok(peers::Request::ForwardGuest { identity }) => {
+                self.answer_guest_of(peer, identity.as_deref(), payload).await
+            }
             _ => to_peer(&peers::Response::Refused("nobody here can answer that".to_owned())),
         }
     }
@@ -67,27 +80,49 @@ impl Monitor {
             (Some(reign), Some(origin)) => reign.serve(&origin, call).await,
             _ => no_leader(),
         };
-        let header = encode(&peers::Response::Forwarded);
-        Answer { header, payload: vec![answer.into()] }
+        forwarded(answer)
+    }
+
+    /// Answers a call of another monitor's guest.
+    async fn answer_guest_of(&self, peer: &Caller, guest: Option<&str>, call: &[u8]) -> Answer {
+        let Ok(guest) = guest.map(|name| of_cluster(peer, name).ok_or(())).transpose() else {
+            let why = "the guest was never a member of this cluster".to_owned();
+            return to_peer(&peers::Response::Refused(why));
+        };
+        forwarded(match self.reign().await {
+            Some(reign) => reign.serve_guest(guest.as_ref(), call).await,
+            None => no_leader(),
+        })
     }
 }
 
 impl Reign {
     /// Answers an encoded call with an encoded answer. It has one as soon as the reign is over.
     async fn serve(self: &Arc<Self>, caller: &Origin, call: &[u8]) -> Vec<u8> {
-        let answering = async {
-            let request = decode(call).map_err(|error| Refusal::Malformed(error.to_string()))?;
-            self.answer(caller, request).await
-        };
-        let answer = tokio::select! {
+        let answering = async { self.answer(caller, understood(call)?).await };
+        encoded(self.while_it_lasts(answering).await)
+    }
+
+    /// [`Self::serve`] for somebody without a valid certificate; `guest` is who that was until its certificate
+    /// expired, if it has one.
+    async fn serve_guest(&self, guest: Option<&Identity>, call: &[u8]) -> Vec<u8> {
+        let answering = async { self.answer_guest(guest, understood(call)?).await };
+        let answer = self.while_it_lasts(answering).await;
+        if let Err(refusal) = &answer {
+            log::warn!("a guest ({guest:?}) was refused: {refusal}");
+        }
+        encoded(answer)
+    }
+
+    async fn while_it_lasts<T>(
+        &self,
+        answering: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        tokio::select! {
             biased;
             answer = answering => answer,
             () = self.ended() => Err(Refusal::NoLeader),
-        };
-        try_encode(&answer.unwrap_or_else(Response::Refused)).unwrap_or_else(|| {
-            let why = "the answer is too long: ask for less at a time".to_owned();
-            encode(&Response::Refused(Refusal::Malformed(why)))
-        })
+        }
     }
 
     async fn answer(
@@ -96,6 +131,7 @@ impl Reign {
         request: Request,
     ) -> Result<Response, Refusal> {
         authorize(caller.identity().role, &request)?;
+        self.check_not_revoked(caller.identity(), &request)?;
         match request {
             Request::OpenSession(client) => self.open_session(caller, client).await,
             Request::Attach(attach) => self.attach(caller, attach).await,
@@ -127,15 +163,39 @@ impl Reign {
             Request::Register(register) => self.register(caller, register).await,
             Request::Beat(beat) => self.beat(caller, beat).await,
             Request::Inventory(inventory) => self.inventory(inventory).await,
-            Request::Admin(request) => self.administer(request).await.map(Response::Admin),
+            Request::Admin(request) => {
+                self.administer(caller.identity(), request).await.map(Response::Admin)
+            }
             Request::Ping => Ok(Response::Done),
+            Request::RenewCertificate { request } => {
+                self.renew_certificate(caller.identity(), &request).await
+            }
+            // Whoever has a certificate is a member already.
+            Request::Join(_) => Err(Refusal::Forbidden),
         }
     }
+}
+
+fn understood(call: &[u8]) -> Result<Request, Refusal> {
+    decode(call).map_err(|error| Refusal::Malformed(error.to_string()))
+}
+
+fn encoded(answer: Result<Response, Refusal>) -> Vec<u8> {
+    try_encode(&answer.unwrap_or_else(Response::Refused)).unwrap_or_else(|| {
+        let why = "the answer is too long: ask for less at a time".to_owned();
+        encode(&Response::Refused(Refusal::Malformed(why)))
+    })
 }
 
 /// The answer of a monitor that neither leads nor knows who does.
 fn no_leader() -> Vec<u8> {
     encode(&Response::Refused(Refusal::NoLeader))
+}
+
+/// The answer to a call that was passed on.
+fn forwarded(answer: Vec<u8>) -> Answer {
+    let header = encode(&peers::Response::Forwarded);
+    Answer { header, payload: vec![answer.into()] }
 }
 
 fn to_peer(response: &peers::Response) -> Answer {
@@ -158,7 +218,7 @@ async fn while_connected<T>(
 fn authorize(role: Role, request: &Request) -> Result<(), Refusal> {
     let allowed = match request {
         Request::Register(_) | Request::Beat(_) | Request::Inventory(_) => role == Role::Server,
-        Request::Ping => true,
+        Request::Ping | Request::RenewCertificate { .. } => true,
         _ => role == Role::Client,
     };
     allowed.then_some(()).ok_or(Refusal::Forbidden)

@@ -83,8 +83,11 @@ impl Reign {
 
     fn attached(&self, caller: &Origin, session: SessionId) -> Result<Response, Refusal> {
         let monitors = self.monitors()?;
+        let policy = self.policy_of(&caller.identity().name)?;
+        let restriction = self.restriction(&policy)?;
         let opened = {
             let mut state = self.state.lock();
+            state.restrict(session, restriction);
             state.sessions.attached(session, self.clock.monotonic());
             state.callers.insert(session, caller.clone());
             SessionOpened {
@@ -94,6 +97,7 @@ impl Reign {
                 lease_ms: u64::try_from(LEASE.as_millis()).expect("twelve seconds"),
                 placement: state.servers.placement(),
                 credit_bytes: state.credit(),
+                policy,
             }
         };
         self.changed.notify_waiters();
@@ -137,6 +141,7 @@ impl Reign {
             state.sessions.closed(session);
             state.pins.closed(session);
             state.callers.remove(&session);
+            state.restricted.remove(&session);
         }
         self.changed.notify_waiters();
         self.orphaned.notify_one();

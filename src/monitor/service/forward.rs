@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::audience::{Audience, Leader};
-use crate::crypto::{Credentials, Role};
+use crate::crypto::{Credentials, Identity, Role};
 use crate::env::system::rpc::{Caller, Connection};
 use crate::types::Incarnation;
 use crate::wire::peers::{Forward, Notice, Request, Response};
@@ -81,34 +81,41 @@ impl Forwarding {
 
     /// Passes a call on. `None`: there is no leader to be reached.
     pub(super) async fn call(&self, caller: &Caller, header: Vec<u8>) -> Option<Vec<u8>> {
-        let mut leaders = self.leader.subscribe();
-        let leader = leaders.borrow_and_update().clone()?;
-        tokio::select! {
-            answer = self.pass_on(&leader, caller, header) => answer,
-            // The sender is in `self`: somebody else leads, or nobody.
-            _ = leaders.changed() => None,
-        }
+        self.at_leader(async |link| {
+            let origin = caller.id;
+            link.known.lock().insert(origin);
+            // A connection closes before it is told here: from here on `closed` finds it.
+            if caller.is_closed() {
+                link.known.lock().remove(&origin);
+                return None;
+            }
+            let identity = caller.identity.dns_name();
+            link.pass_on(&Request::Forward(Forward { origin, identity }), header).await
+        })
+        .await
     }
 
-    async fn pass_on(&self, leader: &Leader, caller: &Caller, header: Vec<u8>) -> Option<Vec<u8>> {
-        let link = self.link_to(leader).await?;
-        let origin = caller.id;
-        link.known.lock().insert(origin);
-        // A connection closes before it is told here: from here on `closed` finds it.
-        if caller.is_closed() {
-            link.known.lock().remove(&origin);
-            return None;
-        }
-        let identity = caller.identity.dns_name();
-        let request = encode(&Request::Forward(Forward { origin, identity }));
-        let answer = link.connection.call(request, vec![header.into()], ANSWER).await;
-        let (header, payload) = answer.ok()?;
-        match decode(&header) {
-            Ok(Response::Forwarded) => Some(payload.to_vec()),
-            other => {
-                log::error!("a call that was passed on to {} failed: {other:?}", leader.address);
-                None
-            }
+    /// Passes the call of a guest on, and who that was until its certificate expired. The leader keeps nothing
+    /// about guests. `None`: there is no leader to be reached.
+    pub(super) async fn guest_call(
+        &self,
+        guest: Option<&Identity>,
+        header: Vec<u8>,
+    ) -> Option<Vec<u8>> {
+        let identity = guest.map(Identity::dns_name);
+        let request = Request::ForwardGuest { identity };
+        self.at_leader(async |link| link.pass_on(&request, header).await).await
+    }
+
+    /// Does that at whoever leads now, for as long as that one leads.
+    async fn at_leader(&self, call: impl AsyncFnOnce(&Link) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let mut leaders = self.leader.subscribe();
+        let leader = leaders.borrow_and_update().clone()?;
+        let calling = async { call(&*self.link_to(&leader).await?).await };
+        tokio::select! {
+            answer = calling => answer,
+            // The sender is in `self`: somebody else leads, or nobody.
+            _ = leaders.changed() => None,
         }
     }
 
@@ -157,6 +164,24 @@ impl Forwarding {
     fn live(&self, leader: &Leader) -> Option<Arc<Link>> {
         let link = self.link.lock().clone()?;
         (link.leader == *leader && !link.connection.is_closed()).then_some(link)
+    }
+}
+
+impl Link {
+    /// Passes a call on, as what `request` says; its answer.
+    async fn pass_on(&self, request: &Request, header: Vec<u8>) -> Option<Vec<u8>> {
+        let answer = self.connection.call(encode(request), vec![header.into()], ANSWER).await;
+        let (header, payload) = answer.ok()?;
+        match decode(&header) {
+            Ok(Response::Forwarded) => Some(payload.to_vec()),
+            other => {
+                log::error!(
+                    "a call that was passed on to {} failed: {other:?}",
+                    self.leader.address
+                );
+                None
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`peers`], [`links`], [`start`] and [`members`] are about the other monitors: what they ask and how they are
 //!   reached, how this one comes into the group, and who is in it;
+//! * [`trust`] lets machines join and renews certificates, [`policy`] keeps clients to what they may do;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`siblings`] asks the agent of a monitor that is missed to start it again;
@@ -44,6 +45,7 @@ mod order;
 mod origin;
 mod peers;
 mod pins;
+mod policy;
 mod reign;
 mod room;
 mod servers;
@@ -54,6 +56,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::io;
 use std::net::SocketAddr;
@@ -73,7 +76,9 @@ use self::origin::Relays;
 use self::peers::{Door, Peers};
 use self::reign::Reign;
 pub use self::start::{Milestone, Remember};
+use self::trust::Vault;
 use crate::crypto::Credentials;
+use crate::crypto::seal::SealError;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::{Random, SystemRandom};
 use crate::env::system::lock::{DirLock, LockError};
@@ -141,6 +146,9 @@ pub enum RunError {
     /// The log is unusable.
     #[error(transparent)]
     Raft(#[from] RaftError),
+    /// What the leader sent to open the authority's key with is no such thing.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The log did not take the first command.
     #[error(transparent)]
     Propose(#[from] ProposeError),
@@ -200,6 +208,7 @@ struct Member {
     cluster: ClusterId,
     pid: u32,
     node: String,
+    vault: Vault,
     dir: PathBuf,
     /// Whether only the reserve of this monitor's disk is left.
     short_of_room: AtomicBool,
@@ -219,11 +228,14 @@ pub async fn run(
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
+    let vault = Vault::new(&config.dir, config.credentials.clone());
+    vault.renew_own(&*store);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let peers = Arc::new(Peers {
         links: Links::new(config.credentials.clone()),
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
+        dir: config.dir.clone(),
         name: config.credentials.identity().name.clone(),
         profile: peers::profile(address, config.agent.clone(), config.start),
         instance: SystemRandom.u128(),
@@ -247,6 +259,7 @@ pub async fn run(
         cluster: identity.id,
         pid: std::process::id(),
         node: node()?.id,
+        vault,
         short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
         dir: config.dir,
     };
@@ -254,6 +267,7 @@ pub async fn run(
     let credentials = (config.credentials.clone(), identity.incarnation);
     let monitor = Arc::new(Monitor::new(member, Arc::clone(&store), clock, consensus, credentials));
     let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
+    let renewing = tokio::spawn(trust::keep_renewed(Arc::clone(&monitor)));
     door.open(Arc::clone(&monitor));
     ready(address);
     let ended = tokio::select! {
@@ -271,6 +285,7 @@ pub async fn run(
     drop(company);
     serving.abort();
     following.abort();
+    renewing.abort();
     monitor.abdicate();
     raft.shutdown().await?;
     store.persist()?;

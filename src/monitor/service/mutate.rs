@@ -67,13 +67,14 @@ impl Reign {
     ) -> Result<impl Future<Output = Result<Outcome, Refusal>> + Send + use<>, Refusal> {
         let fence = self.fence(&mutation.op).await?;
         let removes = fence.as_ref().map(|fence| fence.removal.clone());
-        let action =
-            if room::grows(&mutation.op) && self.member.short_of_room.load(Ordering::Relaxed) {
-                let Mutation { slot, seq, .. } = *mutation;
-                Action::Refuse { session, slot, seq, errno: Errno::NoSpace }
-            } else {
-                Action::Mutate { session, mutation: mutation.clone(), removes }
-            };
+        let is_full =
+            room::grows(&mutation.op) && self.member.short_of_room.load(Ordering::Relaxed);
+        let refused = is_full.then_some(Errno::NoSpace);
+        let Mutation { slot, seq, .. } = *mutation;
+        let action = match self.forbidden(session, &mutation.op)?.or(refused) {
+            Some(errno) => Action::Refuse { session, slot, seq, errno },
+            None => Action::Mutate { session, mutation: mutation.clone(), removes },
+        };
         // Before anybody can see the file, and remove it.
         let created = opened_by(&mutation.op);
         created.into_iter().for_each(|ino| self.state.lock().pins.restore(session, ino, CREATION));

@@ -111,6 +111,11 @@ impl Relayed {
     }
 }
 
+/// Whose name it is that `peer` passes on; `None` when that is none of this cluster.
+pub(super) fn of_cluster(peer: &Caller, name: &str) -> Option<Identity> {
+    Identity::parse(name).filter(|identity| identity.cluster == peer.identity.cluster)
+}
+
 /// All callers behind other monitors.
 #[derive(Default)]
 pub(super) struct Relays {
@@ -139,8 +144,7 @@ impl Relays {
         if behind.ended.contains(&forward.origin) {
             return None;
         }
-        let identity = Identity::parse(&forward.identity)
-            .filter(|identity| identity.cluster == peer.identity.cluster)?;
+        let identity = of_cluster(peer, &forward.identity)?;
         let (peer, ended) = (Arc::clone(peer), watch::Sender::new(false));
         let relayed = Arc::new(Relayed { peer, origin: forward.origin, identity, ended });
         behind.live.insert(forward.origin, Arc::clone(&relayed));

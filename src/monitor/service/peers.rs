@@ -5,6 +5,7 @@
 //! is told so, and ends.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::Monitor;
 use super::links::Links;
 use crate::crypto::Role;
 use crate::env::clock::Clock;
-use crate::env::system::rpc::{Answer, Caller, Service};
+use crate::env::system::credentials;
+use crate::env::system::rpc::{Answer, Caller, Guest, Service};
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
@@ -31,6 +33,8 @@ pub(super) struct Peers {
     pub(super) links: Links,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
+    /// Its data directory.
+    pub(super) dir: PathBuf,
     /// The name in its certificate.
     pub(super) name: String,
     /// What it says of itself.
@@ -72,7 +76,7 @@ impl Peers {
                 self.lead(Action::IntroduceMonitor { id, name, profile }).await
             }
             // Only somebody who has a state can lead (`Door`).
-            Request::Forward(_) | Request::ForwardClosed { .. } => {
+            Request::Forward(_) | Request::ForwardClosed { .. } | Request::ForwardGuest { .. } => {
                 Response::Refused("this monitor does not serve yet: ask another".to_owned())
             }
         }
@@ -115,7 +119,10 @@ impl Peers {
         match self.propose(action).await {
             Ok(Outcome::Monitor(id)) => {
                 self.refresh();
-                Response::Joined(id)
+                match credentials::load_seal_key(&self.dir) {
+                    Ok(key) => Response::Joined { id, seal_key: key.map(|key| key.to_hex()) },
+                    Err(error) => Response::Refused(error.to_string()),
+                }
             }
             Ok(Outcome::Refused(why)) => Response::Refused(why),
             Ok(_) => {
@@ -223,7 +230,14 @@ impl Service for Door {
         let others = self.others.get();
         if caller.identity.role == Role::Monitor {
             let response = match (decode::<Request>(&header), others) {
-                (Ok(Request::Forward(_) | Request::ForwardClosed { .. }), Some(others)) => {
+                (
+                    Ok(
+                        Request::Forward(_)
+                        | Request::ForwardClosed { .. }
+                        | Request::ForwardGuest { .. },
+                    ),
+                    Some(others),
+                ) => {
                     return Arc::clone(others).call(caller, header, payload).await;
                 }
                 (Ok(request), _) => self.peers.answer(&caller.identity.name, request).await,
@@ -238,6 +252,11 @@ impl Service for Door {
                 Answer { header: encode(&refused), payload: Vec::new() }
             }
         }
+    }
+
+    async fn guest_call(self: Arc<Self>, guest: Arc<Guest>, header: Vec<u8>) -> Option<Answer> {
+        let others = self.others.get()?;
+        Arc::clone(others).guest_call(guest, header).await
     }
 
     fn opened(&self, caller: &Arc<Caller>) {

@@ -31,6 +31,7 @@ use super::audience::Leader;
 use super::consensus::Consensus;
 use super::origin::{Origin, OriginId};
 use super::pins::Pins;
+use super::policy::Restriction;
 use super::servers::Servers;
 use super::sessions::Sessions;
 use super::{Member, Monitor, background, unreadable};
@@ -71,6 +72,8 @@ pub(super) struct State {
     pub(super) servers: Servers,
     /// Where each attached session is.
     pub(super) callers: HashMap<SessionId, Origin>,
+    /// What attached sessions are kept to, of those that may not do everything.
+    pub(super) restricted: HashMap<SessionId, Arc<Restriction>>,
     /// Which server speaks at a connection.
     pub(super) registered: HashMap<OriginId, (ServerId, Epoch)>,
 }
@@ -91,6 +94,7 @@ impl State {
             pins: Pins::default(),
             servers,
             callers: HashMap::new(),
+            restricted: HashMap::new(),
             registered: HashMap::new(),
         })
     }
@@ -187,7 +191,9 @@ impl Reign {
     /// A caller's connection is gone.
     pub(super) fn closed(&self, origin: OriginId) {
         let mut state = self.state.lock();
-        state.callers.retain(|_, attached| attached.id() != origin);
+        let State { callers, restricted, .. } = &mut *state;
+        callers.retain(|_, attached| attached.id() != origin);
+        restricted.retain(|session, _| callers.contains_key(session));
         if let Some((server, epoch)) = state.registered.remove(&origin) {
             let is_back = state.registered.values().any(|other| *other == (server, epoch));
             if !is_back {

@@ -21,9 +21,13 @@ use tokio::time::Instant;
 
 use super::peers::Peers;
 use super::{Bootstrap, Config, RunError};
+use crate::crypto::seal::SealKey;
+use crate::env::system::credentials;
+use crate::monitor::founding;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::MonitorState;
+use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::Raft;
 use crate::types::{Incarnation, MonitorId};
 use crate::wire::peers::{Request, Response};
@@ -124,6 +128,10 @@ pub(super) async fn found(
     if let Outcome::Refused(why) = peers.introduce_self().await? {
         return Err(RunError::Refused(why));
     }
+    if let Some(founding) = founding::find(&config.dir)? {
+        peers.propose(Action::Trust(TrustAction::Found(founding))).await?;
+        founding::remove(&config.dir)?;
+    }
     (config.remember)(Milestone::Founded).map_err(RunError::Remember)
 }
 
@@ -168,7 +176,13 @@ async fn join(config: &Config, peers: &Peers) -> Result<MonitorId, RunError> {
     let mut patience = Patience::new();
     loop {
         match ask_all(peers, &config.monitors, &request).await {
-            Verdict::Done(Response::Joined(id)) => return Ok(id),
+            Verdict::Done(Response::Joined { id, seal_key }) => {
+                if let Some(key) = seal_key {
+                    let key = SealKey::from_hex(&key)?;
+                    credentials::save_seal_key(&config.dir, &key)?;
+                }
+                return Ok(id);
+            }
             Verdict::Refused(why) => return Err(RunError::Refused(why)),
             Verdict::Done(_) => {}
             Verdict::Nobody(why) => patience.note(why),

@@ -16,8 +16,8 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::errors::{CallError, ConnectError, Target};
 use super::link::{Link, ReceiveError, Stream, buffered};
 use super::{hello, socket};
-use crate::crypto::{Credentials, Role};
-use crate::types::Incarnation;
+use crate::crypto::{Credentials, Invited, Role};
+use crate::types::{ClusterId, Incarnation, Timestamp};
 use crate::wire::frame::{FrameError, Kind};
 use crate::wire::hello::{Hello, PROTOCOL, Welcome};
 
@@ -50,8 +50,33 @@ impl Connection {
         timeout: Duration,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<u8>>), ConnectError> {
         let target = Target { address, expect, cluster: credentials.identity().cluster };
-        let greeted = tokio::time::timeout(timeout, greet(target, credentials, incarnation));
-        match greeted.await {
+        let greeted = greet(target, credentials, incarnation);
+        Self::open_within(timeout, address, greeted).await
+    }
+
+    /// Connects to a monitor as somebody who has no certificate yet, to join its cluster.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; it is [`ConnectError::OtherCluster`] when the monitor's cluster is not the one that
+    /// sent the invitation.
+    pub async fn open_invited(
+        address: &str,
+        invited: &Invited,
+        timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let target = Target { address, expect: Role::Monitor, cluster: ClusterId(0) };
+        let greeted = greet_invited(target, invited);
+        let opened = Self::open_within(timeout, address, greeted).await;
+        opened.map(|(connection, _notices)| connection)
+    }
+
+    async fn open_within(
+        timeout: Duration,
+        address: &str,
+        greeted: impl Future<Output = Result<(Stream, Incarnation), ConnectError>>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<u8>>), ConnectError> {
+        match tokio::time::timeout(timeout, greeted).await {
             Ok(greeted) => greeted.map(|(stream, incarnation)| Self::start(stream, incarnation)),
             Err(_) => Err(ConnectError::TimedOut { address: address.to_owned(), timeout }),
         }
@@ -140,7 +165,7 @@ impl Drop for Inner {
     }
 }
 
-/// TCP, TLS, hello and welcome.
+/// TCP, TLS, hello and welcome, as a member.
 async fn greet(
     target: Target<'_>,
     credentials: &Credentials,
@@ -149,10 +174,37 @@ async fn greet(
     let tcp = connect(target).await?;
     let connector = TlsConnector::from(credentials.client_config());
     let name = target.expect.server_name(target.cluster);
-    let tls =
-        connector.connect(name, buffered(tcp)).await.map_err(|error| target.failed(&error))?;
-    let mut stream = TlsStream::Client(tls);
-    let hello = Hello { protocol: PROTOCOL, cluster: target.cluster, incarnation };
+    let tls = connector.connect(name, buffered(tcp)).await;
+    let stream = TlsStream::Client(tls.map_err(|error| target.failed(&error))?);
+    let cluster = target.cluster;
+    say_hello(target, stream, hello(cluster, incarnation, credentials.now())).await
+}
+
+/// The same, as somebody with nothing but an invitation.
+async fn greet_invited(
+    target: Target<'_>,
+    invited: &Invited,
+) -> Result<(Stream, Incarnation), ConnectError> {
+    let tcp = connect(target).await?;
+    let connector = TlsConnector::from(invited.client_config());
+    let tls = connector.connect(invited.server_name(), buffered(tcp)).await;
+    let stream = TlsStream::Client(tls.map_err(|error| target.failed(&error))?);
+    let (_, session) = stream.get_ref();
+    let cluster = invited
+        .cluster(session.peer_certificates())
+        .map_err(|_| ConnectError::OtherCluster { address: target.address.to_owned() })?;
+    say_hello(target, stream, hello(cluster, Incarnation(0), invited.now())).await
+}
+
+fn hello(cluster: ClusterId, incarnation: Incarnation, time: Timestamp) -> Hello {
+    Hello { protocol: PROTOCOL, cluster, incarnation, time }
+}
+
+async fn say_hello(
+    target: Target<'_>,
+    mut stream: Stream,
+    hello: Hello,
+) -> Result<(Stream, Incarnation), ConnectError> {
     // When the other end refuses our certificate it has closed already, and sending may fail: what it said
     // before closing is the better reason.
     let sent = hello::send(&mut stream, Kind::Request, &hello).await;
@@ -198,6 +250,9 @@ fn accepted(
         Welcome::OtherCluster { .. } => Err(ConnectError::OtherCluster { address }),
         Welcome::OtherIncarnation { ours } => {
             Err(ConnectError::OtherIncarnation { address, ours: hello.incarnation, theirs: ours })
+        }
+        Welcome::OtherTime { ours } => {
+            Err(ConnectError::ClocksApart { address, ours: hello.time, theirs: ours })
         }
     }
 }

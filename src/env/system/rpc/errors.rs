@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::crypto::Role;
-use crate::types::{ClusterId, Incarnation};
+use crate::types::{ClusterId, Incarnation, Timestamp};
 
 /// Why a call has no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -173,6 +173,19 @@ pub enum ConnectError {
         /// Its.
         theirs: Incarnation,
     },
+    /// The clocks of the two machines are too far apart.
+    #[error(
+        "the clock of {address} says {theirs} and the one of this machine {ours}: set whichever is wrong (NTP \
+         does), they may differ by five minutes"
+    )]
+    ClocksApart {
+        /// Where.
+        address: String,
+        /// What ours says.
+        ours: Timestamp,
+        /// What its clock says.
+        theirs: Timestamp,
+    },
 }
 
 impl ConnectError {
@@ -184,6 +197,7 @@ impl ConnectError {
                 | Self::Refused { .. }
                 | Self::TimedOut { .. }
                 | Self::Broken { .. }
+                | Self::ClocksApart { .. }
         )
     }
 }

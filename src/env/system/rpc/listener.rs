@@ -1,4 +1,9 @@
 //! The accepting end: a port, and a service that answers calls.
+//!
+//! Members of the cluster are served for as long as they like. A monitor also lets **guests** in, who have no
+//! valid certificate: they come to get one. They are few at a time, for a short time, one small call after
+//! another, and what they say reaches a method of its own ([`Service::guest_call`]), so that nothing which is meant for
+//! members can be reached by them.
 
 use std::future::Future;
 use std::io;
@@ -16,11 +21,14 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use super::complaints::Complaints;
 use super::errors::BindError;
 use super::link::{Link, ReceiveError, Stream, buffered};
-use super::{CALL_BYTES_MIN, CONNECTIONS_MAX, HELLO_TIMEOUT, IN_FLIGHT_BYTES, hello, socket};
-use crate::crypto::{Credentials, Identity};
+use super::{
+    CALL_BYTES_MIN, CONNECTIONS_MAX, GUEST_CALL_BYTES_MAX, GUEST_TIME, GUESTS_MAX, HELLO_TIMEOUT,
+    IN_FLIGHT_BYTES, hello, socket,
+};
+use crate::crypto::{Credentials, Identity, Peer};
 use crate::types::Incarnation;
 use crate::wire::frame::{FrameError, Kind, Prefix};
-use crate::wire::hello::{Hello, PROTOCOL, Welcome};
+use crate::wire::hello::{Hello, PROTOCOL, Welcome, clocks_agree};
 
 /// How long accepting rests when the system has no descriptors or memory left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,6 +43,16 @@ pub trait Service: Send + Sync + 'static {
         header: Vec<u8>,
         payload: Bytes,
     ) -> impl Future<Output = Answer> + Send;
+
+    /// Answers one call of a guest; `None` shows it out. Only monitors have guests.
+    fn guest_call(
+        self: Arc<Self>,
+        guest: Arc<Guest>,
+        header: Vec<u8>,
+    ) -> impl Future<Output = Option<Answer>> + Send {
+        log::debug!("a call of {} bytes by a guest at {}", header.len(), guest.address);
+        async { None }
+    }
 
     /// A connection has said hello: said once for each, before its first call.
     fn opened(&self, caller: &Arc<Caller>) {
@@ -65,6 +83,15 @@ pub struct Caller {
     /// Where it connects from.
     pub address: SocketAddr,
     link: Arc<Link>,
+}
+
+/// The other end of an accepted connection, when it has no valid certificate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guest {
+    /// Who it was until its certificate expired; `None` when it showed no certificate.
+    pub identity: Option<Identity>,
+    /// Where it connects from.
+    pub address: SocketAddr,
 }
 
 impl Caller {
@@ -126,10 +153,10 @@ impl Listener {
     ) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
         let port = Arc::new(Port {
-            acceptor: TlsAcceptor::from(credentials.server_config()),
+            credentials,
             incarnation,
-            us: credentials.identity().clone(),
             service,
+            guests: Semaphore::new(GUESTS_MAX),
             next_id: AtomicU64::new(1),
             complaints: Complaints::new(),
         });
@@ -161,10 +188,10 @@ impl Listener {
 
 /// What all connections of a listener share.
 struct Port<S> {
-    acceptor: TlsAcceptor,
+    credentials: Credentials,
     incarnation: Incarnation,
-    us: Identity,
     service: Arc<S>,
+    guests: Semaphore,
     next_id: AtomicU64,
     complaints: Complaints,
 }
@@ -182,13 +209,24 @@ impl<S: Service> Port<S> {
             () = requested(&mut shutdown) => return,
         };
         let greeted = greeted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (stream, identity) = match greeted {
+        let (stream, peer) = match greeted {
             Ok(Some(greeted)) => greeted,
             Ok(None) => return,
             Err(error) => {
                 self.complaints.warn(&format!(
                     "a connection from {address} was dropped, it did not become one of this cluster: {error}"
                 ));
+                return;
+            }
+        };
+        let identity = match peer {
+            Peer::Member(identity) => identity,
+            Peer::Guest(identity) => {
+                let guest = Guest { identity, address };
+                tokio::select! {
+                    () = self.serve_guest(stream, guest) => {}
+                    () = requested(&mut shutdown) => {}
+                }
                 return;
             }
         };
@@ -208,28 +246,43 @@ impl<S: Service> Port<S> {
     }
 
     /// TLS, hello and welcome. `None` when the other end was told why it cannot be served.
-    async fn greet(&self, tcp: TcpStream) -> io::Result<Option<(Stream, Identity)>> {
+    async fn greet(&self, tcp: TcpStream) -> io::Result<Option<(Stream, Peer)>> {
         socket::configure(&tcp)?;
-        let tls = self.acceptor.accept(buffered(tcp)).await?;
+        let acceptor = TlsAcceptor::from(self.credentials.server_config());
+        let tls = acceptor.accept(buffered(tcp)).await?;
         let mut stream = TlsStream::Server(tls);
-        let identity = peer_identity(&stream)?;
+        let peer = self.peer(&stream)?;
         let hello: Hello = hello::receive(&mut stream, Kind::Request).await?;
-        let welcome = self.welcome(&hello, &identity);
+        let welcome = self.welcome(&hello, &peer);
         hello::send(&mut stream, Kind::Response, &welcome).await?;
         if matches!(welcome, Welcome::Accepted { .. }) {
-            return Ok(Some((stream, identity)));
+            return Ok(Some((stream, peer)));
         }
-        log::debug!("{identity} was not served: {welcome:?}");
+        self.complaints.warn(&format!("{peer:?} was not served: {welcome:?}, it said {hello:?}"));
         Ok(None)
     }
 
-    fn welcome(&self, hello: &Hello, caller: &Identity) -> Welcome {
+    fn peer(&self, stream: &Stream) -> io::Result<Peer> {
+        let (_, session) = stream.get_ref();
+        Peer::of_certificates(session.peer_certificates(), self.credentials.now())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    fn welcome(&self, hello: &Hello, peer: &Peer) -> Welcome {
+        let (cluster, now) = (self.credentials.identity().cluster, self.credentials.now());
+        let of_other_cluster = match peer {
+            Peer::Member(identity) | Peer::Guest(Some(identity)) => identity.cluster != cluster,
+            Peer::Guest(None) => false,
+        };
         let known = |incarnation: Incarnation| incarnation != Incarnation::default();
         if hello.protocol != PROTOCOL {
             return Welcome::OtherProtocol { ours: PROTOCOL };
         }
-        if hello.cluster != self.us.cluster || caller.cluster != self.us.cluster {
-            return Welcome::OtherCluster { ours: self.us.cluster };
+        if hello.cluster != cluster || of_other_cluster {
+            return Welcome::OtherCluster { ours: cluster };
+        }
+        if !clocks_agree(now, hello.time) {
+            return Welcome::OtherTime { ours: now };
         }
         if known(hello.incarnation)
             && known(self.incarnation)
@@ -264,6 +317,44 @@ impl<S: Service> Port<S> {
                 // The call goes first: more to read may be there for a long time.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Answers a guest, call after call, for a short time.
+    async fn serve_guest(&self, stream: Stream, guest: Guest) {
+        let Ok(_place) = self.guests.try_acquire() else {
+            let why = "somebody without a valid certificate was sent away: there are many of them";
+            self.complaints.warn(why);
+            return;
+        };
+        let guest = Arc::new(guest);
+        let link = Link::start(stream);
+        tokio::select! {
+            ended = tokio::time::timeout(GUEST_TIME, self.receive_guest_calls(&link, &guest)) => {
+                log::debug!("the visit of {guest:?} ended: {ended:?}");
+            }
+            () = link.closed() => {}
+        }
+        link.close();
+    }
+
+    async fn receive_guest_calls(
+        &self,
+        link: &Link,
+        guest: &Arc<Guest>,
+    ) -> Result<(), ReceiveError> {
+        loop {
+            let prefix = link.receive_prefix().await?;
+            let is_small = prefix.header_len <= GUEST_CALL_BYTES_MAX && prefix.payload_len == 0;
+            if prefix.kind != Kind::Request || !is_small {
+                return Err(FrameError::Garbage.into());
+            }
+            let (header, _) = link.receive_rest(prefix).await?;
+            let service = Arc::clone(&self.service);
+            let Some(answer) = service.guest_call(Arc::clone(guest), header).await else {
+                return Ok(());
+            };
+            link.send(Kind::Response, prefix.id, &answer.header, answer.payload);
         }
     }
 
@@ -317,12 +408,4 @@ async fn acquire(credit: &Arc<Semaphore>, prefix: Prefix) -> OwnedSemaphorePermi
     let bytes = u32::try_from(bytes.max(CALL_BYTES_MIN as u64)).expect("frames are limited");
     let credit = Arc::clone(credit).acquire_many_owned(bytes).await;
     credit.expect("the semaphore is never closed")
-}
-
-fn peer_identity(stream: &Stream) -> io::Result<Identity> {
-    let (_, session) = stream.get_ref();
-    let certificate = session.peer_certificates().and_then(<[_]>::first);
-    let certificate = certificate.expect("the handshake demands a certificate");
-    Identity::of_certificate(certificate)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

@@ -22,7 +22,7 @@
 //! * *Something else talks to the port.* TLS and the hello must be done within [`HELLO_TIMEOUT`]; garbage
 //!   costs one line in the log and the connection.
 //!
-//! Every connection is TLS 1.3 with certificates on both ends, then one [`Hello`](crate::wire::hello::Hello)
+//! Every connection is TLS 1.3 with certificates on both ends (but for the guests of a monitor), then one [`Hello`](crate::wire::hello::Hello)
 //! and one [`Welcome`](crate::wire::hello::Welcome), then calls from the end that connected, and answers and
 //! notices from the end that accepted.
 
@@ -41,12 +41,18 @@ use std::time::Duration;
 
 pub use connection::Connection;
 pub use errors::{BindError, CallError, ConnectError};
-pub use listener::{Answer, Caller, Listener, Service};
+pub use listener::{Answer, Caller, Guest, Listener, Service};
 
 /// How long an accepted connection may take for TLS and the hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections a listener holds at a time.
 pub const CONNECTIONS_MAX: usize = 1024;
+/// How many of them may be guests, who have no valid certificate.
+pub const GUESTS_MAX: usize = 32;
+/// How long a guest may stay.
+pub const GUEST_TIME: Duration = Duration::from_secs(20);
+/// How long a guest's call may be, in bytes: it asks for a few certificates.
+pub const GUEST_CALL_BYTES_MAX: u32 = 16 << 10;
 /// How much of calls that are not yet answered a connection takes in before it stops reading, in bytes.
 pub const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// What a call counts for at least against [`IN_FLIGHT_BYTES`]: it allows 4,096 small calls, far more than a

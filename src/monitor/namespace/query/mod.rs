@@ -10,6 +10,7 @@ mod listing;
 mod map;
 mod risk;
 mod shards;
+mod trust;
 
 use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
@@ -26,6 +27,7 @@ pub use cluster::{
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;
 pub use shards::{garbage, missing, range_closed, reap_list};
+pub use trust::{authority, client_policy, clients, member, tokens};
 
 /// Most bytes that the parts of an answer that can be continued (maps and listings) take, unless the caller
 /// says otherwise.
@@ -155,6 +157,27 @@ fn owners(read: &dyn Read, stripe: StripeId) -> Result<Vec<Ino>, StoreError> {
         }
     }
     Ok(owners)
+}
+
+/// Whether an inode is that directory or lies below it. One without a name counts as if: only who had it open
+/// knows of it. With no directory there is nothing else in it.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn lies_in(read: &dyn Read, ino: Ino, dir: Option<Ino>) -> Result<bool, StoreError> {
+    let mut at = ino;
+    for _ in 0..limits::COMMAND_RECORDS_MAX {
+        if Some(at) == dir {
+            return Ok(true);
+        }
+        match get(read, &keys::inode(at))? {
+            Some(inode) if inode.nlink > 0 && at != Ino::ROOT => at = inode.parent,
+            Some(inode) if inode.nlink > 0 => return Ok(false),
+            _ => return Ok(at == ino),
+        }
+    }
+    Ok(false)
 }
 
 /// The path of an inode from the root (of its first name, if it has several); `None` when it has no name.

@@ -6,6 +6,7 @@ mod model;
 mod monitors;
 mod shadow;
 mod tree;
+mod trust;
 
 use super::apply;
 use super::caps;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod reigns;
+mod trust;
 
 use super::*;
 use crate::crypto::{Authority, Role};
@@ -56,6 +57,14 @@ impl Cluster {
     }
 
     async fn start_in(&self, dir: &Path) -> Running {
+        self.start_with(dir, self.credentials(Role::Monitor, "one")).await
+    }
+
+    async fn start_as(&self, credentials: Credentials) -> Running {
+        self.start_with(self.dir.path(), credentials).await
+    }
+
+    async fn start_with(&self, dir: &Path, credentials: Credentials) -> Running {
         let (incarnation, min_copies) = (Incarnation(1), 2);
         let config = Config {
             dir: dir.to_owned(),
@@ -64,7 +73,7 @@ impl Cluster {
             monitors: Vec::new(),
             agent: None,
             start: 0,
-            credentials: self.credentials(Role::Monitor, "one"),
+            credentials,
             bootstrap: Some(Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies }),
             remember: Box::new(|_| Ok(())),
         };
@@ -97,9 +106,12 @@ struct Peer {
 
 impl Peer {
     async fn connect(cluster: &Cluster, at: &Running, role: Role, name: &str) -> Self {
-        let credentials = cluster.credentials(role, name);
+        Self::connect_as(&cluster.credentials(role, name), at).await
+    }
+
+    async fn connect_as(credentials: &Credentials, at: &Running) -> Self {
         let (address, any) = (at.address.to_string(), Incarnation(0));
-        let opened = Connection::open(&address, &credentials, Role::Monitor, any, LONG).await;
+        let opened = Connection::open(&address, credentials, Role::Monitor, any, LONG).await;
         let (connection, notices) = opened.unwrap();
         Self { connection, notices }
     }
@@ -143,7 +155,11 @@ struct Client {
 
 impl Client {
     async fn open(cluster: &Cluster, at: &Running) -> Self {
-        let peer = Peer::connect(cluster, at, Role::Client, "mount").await;
+        Self::open_as(&cluster.credentials(Role::Client, "mount"), at).await
+    }
+
+    async fn open_as(credentials: &Credentials, at: &Running) -> Self {
+        let peer = Peer::connect_as(credentials, at).await;
         let Response::Session(opened) = peer.call(&Request::OpenSession(client_info())).await
         else {
             panic!("no session");

@@ -6,9 +6,11 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::crypto::Identity;
+use crate::monitor::founding;
 use crate::monitor::namespace::apply;
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::monitors::FEATURE_LEVEL;
+use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
 use crate::types::{MonitorRole, ServerState};
@@ -16,10 +18,10 @@ use crate::wire::metadata::Beat;
 use crate::wire::peers;
 use crate::wire::peers::Profile;
 
-const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
+pub(super) const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
 
 /// One log and one store for all, and a leader.
-struct Group {
+pub(super) struct Group {
     store: Arc<MemoryStore>,
     addresses: Vec<String>,
     told: Vec<watch::Sender<Leadership>>,
@@ -70,7 +72,7 @@ impl Group {
     }
 
     /// The next term begins. What was on its way is committed: the new leader has it in its log.
-    fn elect(&self, leader: Option<usize>) {
+    pub(super) fn elect(&self, leader: Option<usize>) {
         self.elect_silently(leader);
         self.tell();
     }
@@ -155,15 +157,27 @@ impl Consensus for Member {
 }
 
 /// Monitors over loopback.
-struct Monitors {
-    cluster: Cluster,
-    group: Arc<Group>,
-    running: Vec<Running>,
+pub(super) struct Monitors {
+    pub(super) cluster: Cluster,
+    pub(super) group: Arc<Group>,
+    pub(super) running: Vec<Running>,
 }
 
 impl Monitors {
     fn start(count: usize) -> Self {
-        let cluster = Cluster::new();
+        Self::of(Cluster::new(), count)
+    }
+
+    /// Of a cluster whose authority is part of its state.
+    pub(super) fn founded(count: usize) -> Self {
+        let monitors = Self::of(Cluster::founded(), count);
+        let founding = founding::find(monitors.cluster.dir.path()).unwrap().unwrap();
+        let actions = vec![Action::Trust(TrustAction::Found(founding))];
+        monitors.group.apply(&Command { term: 0, time: now(), actions });
+        monitors
+    }
+
+    fn of(cluster: Cluster, count: usize) -> Self {
         let listeners: Vec<Listener> =
             (0..count).map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses = listeners.iter().map(|listener| listener.local_address().to_string());
@@ -194,6 +208,7 @@ fn serve(cluster: &Cluster, group: &Arc<Group>, index: usize, listener: Listener
         cluster: CLUSTER,
         pid: 1,
         node: "node".to_owned(),
+        vault: Vault::new(cluster.dir.path(), credentials.clone()),
         dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
     };

@@ -1,5 +1,6 @@
 //! Two ends over loopback: what they say when all is well, and what when one of them goes or hangs.
 
+mod guests;
 mod strangers;
 
 use std::io;
@@ -73,6 +74,12 @@ impl Service for TestService {
         }
         let middle = payload.len() / 2;
         Answer { header, payload: vec![payload.slice(..middle), payload.slice(middle..)] }
+    }
+
+    async fn guest_call(self: Arc<Self>, guest: Arc<Guest>, header: Vec<u8>) -> Option<Answer> {
+        let who = guest.identity.as_ref().map_or("nobody", |identity| &identity.name);
+        let header = [who.as_bytes(), b" says ", &header].concat();
+        Some(Answer { header, payload: Vec::new() })
     }
 
     fn closed(&self, caller: &Caller) {

@@ -27,7 +27,7 @@ async fn frames_that_announce_too_much_end_their_connection() {
     let ca = authority(1);
     let mut served = Served::start(member(&ca, Role::Monitor), 1);
     let mut stream = tls_connect(&member(&ca, Role::Client), served.address).await;
-    let hello = Hello { protocol: PROTOCOL, cluster: ClusterId(1), incarnation: Incarnation(0) };
+    let hello = hello(PROTOCOL, 0, now());
     hello::send(&mut stream, Kind::Request, &hello).await.expect("sent");
     let welcome: Welcome = hello::receive(&mut stream, Kind::Response).await.expect("welcome");
     assert_eq!(welcome, Welcome::Accepted { incarnation: Incarnation(1) });
@@ -83,8 +83,7 @@ async fn other_protocols_and_incarnations_are_refused_in_words() {
     assert!(error.to_string().contains("knows incarnation 7"), "{error}");
 
     let mut stream = tls_connect(&client, served.address).await;
-    let hello =
-        Hello { protocol: PROTOCOL + 1, cluster: ClusterId(1), incarnation: Incarnation(7) };
+    let hello = hello(PROTOCOL + 1, 7, now());
     hello::send(&mut stream, Kind::Request, &hello).await.expect("sent");
     let welcome: Welcome = hello::receive(&mut stream, Kind::Response).await.expect("welcome");
     assert_eq!(welcome, Welcome::OtherProtocol { ours: PROTOCOL });
@@ -131,4 +130,8 @@ fn a_port_in_use_is_named() {
     assert!(error.starts_with(&format!("port {port} of 127.0.0.1 is in use")), "{error}");
     let error = Listener::bind("nonsense").expect_err("no address").to_string();
     assert!(error.starts_with("cannot listen at nonsense"), "{error}");
+}
+
+fn hello(protocol: u32, incarnation: u32, time: Timestamp) -> Hello {
+    Hello { protocol, cluster: ClusterId(1), incarnation: Incarnation(incarnation), time }
 }

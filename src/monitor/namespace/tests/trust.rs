@@ -1,0 +1,159 @@
+//! Tokens are redeemed once, names mean one member for ever, keys stay what they were.
+
+use super::*;
+use crate::crypto::Role;
+use crate::monitor::namespace::trust::{Founding, MemberKey, TrustAction, TrustOutcome};
+use crate::wire::trust::TokenRefusal;
+
+const HASH: TokenHash = TokenHash([7; 32]);
+const HOUR_S: u64 = 3600;
+
+fn trust(world: &mut World, action: TrustAction) -> TrustOutcome {
+    match world.act(Action::Trust(action)) {
+        Outcome::Trust(outcome) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn key(number: u8) -> KeyHash {
+    KeyHash([number; 32])
+}
+
+fn add(world: &mut World, hash: TokenHash, role: TokenRole, lifetime_s: u64) {
+    let policy = ClientPolicy { read_only: true, ..ClientPolicy::default() };
+    let grant = TokenGrant { role, name: None, policy };
+    let outcome = trust(world, TrustAction::AddToken { hash, lifetime_s, grant });
+    assert!(matches!(outcome, TrustOutcome::Token { .. }));
+}
+
+fn redeem(world: &mut World, hash: TokenHash, name: &str, keys: &[KeyHash]) -> TrustOutcome {
+    let (name, keys) = (name.to_owned(), keys.to_vec());
+    trust(world, TrustAction::Redeem { hash, name, keys })
+}
+
+fn redeemed(role: TokenRole, name: &str) -> TrustOutcome {
+    TrustOutcome::Redeemed { role, name: name.to_owned() }
+}
+
+fn renew(world: &mut World, role: Role, name: &str, key: KeyHash) -> TrustOutcome {
+    trust(world, TrustAction::Renew(MemberKey { role, name: name.to_owned(), key }))
+}
+
+#[test]
+fn of_two_redeemers_one_wins_and_may_ask_again() {
+    let mut world = World::new(0);
+    add(&mut world, HASH, TokenRole::Client, HOUR_S);
+    let first = redeem(&mut world, HASH, "host", &[key(1)]);
+    assert_eq!(first, redeemed(TokenRole::Client, "host"));
+    let before = world.pairs();
+    let other = redeem(&mut world, HASH, "other", &[key(2)]);
+    assert!(
+        matches!(&other, TrustOutcome::Refused(TokenRefusal::Used(by)) if by.name == "host"),
+        "{other:?}"
+    );
+    assert_eq!(redeem(&mut world, HASH, "host", &[key(1)]), first, "the answer was lost");
+    assert_eq!(world.pairs(), before);
+    let policy = query::client_policy(&world.store, "host").unwrap();
+    assert!(policy.read_only, "the policy came with the token");
+    world.verify();
+}
+
+#[test]
+fn a_token_has_its_time_and_may_be_taken_back() {
+    let mut world = World::new(0);
+    let unknown = TrustOutcome::Refused(TokenRefusal::Unknown);
+    assert_eq!(redeem(&mut world, HASH, "a", &[key(1)]), unknown);
+    // Each command of this world is a second later than the one before.
+    add(&mut world, HASH, TokenRole::Client, 1);
+    redeem(&mut world, TokenHash([8; 32]), "a", &[key(1)]);
+    let late = redeem(&mut world, HASH, "a", &[key(1)]);
+    assert!(matches!(late, TrustOutcome::Refused(TokenRefusal::Expired(_))), "{late:?}");
+    add(&mut world, HASH, TokenRole::Client, HOUR_S);
+    assert_eq!(trust(&mut world, TrustAction::RevokeToken(HASH)), TrustOutcome::Done);
+    assert_eq!(trust(&mut world, TrustAction::RevokeToken(HASH)), TrustOutcome::Unknown);
+    assert_eq!(redeem(&mut world, HASH, "a", &[key(1)]), unknown);
+}
+
+#[test]
+fn a_token_that_nobody_can_use_is_forgotten_some_day() {
+    let mut world = World::new(0);
+    add(&mut world, HASH, TokenRole::Client, 0);
+    let grant = query::tokens(&world.store).unwrap().remove(0).1.grant;
+    let hash = TokenHash([8; 32]);
+    let action = TrustAction::AddToken { hash, lifetime_s: 1, grant };
+    let time = Timestamp { seconds: 1_000_000, nanos: 0 };
+    let command = Command { term: 0, time, actions: vec![Action::Trust(action)] };
+    let applied = apply(&world.store, &command).unwrap();
+    world.store.write(&applied.batch).unwrap();
+    let left: Vec<_> = query::tokens(&world.store).unwrap();
+    assert_eq!(left.iter().map(|(hash, _)| *hash).collect::<Vec<_>>(), [hash]);
+}
+
+#[test]
+fn names_are_given_once() {
+    let mut world = World::new(0);
+    world.register("server-b", "b");
+    let mut join = |number: u8, name| {
+        let hash = TokenHash([number; 32]);
+        add(&mut world, hash, TokenRole::Node, HOUR_S);
+        redeem(&mut world, hash, name, &[key(number), key(number + 1), key(number + 2)])
+    };
+    assert_eq!(join(10, "a"), redeemed(TokenRole::Node, "a"));
+    assert_eq!(join(20, "a"), redeemed(TokenRole::Node, "a-2"));
+    assert_eq!(join(30, "a"), redeemed(TokenRole::Node, "a-3"));
+    assert_eq!(join(40, "b"), redeemed(TokenRole::Node, "b-2"), "a server has that name");
+    let member = query::member(&world.store, Role::Server, "server-a-2").unwrap().unwrap();
+    assert_eq!(member.key, Some(key(21)));
+}
+
+#[test]
+fn requests_for_another_role_leave_the_token_unused() {
+    let mut world = World::new(0);
+    add(&mut world, HASH, TokenRole::Node, HOUR_S);
+    let wrong = redeem(&mut world, HASH, "a", &[key(1)]);
+    assert_eq!(wrong, TrustOutcome::Refused(TokenRefusal::OtherRole));
+    let right = redeem(&mut world, HASH, "a", &[key(1), key(2), key(3)]);
+    assert_eq!(right, redeemed(TokenRole::Node, "a"));
+}
+
+#[test]
+fn a_member_renews_for_its_key_until_it_is_revoked() {
+    let mut world = World::new(0);
+    assert_eq!(renew(&mut world, Role::Server, "old", key(1)), TrustOutcome::Done, "made by init");
+    assert_eq!(renew(&mut world, Role::Server, "old", key(1)), TrustOutcome::Done);
+    assert_eq!(renew(&mut world, Role::Server, "old", key(2)), TrustOutcome::Revoked);
+    assert_eq!(renew(&mut world, Role::Client, "old", key(2)), TrustOutcome::Done, "another role");
+    let revoke = TrustAction::Revoke { role: Role::Server, name: "old".to_owned() };
+    assert_eq!(trust(&mut world, revoke), TrustOutcome::Done);
+    assert_eq!(renew(&mut world, Role::Server, "old", key(1)), TrustOutcome::Revoked);
+    let never_seen = TrustAction::Revoke { role: Role::Agent, name: "new".to_owned() };
+    trust(&mut world, never_seen);
+    assert_eq!(renew(&mut world, Role::Agent, "new", key(3)), TrustOutcome::Revoked);
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut world = World::new(0);
+    let founding = |certificate: &str| {
+        let member = MemberKey { role: Role::Client, name: "admin".to_owned(), key: key(1) };
+        TrustAction::Found(Founding {
+            authority: certificate.to_owned(),
+            sealed_key: vec![1],
+            members: vec![member],
+            token: None,
+        })
+    };
+    trust(&mut world, founding("first"));
+    trust(&mut world, founding("second"));
+    let authority = query::authority(&world.store).unwrap().unwrap();
+    assert_eq!(authority.certificate, "first");
+    assert_eq!(renew(&mut world, Role::Client, "admin", key(2)), TrustOutcome::Revoked);
+    let set = |name: &str| TrustAction::SetClient {
+        name: name.to_owned(),
+        policy: ClientPolicy { admin: false, ..ClientPolicy::default() },
+    };
+    assert_eq!(trust(&mut world, set("admin")), TrustOutcome::Done);
+    assert_eq!(trust(&mut world, set("nobody")), TrustOutcome::Unknown);
+    assert!(!query::client_policy(&world.store, "admin").unwrap().admin);
+    world.verify();
+}
