@@ -188,7 +188,7 @@ impl Members {
 
     /// Proposes one action and says under which number it was written down.
     pub(super) async fn write(&self, number: u64) {
-        self.leader().await.propose(&command(number..number + 1)).await.unwrap();
+        propose(&self.leader().await, number..number + 1).await.unwrap();
     }
 
     /// Waits until all live members have written down the same, and gives it.
@@ -236,11 +236,21 @@ pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
     }
 }
 
+/// Proposes actions under the term that the member is in.
+pub(super) async fn propose(
+    raft: &Raft,
+    numbers: std::ops::Range<u64>,
+) -> Result<Vec<Outcome>, ProposeError> {
+    let term = raft.leadership().borrow().term;
+    raft.propose(&Command { term, ..command(numbers) }).await
+}
+
 /// Proposes until somebody takes it; some of it may have happened more than once.
 pub(super) async fn write_somewhere(group: &Members, among: &[u64], number: u64) -> Vec<Outcome> {
     until("a write is taken", async || {
         let leader = group.leader_among(among).await;
-        match leader.propose(&command(number..number + 1)).await {
+        match propose(&leader, number..number + 1).await {
+            Ok(outcomes) if outcomes.contains(&Outcome::Superseded) => None,
             Ok(outcomes) => Some(outcomes),
             Err(ProposeError::NotLeader { .. }) => None,
             Err(error) => panic!("{error}"),

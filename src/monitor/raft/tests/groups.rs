@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Members, leadership, until, write_somewhere, wrong_after};
+use super::group::{Members, leadership, propose, until, write_somewhere, wrong_after};
 use crate::monitor::raft::ProposeError;
-use crate::monitor::raft::tests::{action, command};
+use crate::monitor::raft::tests::action;
 use crate::types::{MonitorId, MonitorRole};
 
 fn ids(ids: &[u64]) -> BTreeSet<MonitorId> {
@@ -41,7 +41,7 @@ async fn a_leader_that_is_cut_off_steps_down_and_says_so_to_those_who_wait() {
     let old = group.leader_id().await;
     let (raft, rest) = (group.live[&old].raft.clone(), others(3, old));
     group.net.isolate(old);
-    let stranded = raft.propose(&command(7..8)).await.unwrap_err();
+    let stranded = propose(&raft, 7..8).await.unwrap_err();
     assert_eq!(stranded, ProposeError::NotLeader { leader: None });
     write_somewhere(&group, &rest, 1).await;
     assert_eq!(leadership(&group, old).role, MonitorRole::Follower);
@@ -111,7 +111,7 @@ async fn of_five_the_three_that_see_one_another_go_on() {
         (leadership(&group, old).role == MonitorRole::Follower).then_some(())
     })
     .await;
-    let refused = group.live[&old].raft.propose(&command(9..10)).await.unwrap_err();
+    let refused = propose(&group.live[&old].raft, 9..10).await.unwrap_err();
     assert!(matches!(refused, ProposeError::NotLeader { .. }), "{refused}");
     group.net.heal();
     assert_eq!(group.agreed().await, [action(1)]);
@@ -127,12 +127,8 @@ async fn a_member_that_was_away_catches_up_from_the_log_or_is_given_the_state() 
         group.stop(away).await;
         let from = if with_state { 1000 } else { 0 };
         for number in 0..100 {
-            group
-                .leader()
-                .await
-                .propose(&command(from + number * 10..from + number * 10 + 10))
-                .await
-                .unwrap();
+            let first = from + number * 10;
+            propose(&group.leader().await, first..first + 10).await.unwrap();
         }
         if with_state {
             let raft = group.live[&leader].raft.clone();
