@@ -141,7 +141,7 @@ async fn a_member_that_was_away_catches_up_from_the_log_or_is_given_the_state() 
         }
         group.start(away).await;
         // Writing goes on meanwhile.
-        group.leader().await.propose(&command(5000..5001)).await.unwrap();
+        propose(&group.leader().await, 5000..5001).await.unwrap();
         let agreed = group.agreed().await;
         assert_eq!(agreed.len(), if with_state { 2002 } else { 1001 });
     }
