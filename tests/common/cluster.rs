@@ -23,7 +23,7 @@ pub struct Cluster {
     mounts: usize,
     /// Mountpoints of mounts that were made by hand.
     others: Vec<PathBuf>,
-    shape: [String; 6],
+    shape: Vec<String>,
     /// Whether its agent restarts what dies; most tests look at what the others do meanwhile.
     is_supervised: bool,
 }
@@ -32,24 +32,28 @@ impl Cluster {
     /// A running cluster with one mount, in which what dies stays dead until [`Self::up`]; skips the test where
     /// nothing can be mounted.
     pub fn new(servers: u32, data: u8, parity: u8) -> Self {
-        Self::start(servers, data, parity, false)
+        Self::start(
+            &[("servers", servers), ("data", data.into()), ("parity", parity.into())],
+            false,
+        )
     }
 
     /// One whose agent starts again what dies.
     pub fn supervised(servers: u32, data: u8, parity: u8) -> Self {
-        Self::start(servers, data, parity, true)
+        Self::start(&[("servers", servers), ("data", data.into()), ("parity", parity.into())], true)
     }
 
-    fn start(servers: u32, data: u8, parity: u8, is_supervised: bool) -> Self {
+    /// One of several monitors, all of which vote, and three servers, whose agent starts again what dies.
+    pub fn of_monitors(monitors: u32) -> Self {
+        let cluster = Self::start(&[("monitors", monitors)], true);
+        cluster.wait_healthy();
+        cluster
+    }
+
+    fn start(shape: &[(&str, u32)], is_supervised: bool) -> Self {
         need_fuse();
-        let shape = [
-            "--servers".to_owned(),
-            servers.to_string(),
-            "--data".to_owned(),
-            data.to_string(),
-            "--parity".to_owned(),
-            parity.to_string(),
-        ];
+        let flags = shape.iter();
+        let shape = flags.flat_map(|(name, value)| [format!("--{name}"), value.to_string()]);
         let cluster = Self {
             dir: tempfile::Builder::new()
                 .prefix("okapifs-")
@@ -57,7 +61,7 @@ impl Cluster {
                 .expect("temporary directory"),
             mounts: 1,
             others: Vec::new(),
-            shape,
+            shape: shape.collect(),
             is_supervised,
         };
         cluster.up();
@@ -208,6 +212,31 @@ impl Cluster {
     /// Process id of what the agent runs under a name that begins so.
     pub fn unit_pid(&self, name: &str) -> u32 {
         u32::try_from(self.unit(name)["pid"].as_u64().expect("it runs")).expect("a pid")
+    }
+
+    /// Name of the monitor that leads.
+    pub fn leader(&self) -> String {
+        let status = self.status();
+        let mut monitors = status["monitors"].as_array().expect("monitors is a list").iter();
+        let leader = monitors.find(|monitor| monitor["role"] == "leader");
+        leader.and_then(|leader| leader["name"].as_str()).expect("who answers leads").to_owned()
+    }
+
+    /// Waits until all is well: monitors vote and answer, servers are up, nothing is at risk.
+    pub fn wait_healthy(&self) {
+        wait_for("all is well", Duration::from_secs(90), || {
+            let output = self.okapifs(&["status", "--json"]);
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let all = |list: &str, key: &str, good: &[&str]| {
+                let mut entries = status[list].as_array()?.iter();
+                let good = |entry: &Value| good.contains(&entry[key].as_str().unwrap_or("?"));
+                entries.all(good).then_some(())
+            };
+            all("monitors", "role", &["leader", "follower"])?;
+            all("monitors", "state", &["up"])?;
+            all("servers", "state", &["up"])?;
+            all("units", "state", &["up"])
+        });
     }
 
     /// Pulls the plug.

@@ -1,0 +1,92 @@
+//! Monitors that cannot be lost: whatever happens to processes and cables, programs on a mount go on.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
+
+mod common;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use common::cluster::{Cluster, send};
+use common::files::{Random, make_tree};
+use common::load::Load;
+use common::runner::{long, run};
+use common::wait_for;
+
+/// No operation may wait longer for a new leader.
+const FAILOVER: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    run(&[
+        ("programs_go_on_while_leaders_are_killed", programs_go_on_while_leaders_are_killed),
+        ("programs_go_on_while_leaders_hang", programs_go_on_while_leaders_hang),
+        ("whatever_is_killed_comes_back", whatever_is_killed_comes_back),
+    ])
+}
+
+fn programs_go_on_while_leaders_are_killed() {
+    programs_go_on_while_leaders_end(libc::SIGKILL);
+}
+
+fn programs_go_on_while_leaders_hang() {
+    programs_go_on_while_leaders_end(libc::SIGSTOP);
+}
+
+/// The leader ends again and again while programs run; its agent brings it back.
+fn programs_go_on_while_leaders_end(signal: i32) {
+    let cluster = Cluster::of_monitors(3);
+    let source = cluster.scratch().join("source");
+    make_tree(&source, if long() { 800 } else { 150 }, 4, 3);
+    let (times, every) = if long() { (9, 20) } else { (2, 16) };
+    let load = Load::start(&cluster.mnt(), "load", &source);
+    for _ in 0..times {
+        let next = Instant::now() + Duration::from_secs(every);
+        let leader = cluster.leader();
+        send(cluster.unit_pid(&leader), signal);
+        wait_for("another monitor leads", Duration::from_secs(10), || {
+            (cluster.leader() != leader).then_some(())
+        });
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        // The next death is not to take the majority.
+        cluster.wait_healthy();
+    }
+    let waits = load.finish();
+    println!("leaders ended by signal {signal}: {waits}");
+    assert!(waits.longest() < FAILOVER, "{waits}");
+    cluster.sync();
+    cluster.assert_clean();
+}
+
+/// Agents, monitors and servers are killed at random under load, each at most four times. (The mounts are
+/// not: programs on them would see errors, as they would when their machine dies.)
+fn whatever_is_killed_comes_back() {
+    let cluster = Cluster::of_monitors(3);
+    let source = cluster.scratch().join("source");
+    make_tree(&source, 150, 4, 5);
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = Random::new(seed);
+    let names =
+        ["agent", "monitor-1", "monitor-2", "monitor-3", "server-1", "server-2", "server-3"];
+    let mut left = names.repeat(if long() { 4 } else { 1 });
+    let pause = if long() { 600_000 / left.len() as u64 } else { 4_000 };
+    let load = Load::start(&cluster.mnt(), "load", &source);
+    while !left.is_empty() {
+        let at = usize::try_from(random.below(left.len() as u64)).expect("few");
+        let victim = left.swap_remove(at);
+        println!("killing {victim}");
+        if victim == "agent" {
+            send(cluster.agent_pid(), libc::SIGKILL);
+            // In production systemd does it.
+            cluster.up();
+        } else {
+            send(cluster.unit_pid(victim), libc::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(pause / 2 + random.below(pause)));
+    }
+    let waits = load.finish();
+    println!("processes killed at random: {waits}");
+    cluster.wait_healthy();
+    cluster.sync();
+    cluster.assert_clean();
+}
