@@ -112,6 +112,25 @@ impl Cluster {
         running.task.await.unwrap().unwrap();
     }
 
+    /// What is on the disks now is all that is left of these monitors; they start again.
+    async fn crash(&mut self, names: &[&str]) {
+        let image = |name: &str| self.dir_of(&format!("{name} after a crash"));
+        for name in names {
+            copy_dir(&self.dir_of(name), &image(name));
+        }
+        let images: Vec<PathBuf> = names.iter().map(|name| image(name)).collect();
+        for name in names {
+            self.stop(name).await;
+        }
+        for (name, image) in names.iter().zip(images) {
+            std::fs::remove_dir_all(self.dir_of(name)).unwrap();
+            std::fs::rename(image, self.dir_of(name)).unwrap();
+        }
+        for name in names {
+            self.start(name).await;
+        }
+    }
+
     /// Asks every monitor until one answers as the leader does.
     async fn ask(&self, request: admin::Request) -> Result<admin::Response, Refusal> {
         let credentials = self.credentials(Role::Client, "admin");
@@ -216,6 +235,19 @@ async fn monitors_come_together_survive_and_are_replaced() {
         cluster.start(name).await;
     }
     cluster.wait_for(&["m1", "m3", "m4"], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_dies_before_the_state_is_on_the_disk_comes_back() {
+    let mut cluster = Cluster::new();
+    cluster.start("m1").await;
+    cluster.crash(&["m1"]).await;
+    cluster.wait_for(&["m1"], &[]).await;
+    cluster.start("m2").await;
+    cluster.start("m3").await;
+    cluster.wait_for(&["m1", "m2", "m3"], &[]).await;
+    cluster.crash(&["m1", "m2", "m3"]).await;
+    cluster.wait_for(&["m1", "m2", "m3"], &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -132,7 +132,16 @@ pub(super) async fn found(
         peers.propose(Action::Trust(TrustAction::Found(founding))).await?;
         founding::remove(&config.dir)?;
     }
+    persist(peers).await?;
     (config.remember)(Milestone::Founded).map_err(RunError::Remember)
+}
+
+/// Makes the state durable that this monitor needs to begin: which cluster it is of. Who has an id finds it there at
+/// its next start, before it has applied its log.
+pub(super) async fn persist(peers: &Peers) -> Result<(), RunError> {
+    let store = Arc::clone(&peers.store);
+    let persisted = tokio::task::spawn_blocking(move || store.persist()).await;
+    Ok(persisted.map_err(io::Error::other)??)
 }
 
 /// Introduces this monitor whenever the others do not know it as it is. Gives why, if it is refused: it may have
