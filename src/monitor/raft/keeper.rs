@@ -19,6 +19,9 @@ const PERSIST_BYTES: u64 = 32 << 20;
 const PERSIST_TICKS: u32 = 60;
 /// Bytes of log that are kept, so that a member that was away for a moment needs no whole state.
 const KEEP_BYTES: u64 = 64 << 20;
+/// The same while a whole state is sent to a member: the log behind it must stay until it has it. Not for ever: one
+/// that fails again and again, because its disk is full, say, must not fill the others'.
+const KEEP_BYTES_FOR_TRANSFER: u64 = 1 << 30;
 /// How often to look.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -30,13 +33,14 @@ pub(super) struct Keeper {
     transfers: Arc<Transfers>,
     persist_bytes: u64,
     keep_bytes: u64,
+    keep_bytes_for_transfer: u64,
     /// Bytes of log that had been appended when the last persist was asked for.
     covered: u64,
     ticks: u32,
 }
 
 impl Keeper {
-    /// A keeper of this log. Nothing before `persisted` says so is ever purged, and nothing during `transfers`.
+    /// A keeper of this log. Nothing before `persisted` says so is ever purged, and little during `transfers`.
     pub(super) fn new(
         raft: openraft::Raft<TypeConfig>,
         log: Arc<Log>,
@@ -50,6 +54,7 @@ impl Keeper {
             transfers,
             persist_bytes: PERSIST_BYTES,
             keep_bytes: KEEP_BYTES,
+            keep_bytes_for_transfer: KEEP_BYTES_FOR_TRANSFER,
             covered: 0,
             ticks: 0,
         }
@@ -57,9 +62,10 @@ impl Keeper {
 
     /// With other sizes.
     #[cfg(test)]
-    pub(super) fn with_bytes(mut self, persist_bytes: u64, keep_bytes: u64) -> Self {
-        self.persist_bytes = persist_bytes;
-        self.keep_bytes = keep_bytes;
+    pub(super) fn with_bytes(mut self, persist: u64, keep: u64, keep_for_transfer: u64) -> Self {
+        self.persist_bytes = persist;
+        self.keep_bytes = keep;
+        self.keep_bytes_for_transfer = keep_for_transfer;
         self
     }
 
@@ -88,11 +94,10 @@ impl Keeper {
     }
 
     async fn purge(&self) -> Result<(), openraft::error::Fatal<u64>> {
-        if self.transfers.are_under_way() {
-            return Ok(());
-        }
+        let is_sending = self.transfers.are_under_way();
+        let keep = if is_sending { self.keep_bytes_for_transfer } else { self.keep_bytes };
         let persisted = self.persisted.borrow().map(|id| id.index);
-        let purgeable = self.log.purgeable(self.keep_bytes).map(|at| at.index);
+        let purgeable = self.log.purgeable(keep).map(|at| at.index);
         let purged = self.log.purged().map(|at| at.index);
         let upto = persisted.min(purgeable);
         match upto {

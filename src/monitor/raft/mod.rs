@@ -344,31 +344,32 @@ impl Raft {
     }
 
     /// Returns when what the store holds is at least as new as everything that was answered before the call
-    /// (ReadIndex): this monitor leads still, and has applied all that was committed. With a single voter it
-    /// is only a look: nobody else can lead.
+    /// (ReadIndex): this monitor leads still, and has applied all that was committed. Gives the term in which it
+    /// leads. With a single voter it is only a look: nobody else can lead.
     ///
     /// # Errors
     ///
     /// When this monitor does not lead, cannot reach a majority, or has stopped.
-    pub async fn confirm_leadership(&self) -> Result<(), ProposeError> {
-        if self.leads_alone() {
-            return Ok(());
+    pub async fn confirm_leadership(&self) -> Result<u64, ProposeError> {
+        match self.leads_alone() {
+            Some(term) => Ok(term),
+            None => self.inner.confirm.confirm().await,
         }
-        self.inner.confirm.confirm().await
     }
 
-    /// Whether this is a single voter that leads and has applied everything that it found in its log.
+    /// The term, if this is a single voter that leads and has applied everything that it found in its log.
     /// (What it was given since is answered only when it is applied.)
-    fn leads_alone(&self) -> bool {
+    fn leads_alone(&self) -> Option<u64> {
         let metrics = self.inner.metrics.borrow();
         let mut voters = metrics.membership_config.voter_ids();
         let applied = metrics.last_applied;
-        metrics.running_state.is_ok()
+        let leads = metrics.running_state.is_ok()
             && metrics.state == ServerState::Leader
             && voters.next() == Some(self.inner.id.0)
             && voters.next().is_none()
             && applied.map(|id| id.leader_id.term) == Some(metrics.current_term)
-            && applied.map(|id| id.index) >= self.inner.recovered
+            && applied.map(|id| id.index) >= self.inner.recovered;
+        leads.then_some(metrics.current_term)
     }
 
     /// Stops taking part, makes log and store durable, and lets go of both. What was proposed and not

@@ -72,7 +72,8 @@ async fn keep_time(reign: &Reign) {
             }
             last = now;
             state.servers.tick(now);
-            state.sessions.expired(now, state.servers.wanting())
+            let wanting = state.servers.wanting();
+            state.sessions.condemn_expired(now, wanting)
         };
         for session in expired {
             log::warn!(

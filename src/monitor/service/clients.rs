@@ -87,6 +87,7 @@ impl Reign {
         let restriction = self.restriction(&policy)?;
         let opened = {
             let mut state = self.state.lock();
+            state.check_not_condemned(session)?;
             state.restrict(session, restriction);
             state.sessions.attached(session, self.clock.monotonic());
             state.callers.insert(session, caller.clone());
@@ -109,6 +110,7 @@ impl Reign {
         // Only a leader that still has its majority may prolong a lease.
         self.confirm_leadership().await?;
         let mut state = self.state.lock();
+        state.check_not_condemned(renew.session)?;
         if !state.sessions.renewed(renew.session, self.clock.monotonic()) {
             return Err(Refusal::SessionClosed);
         }
@@ -135,7 +137,17 @@ impl Reign {
         session: SessionId,
         evicted: bool,
     ) -> Result<(), Refusal> {
-        while self.submit(Action::CloseSession { session, evicted }).await? == Outcome::Partly {}
+        self.state.lock().sessions.condemn(session);
+        loop {
+            match self.submit(Action::CloseSession { session, evicted }).await {
+                Ok(Outcome::Partly) => {}
+                Ok(_) => break,
+                Err(refusal) => {
+                    self.state.lock().sessions.pardon(session);
+                    return Err(refusal);
+                }
+            }
+        }
         {
             let mut state = self.state.lock();
             state.sessions.closed(session);
@@ -229,6 +241,12 @@ fn check_client(client: &ClientInfo) -> Result<(), Refusal> {
 }
 
 impl State {
+    /// A session that is being ended is told so when it is true. Until then it has to ask again.
+    fn check_not_condemned(&self, session: SessionId) -> Result<(), Refusal> {
+        let is_condemned = self.sessions.is_condemned(session);
+        (!is_condemned).then_some(()).ok_or(Refusal::NoLeader)
+    }
+
     /// Raw bytes that each session may buffer: all of them together never more than there is room for.
     fn credit(&self) -> u64 {
         let free = self.servers.raw_free();

@@ -14,7 +14,7 @@ pub(super) trait Consensus: Send + Sync + 'static {
     fn leadership(&self) -> watch::Receiver<Leadership>;
 
     /// See [`Raft::confirm_leadership`].
-    fn confirm(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
+    fn confirm(&self) -> BoxFuture<'_, Result<u64, ProposeError>>;
 
     /// See [`Raft::group`].
     fn group(&self) -> raft::Group;
@@ -40,7 +40,7 @@ impl Consensus for Group {
         self.raft.leadership()
     }
 
-    fn confirm(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+    fn confirm(&self) -> BoxFuture<'_, Result<u64, ProposeError>> {
         self.raft.confirm_leadership().boxed()
     }
 

@@ -4,10 +4,13 @@
 //! name, and only when it means this one: an address may belong to another member by now. One that was removed
 //! is told so, and ends.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::Monitor;
 use super::links::Links;
@@ -220,16 +223,20 @@ fn removed(name: &str) -> String {
 pub(super) struct Door {
     peers: Arc<Peers>,
     others: OnceLock<Arc<Monitor>>,
+    /// Who came before, and is still there. Held while `others` is set, so that nobody is missed.
+    early: Mutex<HashMap<u64, Arc<Caller>>>,
 }
 
 impl Door {
     /// Open for siblings only.
     pub(super) fn new(peers: Arc<Peers>) -> Self {
-        Self { peers, others: OnceLock::new() }
+        Self { peers, others: OnceLock::new(), early: Mutex::default() }
     }
 
-    /// Opens for everybody.
+    /// Opens for everybody, those who have waited before included.
     pub(super) fn open(&self, others: Arc<Monitor>) {
+        let mut early = self.early.lock();
+        early.drain().for_each(|(_, caller)| others.opened(&caller));
         // Done once a process.
         drop(self.others.set(others));
     }
@@ -275,14 +282,18 @@ impl Service for Door {
     }
 
     fn opened(&self, caller: &Arc<Caller>) {
-        if let Some(others) = self.others.get() {
-            others.opened(caller);
+        let mut early = self.early.lock();
+        match self.others.get() {
+            Some(others) => others.opened(caller),
+            None => drop(early.insert(caller.id, Arc::clone(caller))),
         }
     }
 
     fn closed(&self, caller: &Caller) {
-        if let Some(others) = self.others.get() {
-            others.closed(caller);
+        let mut early = self.early.lock();
+        match self.others.get() {
+            Some(others) => others.closed(caller),
+            None => drop(early.remove(&caller.id)),
         }
     }
 }

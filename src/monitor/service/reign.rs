@@ -41,7 +41,7 @@ use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::MonitorState;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{Epoch, MonitorId, ServerId, SessionId};
+use crate::types::{Epoch, ServerId, SessionId};
 use crate::wire::metadata::{Refusal, Register};
 
 /// How long an elected leader waits before it asks again whether it has a majority, or its store what is in it.
@@ -61,7 +61,6 @@ pub(super) struct Reign {
     /// Rings when an inode may wait to be freed.
     pub(super) orphaned: Notify,
     consensus: Arc<dyn Consensus>,
-    leadership: watch::Receiver<Leadership>,
     over: watch::Sender<bool>,
 }
 
@@ -112,7 +111,6 @@ impl Reign {
             changed: Notify::new(),
             orphaned: Notify::new(),
             consensus: Arc::clone(&monitor.consensus),
-            leadership: monitor.consensus.leadership(),
             over: watch::Sender::new(false),
         })
     }
@@ -139,13 +137,12 @@ impl Reign {
 
     /// Proof that this reign goes on, as of a moment after the call.
     pub(super) async fn confirm_leadership(&self) -> Result<(), Refusal> {
-        self.consensus.confirm().await.map_err(|error| {
+        let confirmed = self.consensus.confirm().await.map_err(|error| {
             log::debug!("this monitor could not confirm that it leads: {error}");
             Refusal::NoLeader
         })?;
         // It may lead again, in another term, and this reign not know yet that it is over.
-        let now = self.leadership.borrow();
-        (now.is_leader() && now.term == self.term).then_some(()).ok_or(Refusal::NoLeader)
+        (confirmed == self.term).then_some(()).ok_or(Refusal::NoLeader)
     }
 
     /// Waits until `ready` gives something; it is asked again whenever anything has [`Self::changed`], and
@@ -234,7 +231,10 @@ impl Monitor {
     async fn accede(&self, term: u64) -> Arc<Reign> {
         loop {
             let recovered = match self.consensus.confirm().await {
-                Ok(()) => Reign::recover(self, term).map_err(|error| error.to_string()),
+                Ok(confirmed) if confirmed == term => {
+                    Reign::recover(self, term).map_err(|error| error.to_string())
+                }
+                Ok(newer) => Err(format!("it leads in term {newer} by now")),
                 Err(error) => Err(error.to_string()),
             };
             match recovered {
@@ -245,19 +245,17 @@ impl Monitor {
         }
     }
 
-    /// Calls go to whoever leads, if it is another, and everybody is told.
+    /// Calls go to whoever leads, if it is another, and everybody is told, where it is reached now. This monitor
+    /// is announced only when it reigns.
     fn defer(&self, now: &Leadership) {
-        let leader = leader_of(now, |id| id != self.member.id);
-        self.forwarding.follow(leader.clone());
-        leader.into_iter().for_each(|leader| self.audience.announce(leader));
+        let leader = now.leader.clone().filter(|(_, address)| !address.is_empty());
+        let (id, leader) =
+            leader.map(|(id, address)| (id, Leader { term: now.term, address })).unzip();
+        let is_here = id == Some(self.member.id);
+        self.forwarding.follow(leader.clone().filter(|_| !is_here));
+        let serves = !is_here || self.reign.borrow().is_some();
+        leader.filter(|_| serves).into_iter().for_each(|leader| self.audience.announce(leader));
     }
-}
-
-/// The leader, if it is one of these, and where it is reached, if that is known.
-fn leader_of(now: &Leadership, is_wanted: impl Fn(MonitorId) -> bool) -> Option<Leader> {
-    let (id, address) = now.leader.clone()?;
-    let leader = Leader { term: now.term, address };
-    (is_wanted(id) && !leader.address.is_empty()).then_some(leader)
 }
 
 /// Follows who leads: begins a reign and ends it, until Raft is gone or the reign's chores fail. Says why.
@@ -278,8 +276,6 @@ pub(super) async fn follow(monitor: Arc<Monitor>) -> String {
                 log::info!("this monitor leads, in term {}", now.term);
                 chores.spawn(background::run(Arc::clone(&reign)));
                 monitor.reign.send_replace(Some(reign));
-                let leader = leader_of(&now, |id| id == monitor.member.id);
-                leader.into_iter().for_each(|leader| monitor.audience.announce(leader));
                 continue;
             }
             changed = leadership.changed() => changed,

@@ -37,6 +37,9 @@ struct Live {
     /// Inodes that it was asked to release and that somebody still waits for.
     recalled: BTreeMap<Ino, Recall>,
     attached: bool,
+    /// Whether it is being ended: nothing brings it back, or its client would trust its cache again, for a whole
+    /// lease, while others are given what it held.
+    condemned: bool,
 }
 
 #[derive(Debug)]
@@ -119,6 +122,36 @@ impl Sessions {
         }
     }
 
+    /// [`Self::expired`]; all of them are being evicted from now on.
+    pub(super) fn condemn_expired(
+        &mut self,
+        now: Duration,
+        servers_wanting: bool,
+    ) -> Vec<SessionId> {
+        let expired = self.expired(now, servers_wanting);
+        expired.iter().for_each(|id| self.condemn(*id));
+        expired
+    }
+
+    /// It is being ended from now on.
+    pub(super) fn condemn(&mut self, id: SessionId) {
+        if let Some(live) = self.live.get_mut(&id) {
+            live.condemned = true;
+        }
+    }
+
+    /// Whether it is being ended: it can be neither attached nor renewed.
+    pub(super) fn is_condemned(&self, id: SessionId) -> bool {
+        self.live.get(&id).is_some_and(|live| live.condemned)
+    }
+
+    /// Its end failed; it may come back before the next try.
+    pub(super) fn pardon(&mut self, id: SessionId) {
+        if let Some(live) = self.live.get_mut(&id) {
+            live.condemned = false;
+        }
+    }
+
     /// The session is gone.
     pub(super) fn closed(&mut self, id: SessionId) {
         self.live.remove(&id);
@@ -136,7 +169,7 @@ impl Sessions {
 
     /// Sessions to evict now: silent for too long, or, unless all clients have to wait for servers
     /// (`servers_wanting`), sitting on a recall without any progress.
-    pub(super) fn expired(&self, now: Duration, servers_wanting: bool) -> Vec<SessionId> {
+    fn expired(&self, now: Duration, servers_wanting: bool) -> Vec<SessionId> {
         let stuck = |live: &Live| {
             let oldest = live.recalled.values().map(|recall| recall.since).min();
             !servers_wanting
@@ -154,7 +187,8 @@ impl Sessions {
 
 impl Live {
     fn new(now: Duration, attached: bool) -> Self {
-        Self { renewed: now, progressed: now, recalled: BTreeMap::new(), attached }
+        let recalled = BTreeMap::new();
+        Self { renewed: now, progressed: now, recalled, attached, condemned: false }
     }
 }
 
@@ -236,6 +270,17 @@ mod tests {
         assert!(sessions.wants_notice(ONE, FILE, at(16)));
         assert_eq!(sessions.expired(at(25), false), []);
         assert_eq!(sessions.expired(at(26), false), [ONE]);
+    }
+
+    #[test]
+    fn who_is_being_evicted_does_not_come_back_unless_that_fails() {
+        let mut sessions = Sessions::default();
+        sessions.attached(ONE, at(0));
+        sessions.attached(TWO, at(9));
+        assert_eq!(sessions.condemn_expired(at(16), false), [ONE]);
+        assert!(sessions.is_condemned(ONE) && !sessions.is_condemned(TWO));
+        sessions.pardon(ONE);
+        assert!(!sessions.is_condemned(ONE));
     }
 
     #[test]

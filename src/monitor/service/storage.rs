@@ -83,7 +83,10 @@ impl Reign {
         if !missing.is_empty() {
             log::error!("server {server} misses {} shards that it should have", missing.len());
         }
-        let garbage = query::garbage(&*frozen, server, &shards).map_err(unreadable)?;
+        // A state that is older than one that the server was told before may have forgotten what is no garbage.
+        let is_behind = query::op_seq(&*frozen).map_err(unreadable)? < as_of;
+        let present = if is_behind { &[][..] } else { &shards };
+        let garbage = query::garbage(&*frozen, server, present).map_err(unreadable)?;
         self.state.lock().servers.listed(server, epoch, from, to, missing);
         Ok(Response::Garbage(garbage))
     }

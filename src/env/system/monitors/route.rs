@@ -58,7 +58,10 @@ impl Route {
 
     /// A monitor says who leads in that term. Whether that is news.
     pub(super) fn told(&mut self, term: u64, address: &str) -> bool {
-        let is_news = self.leader.as_ref().is_none_or(|(known, _)| *known < term);
+        let is_news = self.leader.as_ref().is_none_or(|(known, before)| {
+            // The same leader may have moved, and those who say so know it one after another.
+            *known < term || (*known == term && before != address)
+        });
         if is_news
             && let Some((_, before)) = self.leader.replace((term, address.to_owned()))
             && before != address
@@ -138,6 +141,8 @@ mod tests {
         assert!(!route.told(3, "a"), "one that lags behind");
         assert!(!route.told(4, "b"), "said by the second monitor");
         assert_eq!(route.choose(), choice("b", 4));
+        assert!(route.told(4, "a"), "it was not there any more");
+        assert_eq!(route.choose(), choice("a", 4));
         assert!(route.told(5, "b"));
         assert_eq!(route.choose(), choice("b", 5), "the same monitor, another reign");
     }

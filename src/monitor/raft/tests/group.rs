@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -31,6 +32,8 @@ pub(super) struct Net {
     members: Mutex<BTreeMap<u64, Raft>>,
     /// From whom nothing reaches whom.
     cut: Mutex<BTreeSet<(u64, u64)>>,
+    /// Whether messages with entries are lost, and only those.
+    loses_entries: AtomicBool,
 }
 
 impl Net {
@@ -47,8 +50,19 @@ impl Net {
         }
     }
 
+    /// Nothing is added to anybody's log any more.
+    pub(super) fn lose_entries(&self) {
+        self.loses_entries.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn heal(&self) {
         self.cut.lock().clear();
+        self.loses_entries.store(false, Ordering::Relaxed);
+    }
+
+    fn loses(&self, ask: &Ask) -> bool {
+        let has_entries = matches!(ask, Ask::Append { entries, .. } if !entries.is_empty());
+        has_entries && self.loses_entries.load(Ordering::Relaxed)
     }
 
     fn passes(&self, from: u64, to: u64) -> bool {
@@ -77,6 +91,7 @@ impl Transport for Port {
                 // What is cut is not refused: it is silence.
                 if let Some(target) = target
                     && net.passes(me, to.0)
+                    && !net.loses(&ask)
                 {
                     // As over a connection: what was sent is carried out even if the asker gives up.
                     let answered =
@@ -214,7 +229,7 @@ impl Members {
             member.persisted.clone(),
             inner.transfers.clone(),
         )
-        .with_bytes(1, bytes)
+        .with_bytes(1, bytes, u64::MAX)
     }
 
     pub(super) async fn end(self) {

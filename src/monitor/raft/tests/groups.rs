@@ -51,6 +51,31 @@ async fn a_leader_that_is_cut_off_steps_down_and_says_so_to_those_who_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_entries_of_a_leader_that_is_none_any_more_is_told() {
+    let group = Members::of(3, false).await;
+    let old = group.leader_id().await;
+    let rest = others(3, old);
+    // Somebody is elected, and nothing of its term is ever committed.
+    group.net.lose_entries();
+    group.net.isolate(old);
+    let elected = until("another one is elected", async || {
+        rest.iter().copied().find(|id| leadership(&group, *id).role == MonitorRole::Leader)
+    });
+    let raft = group.live[&elected.await].raft.clone();
+    let asked = tokio::spawn(async move { raft.confirm_leadership().await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(
+        !asked.is_finished(),
+        "it leads, and what was committed before is not applied for certain"
+    );
+    rest.iter().for_each(|id| group.net.isolate(*id));
+    let answer = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer");
+    assert_eq!(answer.unwrap().map(drop), Err(ProposeError::NotLeader { leader: None }));
+    group.net.heal();
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_can_only_send_is_replaced() {
     let group = Members::of(3, false).await;
     let old = group.leader_id().await;

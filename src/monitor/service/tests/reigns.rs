@@ -13,10 +13,11 @@ use crate::monitor::namespace::monitors::FEATURE_LEVEL;
 use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
-use crate::types::{MonitorRole, ServerState};
-use crate::wire::metadata::Beat;
+use crate::types::{MonitorRole, OpSeq, ServerState, ShardIndex};
+use crate::wire::metadata::{Beat, Inventory, Renew};
 use crate::wire::peers;
 use crate::wire::peers::Profile;
+use crate::wire::shards::ShardId;
 
 pub(super) const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
 
@@ -124,9 +125,10 @@ impl Consensus for Member {
         self.0.told[self.1].subscribe()
     }
 
-    fn confirm(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
-        let leads = self.0.led.lock().leader == Some(self.1);
-        let confirmed = leads.then_some(()).ok_or(ProposeError::NotLeader { leader: None });
+    fn confirm(&self) -> BoxFuture<'_, Result<u64, ProposeError>> {
+        let led = self.0.led.lock();
+        let leads = led.leader == Some(self.1);
+        let confirmed = leads.then_some(led.term).ok_or(ProposeError::NotLeader { leader: None });
         futures::future::ready(confirmed).boxed()
     }
 
@@ -203,6 +205,23 @@ impl Monitors {
 fn serve(cluster: &Cluster, group: &Arc<Group>, index: usize, listener: Listener) -> Running {
     let address = listener.local_address();
     let credentials = cluster.credentials(Role::Monitor, &format!("m{index}"));
+    let monitor = monitor(cluster, group, index, credentials.clone());
+    let (shutdown, stop) = watch::channel(false);
+    let following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
+    let task = tokio::spawn(async move {
+        listener.serve(credentials, Incarnation(1), Arc::clone(&monitor), stop).await?;
+        following.abort();
+        Ok(())
+    });
+    Running { address, shutdown, task }
+}
+
+fn monitor(
+    cluster: &Cluster,
+    group: &Arc<Group>,
+    index: usize,
+    credentials: Credentials,
+) -> Arc<Monitor> {
     let member = super::Member {
         id: id_of(index),
         cluster: CLUSTER,
@@ -212,21 +231,13 @@ fn serve(cluster: &Cluster, group: &Arc<Group>, index: usize, listener: Listener
         dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
     };
-    let monitor = Arc::new(Monitor::new(
+    Arc::new(Monitor::new(
         member,
         Arc::clone(&group.store) as Arc<dyn Store>,
         Arc::new(SystemClock::new()),
         Arc::new(Member(Arc::clone(group), index)),
-        (credentials.clone(), Incarnation(1)),
-    ));
-    let (shutdown, stop) = watch::channel(false);
-    let following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
-    let task = tokio::spawn(async move {
-        listener.serve(credentials, Incarnation(1), Arc::clone(&monitor), stop).await?;
-        following.abort();
-        Ok(())
-    });
-    Running { address, shutdown, task }
+        (credentials, Incarnation(1)),
+    ))
 }
 
 async fn leader_told(peer: &mut Peer) -> (u64, String) {
@@ -331,6 +342,17 @@ async fn what_a_leader_planned_is_not_done_in_its_next_reign() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reign_answers_nothing_that_was_confirmed_for_the_next() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(Some(0));
+    let client = monitors.client(0).await;
+    // Replaced and elected again, and it has not noticed: what it knows of others' leases is worth nothing.
+    monitors.group.elect_silently(Some(1));
+    monitors.group.elect_silently(Some(0));
+    assert_eq!(client.peer.call(&client.attr(Ino::ROOT)).await, NO_LEADER);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_is_told_who_leads_but_monitors() {
     let monitors = Monitors::start(2);
     let mut early = monitors.peer(1, Role::Agent).await;
@@ -347,6 +369,88 @@ async fn everybody_is_told_who_leads_but_monitors() {
     assert_eq!(leader_told(&mut late).await, second);
     monitor.connection.close();
     assert_eq!(monitor.notices.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_before_a_monitor_serves_is_told_who_leads_too() {
+    let cluster = Cluster::new();
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_address();
+    let group = Group::new(vec![address.to_string()]);
+    let credentials = cluster.credentials(Role::Monitor, "m0");
+    let profile =
+        Profile { address: address.to_string(), agent: None, start: 0, level: FEATURE_LEVEL };
+    let door = Arc::new(Door::new(Arc::new(Peers {
+        links: Links::new(credentials.clone()),
+        store: Arc::clone(&group.store) as Arc<dyn Store>,
+        clock: Arc::new(SystemClock::new()),
+        dir: cluster.dir.path().to_owned(),
+        name: "m0".to_owned(),
+        profile,
+        instance: 1,
+        member: OnceLock::new(),
+    })));
+    let (shutdown, stop) = watch::channel(false);
+    let (service, served) = (Arc::clone(&door), credentials.clone());
+    let task = tokio::spawn(async move {
+        listener.serve(served, Incarnation(1), service, stop).await?;
+        Ok(())
+    });
+    let running = Running { address, shutdown, task };
+    let mut early = Peer::connect(&cluster, &running, Role::Client, "early").await;
+    assert_eq!(early.call(&Request::Ping).await, NO_LEADER);
+    let monitor = monitor(&cluster, &group, 0, credentials);
+    door.open(Arc::clone(&monitor));
+    let following = tokio::spawn(reign::follow(monitor));
+    group.elect(Some(0));
+    assert_eq!(leader_told(&mut early).await, (1, address.to_string()));
+    following.abort();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_is_told_when_the_leader_is_reached_elsewhere() {
+    let monitors = Monitors::start(1);
+    monitors.group.elect(Some(0));
+    let mut peer = monitors.peer(0, Role::Server).await;
+    assert_eq!(leader_told(&mut peer).await, (1, monitors.group.addresses[0].clone()));
+    monitors.group.told[0]
+        .send_modify(|now| now.leader = Some((id_of(0), "elsewhere:1".to_owned())));
+    assert_eq!(leader_told(&mut peer).await, (1, "elsewhere:1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_being_evicted_is_not_renewed() {
+    let monitors = Monitors::start(1);
+    monitors.group.elect(Some(0));
+    let mut lost = monitors.client(0).await;
+    let next = monitors.client(0).await;
+    let evict = Request::EvictDead { session: lost.session, node: "node".to_owned() };
+    monitors.group.stall();
+    let evicted = next.begin(&evict);
+    monitors.group.has_stalled().await;
+    let renew = Renew { session: lost.session, placement_version: 0, stalled: Vec::new() };
+    assert_eq!(lost.peer.call(&Request::Renew(renew)).await, NO_LEADER);
+    assert_eq!(monitors.attach(&mut lost, 0, Vec::new()).await, NO_LEADER);
+    evicted.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_knows_less_than_a_server_calls_nothing_garbage() {
+    let monitors = Monitors::start(1);
+    monitors.group.elect(Some(0));
+    let client = monitors.client(0).await;
+    let registered = servers(&monitors.cluster, &monitors.running[0]).await;
+    let (peer, server, epoch) = &registered[0];
+    let shard = ShardId { stripe: StripeId(client.stripes.start), index: ShardIndex(0) };
+    assert_eq!(client.peer.call(&Request::CloseSession(client.session)).await, Response::Done);
+    let list = |as_of| {
+        let (server, epoch, from, to) = (*server, *epoch, shard, None);
+        let shards = vec![(shard, ShardHash::default())];
+        Request::Inventory(Inventory { server, epoch, as_of, from, to, shards })
+    };
+    assert_eq!(peer.call(&list(OpSeq(1))).await, Response::Garbage(vec![shard]));
+    assert_eq!(peer.call(&list(OpSeq(u64::MAX))).await, Response::Garbage(vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
