@@ -8,10 +8,10 @@ use okapifs::crypto::Role;
 use okapifs::env::system::rpc::Connection;
 use okapifs::env::system::{load_credentials, node};
 use okapifs::types::{Errno, Incarnation, SessionId};
+use okapifs::wire;
 use okapifs::wire::metadata::{
     Answer, Attach, ClientInfo, Mutation, Query, Refusal, Renew, Reply, Request, Response,
 };
-use okapifs::wire::{self, admin};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const RENEWAL: Duration = Duration::from_secs(2);
@@ -91,17 +91,6 @@ impl Client {
         match call(&self.connection, &request).await? {
             Response::Answers(answers) => answers.into_iter().next().context("no answer"),
             other => bail!("a question was answered with {other:?}"),
-        }
-    }
-
-    /// The processes of all monitors on this machine.
-    pub(crate) async fn monitors(&self) -> anyhow::Result<Vec<u32>> {
-        let request = Request::Admin(admin::Request::Status { node: node()?.id });
-        match call(&self.connection, &request).await? {
-            Response::Admin(admin::Response::Status(status)) => {
-                Ok(status.monitors.iter().filter_map(|monitor| monitor.pid).collect())
-            }
-            other => bail!("the status was answered with {other:?}"),
         }
     }
 

@@ -81,6 +81,11 @@ impl Load {
         self.client.session
     }
 
+    /// Ends the session.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        self.client.close().await
+    }
+
     async fn make_directories(&mut self, count: usize) -> anyhow::Result<()> {
         let mut directories = Vec::with_capacity(count);
         for number in 0..count {

@@ -17,6 +17,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod client;
+mod cluster;
 mod load;
 mod process;
 
@@ -27,6 +28,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use client::Client;
+use cluster::Cluster;
 use load::{Load, Step};
 use process::{Cpu, Monitor};
 
@@ -64,9 +66,21 @@ struct Arguments {
     #[arg(long, default_value = env!("CARGO_BIN_EXE_okapifs"))]
     program: PathBuf,
 
-    /// Measure a running cluster instead: a directory of `okapifs up`. Nothing is killed.
+    /// Measure a running cluster instead: a directory of `okapifs up`. Nothing is killed unless told so.
     #[arg(long, conflicts_with = "dir")]
     cluster: Option<PathBuf>,
+
+    /// Where that cluster is mounted.
+    #[arg(long, requires = "cluster")]
+    mount: Option<PathBuf>,
+
+    /// Then kill the leader so many times, while a program on the mount renames a file every 10 ms.
+    #[arg(long, requires = "mount", default_value_t = 0)]
+    failovers: u32,
+
+    /// Then kill everything so many times, and start it with nothing in the page cache.
+    #[arg(long, requires = "mount", default_value_t = 0)]
+    restarts: u32,
 
     /// What `cargo bench` says.
     #[arg(long, hide = true)]
@@ -80,10 +94,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(cluster) = &arguments.cluster {
-        let client = Client::open(cluster).await?;
-        let pids = client.monitors().await?;
-        let load = Load::prepare(client, arguments.files, arguments.batch, arguments.requests);
-        return measure(arguments, load.await?, &pids).await.map(drop);
+        return running(arguments, cluster).await;
     }
     let temporary = tempfile::tempdir()?;
     let dir = arguments.dir.as_deref().unwrap_or(temporary.path());
@@ -101,6 +112,53 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     );
     let load = measure(arguments, load, &[monitor.pid()]).await?;
     restart(&arguments.program, dir, monitor, load).await
+}
+
+/// A cluster that runs already.
+async fn running(arguments: &Arguments, dir: &Path) -> anyhow::Result<()> {
+    let pids = cluster::monitors(dir)?;
+    let client = Client::open(dir).await?;
+    let (cpu, since) = (Cpu::of(&pids)?, Instant::now());
+    let load = Load::prepare(client, arguments.files, arguments.batch, arguments.requests).await?;
+    println!(
+        "{} files are there after {:.1} s, {:.1} s of CPU of {} monitors",
+        arguments.files,
+        since.elapsed().as_secs_f64(),
+        cpu.since(&pids)?.as_secs_f64(),
+        pids.len()
+    );
+    // A new leader would wait for a session whose client says nothing.
+    measure(arguments, load, &pids).await?.close().await?;
+    let Some(mount) = &arguments.mount else {
+        return Ok(());
+    };
+    let cluster = Cluster { program: &arguments.program, dir, mount };
+    tokio::task::block_in_place(|| kill(arguments, &cluster))
+}
+
+/// What those wait that use a cluster while its processes are killed.
+fn kill(arguments: &Arguments, cluster: &Cluster<'_>) -> anyhow::Result<()> {
+    let waits = cluster.fail_over(arguments.failovers)?;
+    print_waits("the leader is killed: longest rename", waits);
+    let starts = (0..arguments.restarts).map(|_| cluster.start_again());
+    print_waits(
+        "all is killed and started, nothing cached: first rename after",
+        starts.collect::<anyhow::Result<_>>()?,
+    );
+    Ok(())
+}
+
+fn print_waits(what: &str, mut waits: Vec<Duration>) {
+    waits.sort_unstable();
+    if let [least, .., most] | [least @ most] = waits.as_slice() {
+        println!(
+            "{what} {:.2} s ({:.2}-{:.2}, {} times)",
+            waits[waits.len() / 2].as_secs_f64(),
+            least.as_secs_f64(),
+            most.as_secs_f64(),
+            waits.len()
+        );
+    }
 }
 
 /// Rounds of changes, and a table of their medians.

@@ -4,6 +4,7 @@
 //! it to the log's own thread ([`writer`]). The thread takes everything that waits, appends it to the newest
 //! segment file with one write, calls fdatasync once, and then tells everybody who waited: the more commands
 //! arrive while the disk is busy, the fewer syncs a command costs, and no async worker ever waits for a disk.
+//! (A file that grows is slower to sync, so the next one is laid out ahead: [`spare`].)
 //! Entries stay in memory until newer ones push them out ([`index`]); older ones are read back from their
 //! segment. When the state has been persisted beyond a whole segment, [`Log::purge`] removes the file.
 //!
@@ -23,6 +24,7 @@ mod files;
 mod index;
 mod record;
 mod recovery;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod vote;
@@ -40,6 +42,7 @@ use parking_lot::Mutex;
 use files::{Files, SystemFiles};
 use index::{Index, Place};
 pub(super) use record::{Position, Record};
+use spare::Spare;
 pub(super) use vote::Vote;
 use writer::{Job, Writer};
 
@@ -96,14 +99,20 @@ pub(super) struct Log {
 impl Log {
     /// Opens the log in `dir`, or makes an empty one there.
     pub(super) fn open(dir: &Path, config: LogConfig) -> Result<Self, LogError> {
-        Self::open_files(Arc::new(SystemFiles::open(dir)?), config)
+        let files: Arc<dyn Files> = Arc::new(SystemFiles::open(dir)?);
+        let spare = Spare::ahead(Arc::clone(&files), config.segment_bytes)?;
+        Self::open_files(files, config, spare)
     }
 
-    fn open_files(files: Arc<dyn Files>, config: LogConfig) -> Result<Self, LogError> {
+    fn open_files(
+        files: Arc<dyn Files>,
+        config: LogConfig,
+        spare: Spare,
+    ) -> Result<Self, LogError> {
         let index = recovery::recover(files.as_ref(), config.cache_bytes)?;
         let index = Arc::new(Mutex::new(index));
         let (jobs, waiting) = mpsc::channel();
-        let writer = Writer::new(files.clone(), index.clone(), config.segment_bytes);
+        let writer = Writer::new(files.clone(), spare, index.clone(), config.segment_bytes);
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
             .spawn(move || writer.run(&waiting))?;

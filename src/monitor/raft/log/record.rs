@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! segment   magic 8 | version u32 | CRC32C of the rest of the header u32 | index of the first entry u64
-//!           then records, each begun on a multiple of 8
+//!           then records, each begun on a multiple of 8, then zeros as far as the file was laid out ahead
 //! record    length of the body u32 | CRC32C of all that follows u32
 //!           | index u64 | term u64 | durable u64 | kind u8 | body | zeros up to a multiple of 8
 //! ```

@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use super::files::Files;
 use super::index::{Index, Segment};
 use super::record::{self, Position, SegmentHead};
-use super::{LogError, segment_name, vote};
+use super::{LogError, segment_name, spare, vote};
 
 /// What a segment holds.
 struct Scanned {
     segment: Segment,
     committed: Option<Position>,
-    /// Whether there is anything behind its last whole record.
+    /// Whether there is anything behind its last whole record but the zeros of a file that was laid out ahead.
     torn: bool,
 }
 
 /// Reads the log, and cuts off what a power cut left behind its end.
 pub(super) fn recover(files: &dyn Files, cache_bytes: usize) -> Result<Index, LogError> {
+    spare::forget(files)?;
     let (vote, purged) = vote::load(files)?;
     let mut segments: VecDeque<Segment> = VecDeque::new();
     let mut committed = None;
@@ -111,7 +112,7 @@ fn scan(name: &str, first: u64, bytes: &[u8], newest: bool) -> Result<Option<Sca
         at = bytes.len().min(at + found.bytes);
     }
     segment.bytes = (at as u64).next_multiple_of(8);
-    let torn = bytes.len() > at;
+    let torn = bytes[at..].iter().any(|byte| *byte != 0);
     let expected = segment.next();
     if torn && let Some(later) = record::witness(&bytes[at..], expected) {
         return Err(LogError::Damaged(format!(

@@ -11,7 +11,8 @@ use super::*;
 const SMALL: LogConfig = LogConfig { segment_bytes: 2048, cache_bytes: 1000 };
 
 fn open(files: &Arc<FakeFiles>) -> Result<Log, LogError> {
-    Log::open_files(files.clone(), SMALL)
+    let spare = Spare::at_once(files.clone(), SMALL.segment_bytes);
+    Log::open_files(files.clone(), SMALL, spare)
 }
 
 fn at(index: u64, term: u64) -> Position {
@@ -337,4 +338,41 @@ fn another_version_and_a_missing_segment_are_told() {
     assert!(error.contains("version 2"), "{error}");
     std::fs::write(&names[1], bytes).unwrap();
     assert_eq!(all(&Log::open(dir.path(), SMALL).unwrap()), entries(0..60, 1));
+}
+
+#[test]
+fn a_segment_that_was_laid_out_ahead_is_filled_before_and_after_a_restart() {
+    let files = Arc::new(FakeFiles::default());
+    let log = open(&files).unwrap();
+    let newest = |files: &FakeFiles| files.read(&name_of_newest(files)).unwrap();
+    let ends_with_zeros = |bytes: &[u8]| bytes.ends_with(&[0; 512]);
+    let mut end = 0;
+    // The first segment grows; the second was laid out meanwhile.
+    while files.list().unwrap().iter().filter(|name| name.ends_with(".log")).count() < 2 {
+        append(&log, entries(end..end + 1, 1)).unwrap();
+        end += 1;
+    }
+    assert_eq!(newest(&files).len() as u64, SMALL.segment_bytes);
+    assert!(ends_with_zeros(&newest(&files)));
+    log.close();
+
+    for _ in 0..3 {
+        let log = open(&files).unwrap();
+        assert_eq!(newest(&files).len() as u64, SMALL.segment_bytes, "the zeros were cut off");
+        assert_eq!(all(&log), entries(0..end, 1));
+        append(&log, entries(end..end + 1, 1)).unwrap();
+        end += 1;
+        log.close();
+    }
+    // Anything else behind the end is cut off: what is written later must not run into it.
+    let torn = Arc::new(files.after_kill());
+    torn.flip(&name_of_newest(&torn), SMALL.segment_bytes as usize - 8);
+    let log = open(&torn).unwrap();
+    assert!((newest(&torn).len() as u64) < SMALL.segment_bytes);
+    assert_eq!(all(&log), entries(0..end, 1));
+}
+
+fn name_of_newest(files: &FakeFiles) -> String {
+    let names = files.list().unwrap();
+    names.into_iter().rfind(|name| name.ends_with(".log")).unwrap()
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::files::Files;
 use super::index::{Index, Segment};
 use super::record::{self, Position, Record};
+use super::spare::Spare;
 use super::vote::{self, Vote};
 use super::{Done, segment_name};
 
@@ -72,6 +73,7 @@ fn again(result: &io::Result<()>) -> io::Result<()> {
 /// What the thread owns.
 pub(super) struct Writer {
     files: Arc<dyn Files>,
+    spare: Spare,
     index: Arc<Mutex<Index>>,
     segment_bytes: u64,
     /// Entries below this index are durable.
@@ -86,12 +88,26 @@ pub(super) struct Writer {
 
 impl Writer {
     /// A writer for a recovered log.
-    pub(super) fn new(files: Arc<dyn Files>, index: Arc<Mutex<Index>>, segment_bytes: u64) -> Self {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        spare: Spare,
+        index: Arc<Mutex<Index>>,
+        segment_bytes: u64,
+    ) -> Self {
         let (durable, committed) = {
             let index = index.lock();
             (index.last().map_or(0, |last| last.index + 1), index.committed)
         };
-        Self { files, index, segment_bytes, durable, committed, buffer: Vec::new(), failed: None }
+        Self {
+            files,
+            spare,
+            index,
+            segment_bytes,
+            durable,
+            committed,
+            buffer: Vec::new(),
+            failed: None,
+        }
     }
 
     /// Works until the log is closed.
@@ -189,16 +205,23 @@ impl Writer {
         let mut index = self.index.lock();
         let newest = index.segments.back_mut().expect("still there");
         newest.bytes += self.buffer.len() as u64;
+        let newest_bytes = newest.bytes;
         self.durable = newest.next();
         index.appended_bytes += self.buffer.len() as u64;
         index.shrink_cache();
+        let is_half_full = newest_bytes >= self.segment_bytes / 2;
+        drop(index);
         self.buffer.clear();
+        if is_half_full {
+            self.spare.want();
+        }
         Ok(())
     }
 
     /// Begins a segment. Its header is durable before anything is written behind it.
     fn begin_segment(&self, first: u64) -> io::Result<()> {
         let name = segment_name(first);
+        self.spare.become_segment(&name)?;
         self.files.write_at(&name, 0, &record::segment_head(first))?;
         self.files.sync(&name)?;
         self.files.sync_dir()?;
