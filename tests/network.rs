@@ -7,8 +7,13 @@
 
 mod common;
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::hosts::{CLIENT, Hosts, MONITORS};
 use common::ledger::{Errors, Ledger};
@@ -23,6 +28,7 @@ fn main() -> ExitCode {
     run(&[
         ("monitors_are_cut_off", monitors_are_cut_off),
         ("a_client_is_cut_off", a_client_is_cut_off),
+        ("members_are_parted", members_are_parted),
         ("the_network_splits", the_network_splits),
     ])
 }
@@ -56,9 +62,13 @@ fn disturbs_nobody(hosts: &Hosts, what: &str, seconds: u64, break_it: impl FnOnc
     assert!(longest < FAILOVER, "{what}: somebody waited for {longest:?}");
 }
 
+/// Everybody but that host.
+fn others(host: usize) -> impl Iterator<Item = usize> {
+    (1..=CLIENT).filter(move |other| *other != host)
+}
+
 /// A host with a monitor that does not lead.
-fn follower(hosts: &Hosts) -> usize {
-    let leader = hosts.leader(CLIENT);
+fn follower(leader: usize) -> usize {
     (1..=MONITORS).find(|host| *host != leader).expect("there are several")
 }
 
@@ -70,29 +80,49 @@ fn monitors_are_cut_off() {
             hosts.net.cut(hosts.leader(CLIENT));
         });
         disturbs_nobody(&hosts, &format!("a follower is cut off {time}"), seconds, |hosts| {
-            hosts.net.cut(follower(hosts));
+            hosts.net.cut(follower(hosts.leader(CLIENT)));
         });
         disturbs_nobody(&hosts, &format!("the leader is deaf {time}"), seconds, |hosts| {
             let leader = hosts.leader(CLIENT);
-            for other in (1..=CLIENT).filter(|host| *host != leader) {
-                hosts.net.deafen(leader, other);
-            }
+            others(leader).for_each(|other| hosts.net.deafen(leader, other));
         });
-        disturbs_nobody(
-            &hosts,
-            &format!("leader and client are parted {time}"),
-            seconds,
-            |hosts| {
-                hosts.net.split(&[hosts.leader(CLIENT)], &[CLIENT]);
-            },
-        );
+        disturbs_nobody(&hosts, &format!("the leader is mute {time}"), seconds, |hosts| {
+            let leader = hosts.leader(CLIENT);
+            others(leader).for_each(|other| hosts.net.deafen(other, leader));
+        });
     }
+    hosts.assert_clean();
+}
+
+fn members_are_parted() {
+    let hosts = Hosts::start();
+    let seconds = if long() { 20 } else { 4 };
+    disturbs_nobody(&hosts, "leader and client are parted", seconds, |hosts| {
+        hosts.net.split(&[hosts.leader(CLIENT)], &[CLIENT]);
+    });
+    disturbs_nobody(&hosts, "leader and follower are parted", seconds, |hosts| {
+        let leader = hosts.leader(CLIENT);
+        hosts.net.split(&[leader], &[follower(leader)]);
+    });
+    disturbs_nobody(&hosts, "client and follower are parted from the leader", seconds, |hosts| {
+        let leader = hosts.leader(CLIENT);
+        hosts.net.split(&[leader], &[follower(leader), CLIENT]);
+    });
+    disturbs_nobody(&hosts, "leader and server are parted", seconds, |hosts| {
+        hosts.net.split(&[hosts.leader(CLIENT)], &[4]);
+    });
+    disturbs_nobody(&hosts, "client and server are parted", seconds, |hosts| {
+        hosts.net.split(&[CLIENT], &[4]);
+    });
+    disturbs_nobody(&hosts, "everybody hears badly", seconds, |hosts| {
+        (1..=CLIENT).for_each(|host| hosts.net.lose(host, 2));
+    });
     hosts.assert_clean();
 }
 
 fn the_network_splits() {
     let hosts = Hosts::start();
-    let seconds = if long() { 20 } else { 5 };
+    let seconds = if long() { 30 } else { 5 };
     disturbs_nobody(&hosts, "a server is cut off", seconds, |hosts| hosts.net.cut(4));
     disturbs_nobody(&hosts, "the client is in the majority", seconds, |hosts| {
         hosts.net.split(&[1, 2, CLIENT], &[3, 4]);
@@ -102,15 +132,87 @@ fn the_network_splits() {
         hosts.net.split(&[1, CLIENT], &[2, 3, 4]);
     });
     assert!(longest > Duration::from_secs(5), "a minority acknowledged something");
+    assert!(longest < Duration::from_secs(6) + FAILOVER, "somebody waited for {longest:?}");
     hosts.assert_clean();
 }
 
 fn a_client_is_cut_off() {
-    let hosts = Hosts::start();
-    let seconds = if long() { 30 } else { 20 };
-    happens(&hosts, "the client is cut off", seconds, Errors::Possible, |hosts| {
-        hosts.net.cut(CLIENT);
+    let mut hosts = Hosts::start();
+    let longest = happens(&hosts, "the client is deaf", 5, Errors::Never, |hosts| {
+        others(CLIENT).for_each(|other| hosts.net.deafen(CLIENT, other));
     });
-    disturbs_nobody(&hosts, "nothing", 1, |_| {});
+    assert!(longest < Duration::from_secs(5) + FAILOVER, "somebody waited for {longest:?}");
+    if long() {
+        happens(&hosts, "the client is cut off", 30, Errors::Possible, |hosts| {
+            hosts.net.cut(CLIENT);
+        });
+    }
+    a_client_is_given_up(&mut hosts);
+    disturbs_nobody(&hosts, "all is well", 1, |_| {});
     hosts.assert_clean();
+}
+
+/// Somebody else wants what a client holds that is cut off, and gets it. The client hears that it has lost what it had
+/// not synced, and reads nothing that is older than what the other one was told.
+fn a_client_is_given_up(hosts: &mut Hosts) {
+    let (mnt, other) = (hosts.mnt(), hosts.mount(4));
+    let file = |mnt: &Path, name: &str| {
+        let path = mnt.join(name);
+        File::options().read(true).write(true).create(true).truncate(false).open(path)
+    };
+    let (read, written) = (file(&mnt, "read").expect("made"), file(&mnt, "written").expect("made"));
+    for file in [&read, &written] {
+        file.write_all_at(b"before", 0).and_then(|()| file.sync_all()).expect("written");
+    }
+    let ledger = Ledger::start(&mnt, "given up", Errors::Possible);
+    std::thread::sleep(Duration::from_secs(1));
+    hosts.net.cut(CLIENT);
+    let healed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let cut_off = scope.spawn(|| {
+            written.write_all_at(b"cutoff", 0).and_then(|()| written.sync_all()).map_err(is_loss)
+        });
+        let reads = scope.spawn(|| read_until(&healed, &read));
+        let since = Instant::now();
+        for name in ["read", "written"] {
+            let file = file(&other, name).expect("opened");
+            file.write_all_at(b"others", 0).and_then(|()| file.sync_all()).expect("written");
+        }
+        let told = Instant::now();
+        println!("what a client held that is cut off was had after {:?}", told - since);
+        std::thread::sleep(Duration::from_secs(1));
+        hosts.net.heal();
+        healed.store(true, Ordering::Relaxed);
+        for (began, found) in reads.join().expect("no panic") {
+            assert!(found == "others" || (found == "before" && began < told), "{found} was read");
+        }
+        let found = fs::read_to_string(other.join("written")).expect("read");
+        match cut_off.join().expect("no panic") {
+            Ok(()) => assert_eq!(found, "cutoff", "it was synced"),
+            Err(is_loss) => assert!(is_loss && found == "others", "{found} was read"),
+        }
+    });
+    hosts.wait_healthy();
+    println!("a client is given up: {}", ledger.finish());
+}
+
+/// What is read, and when each read began, until one has begun after that.
+fn read_until(end: &AtomicBool, file: &File) -> Vec<(Instant, String)> {
+    let mut reads = Vec::new();
+    let mut is_last = false;
+    while !is_last {
+        is_last = end.load(Ordering::Relaxed);
+        let (began, mut bytes) = (Instant::now(), [0; 6]);
+        match file.read_exact_at(&mut bytes, 0) {
+            Ok(()) => reads.push((began, String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) => assert!(is_loss(error), "read"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    reads
+}
+
+/// Whether that is how a program hears that its machine was given up.
+fn is_loss(error: io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::ESTALE))
 }
