@@ -27,7 +27,7 @@ pub struct Waits {
 
 impl Waits {
     /// Does something and notes how long it took.
-    fn measure<T>(&mut self, what: &'static str, work: impl FnOnce() -> T) -> T {
+    pub fn measure<T>(&mut self, what: &'static str, work: impl FnOnce() -> T) -> T {
         let since = Instant::now();
         let done = work();
         let took = since.elapsed();
@@ -39,7 +39,8 @@ impl Waits {
         done
     }
 
-    fn add(&mut self, other: Self) {
+    /// Those of somebody else, too.
+    pub fn add(&mut self, other: Self) {
         for (bits, count) in other.counts {
             *self.counts.entry(bits).or_default() += count;
         }

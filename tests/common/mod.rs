@@ -2,14 +2,16 @@
 //!
 //! [`runner`] runs the tests of a file: the standard one knows neither tests that find out that they cannot run
 //! here nor a flag of ours. [`cluster`] starts clusters and ends them whatever happens. [`files`] makes and
-//! compares trees. [`shadow`] does random operations on a mount and beside it, [`load`] is programs at work, [`net`]
-//! several hosts.
+//! compares trees. [`shadow`] does random operations on a mount and beside it; [`load`] is programs at work, [`ledger`]
+//! programs that remember what they were promised. [`net`] is several hosts, [`hosts`] a cluster on them.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
 
 pub mod cluster;
 pub mod files;
+pub mod hosts;
+pub mod ledger;
 pub mod load;
 pub mod net;
 pub mod runner;

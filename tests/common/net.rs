@@ -83,6 +83,12 @@ impl Net {
         self.on(&self.space(to), &format!("nft add rule inet cut heard ip saddr {from} drop"));
     }
 
+    /// That host hears only part of what is said to it; `percent` are lost.
+    pub fn lose(&self, host: usize, percent: u32) {
+        let rule = format!("nft add rule inet cut heard numgen random mod 100 < {percent} drop");
+        self.on(&self.space(host), &rule);
+    }
+
     /// Two groups that do not hear each other.
     pub fn split(&self, left: &[usize], right: &[usize]) {
         for &one in left {

@@ -147,7 +147,8 @@ impl Forwarding {
             Connection::open(address, credentials, Role::Monitor, self.incarnation, CONNECT).await;
         match opened {
             Ok((connection, told)) => {
-                tokio::spawn(pass_back(Arc::clone(&self.audience), told));
+                let audience = Arc::clone(&self.audience);
+                tokio::spawn(pass_back_while_it_answers(audience, connection.clone(), told));
                 let (leader, known) = (leader.clone(), Mutex::default());
                 let link = Arc::new(Link { leader, connection, known });
                 *self.link.lock() = Some(Arc::clone(&link));
@@ -183,6 +184,23 @@ impl Link {
             }
         }
     }
+}
+
+/// [`pass_back`], until the leader has fallen silent: then the connection is closed, and callers hear that it cannot
+/// be reached from here.
+async fn pass_back_while_it_answers(
+    audience: Arc<Audience>,
+    connection: Connection,
+    told: mpsc::UnboundedReceiver<Vec<u8>>,
+) {
+    let question = encode(&Request::Who);
+    tokio::select! {
+        () = pass_back(audience, told) => {}
+        () = connection.fell_silent(&question) => {
+            log::warn!("the monitor that leads does not answer this one any more");
+        }
+    }
+    connection.close();
 }
 
 /// Hands the leader's notices to those they are for, until the connection ends.

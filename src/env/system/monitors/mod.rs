@@ -4,6 +4,8 @@
 //! others are not for balance but for news: a leader that hangs answers nothing and does not say so, but the
 //! one elected in its place is announced on all connections, within moments of its election. Then
 //! [`MonitorLinks::target`] changes, and whoever waits for an answer of the old one asks the new one at once.
+//! A leader that leads on, but to whom only our cable is broken, is announced by nobody: its silence is noticed
+//! ([`Connection::fell_silent`]), and another monitor passes calls on to it.
 //! Whom to talk to is decided in [`route`]; this is the edge of it.
 //!
 //! [`MonitorLinks::ask`] is for those who have nothing to tell a new leader first.
@@ -31,12 +33,13 @@ use self::route::{Choice, Route};
 use crate::crypto::{Credentials, Role};
 use crate::env::system::rpc::{ConnectError, Connection};
 use crate::types::Incarnation;
-use crate::wire::decode;
-use crate::wire::metadata::Notice;
+use crate::wire::metadata::{Notice, Request};
+use crate::wire::{decode, encode};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(2);
+/// A program may wait for it, and every failed attempt has taken its time already.
+const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// Connections to all monitors that are known. They end when this is dropped.
 pub struct MonitorLinks(Arc<Shared>);
@@ -221,6 +224,7 @@ impl Shared {
     /// Keeps a connection to that monitor for ever.
     async fn keep(self: Arc<Self>, address: String, hurry: Arc<Notify>) {
         let mut pause = Pause::new(RETRY_FIRST, RETRY_MOST);
+        let ping = encode(&Request::Ping);
         loop {
             let (credentials, incarnation) = (&self.credentials, self.incarnation());
             let opened = Connection::open(
@@ -234,7 +238,12 @@ impl Shared {
                 Ok((connection, told)) => {
                     pause = Pause::new(RETRY_FIRST, RETRY_MOST);
                     self.connected(&address, &connection);
-                    self.listen(told).await;
+                    tokio::select! {
+                        () = self.listen(told) => {}
+                        () = connection.fell_silent(&ping) => {
+                            log::warn!("the monitor at {address} has fallen silent; trying another");
+                        }
+                    }
                     connection.close();
                     self.lost(&address, &connection);
                 }

@@ -76,6 +76,21 @@ async fn a_leader_that_cannot_be_reached_is_asked_through_another_monitor() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_cable_breaks_is_asked_through_another_monitor() {
+    let cluster = FakeCluster::new(1);
+    let (leader, helps) = (cluster.monitor(Mode::Hangs), cluster.monitor(Mode::Answers));
+    leader.announce(1, &leader.address);
+    helps.announce(1, &leader.address);
+    let links = links(&cluster, &[&leader, &helps]);
+    let at_leader = |target: &Option<Target>| {
+        target.as_ref().is_some_and(|target| target.address == leader.address)
+    };
+    links.target().wait_for(at_leader).await.unwrap();
+    // Nobody announces another leader: those who reach it have no reason to.
+    answered(&links).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_waiting_will_not_help_nobody_waits() {
     let (ours, theirs) = (FakeCluster::new(1), FakeCluster::new(2));
     let other = theirs.monitor(Mode::Answers);

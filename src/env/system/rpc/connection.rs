@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::errors::{CallError, ConnectError, Target};
@@ -125,6 +126,17 @@ impl Connection {
         self.0.link.is_closed()
     }
 
+    /// Since when the other end owes an answer and has said nothing; waits for a call if there is none. `None`
+    /// when the connection is closed.
+    pub(super) async fn quiet_since(&self) -> Option<Instant> {
+        self.0.pending.quiet_since().await
+    }
+
+    /// Whether the other end has said anything after that time.
+    pub(super) fn heard_since(&self, time: Instant) -> bool {
+        self.0.pending.heard_since(time)
+    }
+
     /// Whether they are clones of one another.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -155,7 +167,7 @@ impl fmt::Debug for Connection {
 impl Connection {
     /// Calls that wait for an answer.
     pub(super) fn calls_pending(&self) -> usize {
-        self.0.pending.0.lock().as_ref().map_or(0, HashMap::len)
+        self.0.pending.waiting.lock().as_ref().map_or(0, |waiting| waiting.calls.len())
     }
 }
 
@@ -278,6 +290,7 @@ async fn receive_frames(
 ) -> Result<(), ReceiveError> {
     loop {
         let prefix = link.receive_prefix().await?;
+        pending.heard();
         let (header, payload) = link.receive_rest(prefix).await?;
         let bulk = !payload.is_empty();
         match prefix.kind {
@@ -295,22 +308,66 @@ async fn receive_frames(
 
 type Reply = (Vec<u8>, Bytes);
 
-/// Calls that wait for their answers; `None` when the connection is gone.
-struct Pending(Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>);
+/// Calls that wait for their answers.
+struct Pending {
+    /// `None` when the connection is gone.
+    waiting: Mutex<Option<Waiting>>,
+    /// Rings when the first one begins to wait, or the connection goes.
+    changed: Notify,
+}
+
+struct Waiting {
+    calls: HashMap<u64, oneshot::Sender<Reply>>,
+    /// When the first of the calls began, or something was heard since.
+    quiet_since: Instant,
+    heard: Instant,
+}
 
 impl Pending {
     fn new() -> Self {
-        Self(Mutex::new(Some(HashMap::new())))
+        let now = Instant::now();
+        let waiting = Waiting { calls: HashMap::new(), quiet_since: now, heard: now };
+        Self { waiting: Mutex::new(Some(waiting)), changed: Notify::new() }
     }
 
     fn insert(&self, id: u64) -> Option<oneshot::Receiver<Reply>> {
         let (sender, receiver) = oneshot::channel();
-        self.0.lock().as_mut()?.insert(id, sender);
+        let mut waiting = self.waiting.lock();
+        let waiting = waiting.as_mut()?;
+        if waiting.calls.is_empty() {
+            waiting.quiet_since = Instant::now();
+            self.changed.notify_one();
+        }
+        waiting.calls.insert(id, sender);
         Some(receiver)
     }
 
     fn remove(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
-        self.0.lock().as_mut()?.remove(&id)
+        self.waiting.lock().as_mut()?.calls.remove(&id)
+    }
+
+    fn heard(&self) {
+        if let Some(waiting) = self.waiting.lock().as_mut() {
+            waiting.heard = Instant::now();
+            waiting.quiet_since = waiting.heard;
+        }
+    }
+
+    fn heard_since(&self, time: Instant) -> bool {
+        self.waiting.lock().as_ref().is_some_and(|waiting| waiting.heard >= time)
+    }
+
+    async fn quiet_since(&self) -> Option<Instant> {
+        loop {
+            {
+                let waiting = self.waiting.lock();
+                let waiting = waiting.as_ref()?;
+                if !waiting.calls.is_empty() {
+                    return Some(waiting.quiet_since);
+                }
+            }
+            self.changed.notified().await;
+        }
     }
 
     /// The answer to a call that was given up goes nowhere.
@@ -321,8 +378,9 @@ impl Pending {
     }
 
     fn fail_all(&self) {
-        let waiting = self.0.lock().take();
+        let waiting = self.waiting.lock().take();
         drop(waiting);
+        self.changed.notify_one();
     }
 }
 

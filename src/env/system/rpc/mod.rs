@@ -14,7 +14,8 @@
 //!
 //! * *A peer dies silently.* The kernel gives a connection up when sent bytes stay unacknowledged for ten
 //!   seconds, probes of an idle one do, or the peer reads nothing for so long. All calls of the connection then
-//!   fail with [`CallError::Closed`] at once.
+//!   fail with [`CallError::Closed`] at once. Who would rather turn to somebody else sooner looks out for
+//!   [`Connection::fell_silent`].
 //! * *A peer hangs.* Its calls fail with [`CallError::Timeout`], which covers sending too; a call that was
 //!   given up while it was queued is never sent.
 //! * *A peer floods us.* A connection may have [`IN_FLIGHT_BYTES`] of calls in work; then we stop reading, and
@@ -33,6 +34,7 @@ mod hello;
 mod link;
 mod listener;
 pub mod payload;
+mod silence;
 mod socket;
 #[cfg(test)]
 mod tests;

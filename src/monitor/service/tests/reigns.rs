@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::crypto::Identity;
+use crate::env::system::rpc::{self, Caller};
 use crate::monitor::founding;
 use crate::monitor::namespace::apply;
 use crate::monitor::namespace::command::{Action, Command, Outcome};
@@ -282,6 +283,41 @@ async fn the_leader_hears_of_the_end_of_a_connection_to_another_monitor() {
     while states().await != [ServerState::Suspect, ServerState::Up] {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_says_for_itself_whether_it_is_there() {
+    let monitors = Monitors::start(2);
+    monitors.group.elect(None);
+    let agent = monitors.peer(1, Role::Agent).await;
+    assert_eq!(agent.call(&Request::Ping).await, Response::Done);
+}
+
+/// A leader to whom the cable is broken: what it says does not arrive.
+struct Unheard;
+
+impl rpc::Service for Unheard {
+    async fn call(self: Arc<Self>, _: Arc<Caller>, _: Vec<u8>, _: bytes::Bytes) -> rpc::Answer {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_are_told_when_the_leader_cannot_be_heard_any_more() {
+    let cluster = Cluster::new();
+    let [leader, follower] = [(); 2].map(|()| Listener::bind("127.0.0.1:0").unwrap());
+    let addresses = [&leader, &follower].map(|one| one.local_address().to_string());
+    let group = Group::new(addresses.to_vec());
+    let running = serve(&cluster, &group, 1, follower);
+    let (_shutdown, stop) = watch::channel(false);
+    let credentials = cluster.credentials(Role::Monitor, "m0");
+    tokio::spawn(leader.serve(credentials, Incarnation(1), Arc::new(Unheard), stop));
+    let mut client = Peer::connect(&cluster, &running, Role::Client, "somebody").await;
+    group.elect(Some(0));
+    leader_told(&mut client).await;
+    let request = Request::CloseSession(SessionId(1));
+    let answer = tokio::time::timeout(LONG / 3, client.call(&request)).await;
+    assert_eq!(answer.expect("others may hear it"), NO_LEADER);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -237,6 +237,31 @@ async fn a_call_that_is_given_up_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_an_end_that_says_nothing_at_all_to_somebody_who_waits() {
+    let ca = authority(1);
+    let served = Served::start(member(&ca, Role::Monitor), 1);
+    let client = member(&ca, Role::Client);
+    let (slow, dead) = (served.connect(&client).await, served.connect(&client).await);
+    let idle = served.connect(&client).await;
+    let (wait, no_answer) = (b"hang".to_vec(), LONG);
+    let waiting = [&slow, &dead].map(|connection| {
+        let (connection, wait) = (connection.clone(), wait.clone());
+        tokio::spawn(async move { connection.call(wait, Vec::new(), no_answer).await })
+    });
+    tokio::select! {
+        () = dead.fell_silent(b"hang") => {}
+        () = slow.fell_silent(b"echo") => panic!("it answers other calls"),
+        () = idle.fell_silent(b"hang") => panic!("nobody waits for an answer of it"),
+        () = tokio::time::sleep(LONG / 2) => panic!("it was not noticed"),
+    }
+    served.shutdown.send_replace(true);
+    tokio::time::timeout(LONG / 2, idle.fell_silent(b"hang")).await.expect("it is closed");
+    for call in waiting {
+        assert_eq!(call.await.expect("no panic"), Err(CallError::Closed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_other_end_goes_all_calls_fail_at_once() {
     let ca = authority(1);
     let served = Served::start(member(&ca, Role::Monitor), 1);
