@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use super::find::Cluster;
 use crate::env::system::monitors::MonitorLinks;
 use crate::env::system::renewal::Renewal;
-use crate::types::{Incarnation, PlacementMap};
+use crate::types::{Incarnation, PlacementMap, SignedTicket};
 use crate::wire::{admin, metadata, trust};
 
 /// How long a connection may take.
@@ -66,6 +66,14 @@ impl Admin {
     ) -> anyhow::Result<trust::Response> {
         match self.ask(&admin::Request::Trust(question)).await? {
             admin::Response::Trust(answer) => Ok(answer),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// What shows the servers that this command may read.
+    pub(super) async fn tickets(&self) -> anyhow::Result<Vec<SignedTicket>> {
+        match self.ask(&admin::Request::Tickets).await? {
+            admin::Response::Tickets(tickets) => Ok(tickets),
             _ => Err(unexpected()),
         }
     }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::future::join_all;
@@ -19,7 +19,9 @@ use super::locate::server_text;
 use super::{find, say};
 use crate::crypto::Role;
 use crate::env::system::rpc::Connection;
-use crate::types::{Ino, PlacementMap, ServerId, ShardHash, ShardIndex, StripeId, StripeRecord};
+use crate::types::{
+    Ino, PlacementMap, ServerId, ShardHash, ShardIndex, StripeId, StripeRecord, TICKET_LIFE,
+};
 use crate::wire;
 use crate::wire::admin::{Request, Response};
 use crate::wire::shards::{self, ShardId, Verdict};
@@ -64,6 +66,8 @@ struct Check {
     placement: PlacementMap,
     /// By server; none where it cannot be reached.
     servers: HashMap<ServerId, Connection>,
+    /// When the servers last saw tickets.
+    admitted: Option<Instant>,
     deep: bool,
     records: u64,
     stripes: u64,
@@ -104,7 +108,28 @@ impl Check {
                 )),
             }
         }
-        Ok(Self { admin, placement, servers, deep, records: 0, stripes: 0, problems: 0 })
+        let admitted = None;
+        Ok(Self { admin, placement, servers, admitted, deep, records: 0, stripes: 0, problems: 0 })
+    }
+
+    /// Shows the servers that this command may read; again before they have forgotten it.
+    async fn be_admitted(&mut self) -> anyhow::Result<()> {
+        if self.admitted.is_some_and(|at| at.elapsed() < TICKET_LIFE / 3) {
+            return Ok(());
+        }
+        let tickets = self.admin.tickets().await?;
+        let showing = self.servers.iter().map(|(server, connection)| {
+            let theirs = tickets.iter().filter(|signed| signed.ticket.server == *server);
+            let admit = shards::Request::Admit(theirs.copied().collect());
+            async move { (*server, ask(connection, &admit, CONNECT).await) }
+        });
+        for (server, answer) in join_all(showing).await {
+            if let Err(error) = answer {
+                log::warn!("server {server} does not let this command read: {error:#}");
+            }
+        }
+        self.admitted = Some(Instant::now());
+        Ok(())
     }
 
     /// The monitors' own records.
@@ -135,6 +160,7 @@ impl Check {
                 after = last.id;
             }
             self.stripes += portion.len() as u64;
+            self.be_admitted().await?;
             self.check_portion(&portion, &bar).await?;
             bar.inc(portion.len() as u64);
             if end {
@@ -282,12 +308,22 @@ async fn verify(
     shards: &[ShardId],
     deep: bool,
 ) -> anyhow::Result<Vec<Verdict>> {
-    let request = wire::encode(&shards::Request::Verify { shards: shards.to_vec(), deep });
-    let (answer, _) = connection.call(request, Vec::new(), VERIFY).await?;
-    match wire::decode(&answer).context("the server's answer makes no sense")? {
+    let request = shards::Request::Verify { shards: shards.to_vec(), deep };
+    match ask(connection, &request, VERIFY).await? {
         shards::Response::Verdicts(verdicts) => Ok(verdicts),
-        shards::Response::Refused(refusal) => Err(refusal.into()),
         _ => Err(unexpected()),
+    }
+}
+
+async fn ask(
+    connection: &Connection,
+    request: &shards::Request,
+    timeout: Duration,
+) -> anyhow::Result<shards::Response> {
+    let (answer, _) = connection.call(wire::encode(request), Vec::new(), timeout).await?;
+    match wire::decode(&answer).context("the server's answer makes no sense")? {
+        shards::Response::Refused(refusal) => Err(refusal.into()),
+        answer => Ok(answer),
     }
 }
 

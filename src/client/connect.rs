@@ -59,8 +59,8 @@ impl Fs {
         };
         close_dead_sessions(&*monitors, &client).await;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let shards = Arc::new(ServerLinks::new(credentials, Arc::clone(&monitors)));
-        let (session, lost) = Session::open(monitors, clock, client).await?;
+        let (session, lost) = Session::open(Arc::clone(&monitors), clock, client).await?;
+        let shards = Arc::new(ServerLinks::new(credentials, monitors, session.tickets()));
         let fs = Self::assemble(config, session, shards, notices, lost);
         let (session, files) = (Arc::clone(&fs.session), Arc::clone(&fs.files));
         link.attach_with(Box::new(move || files.attach(&session)));

@@ -8,7 +8,8 @@
 //! * *The way of written bytes*: `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
 //!   `placer` (durable on servers), `commit` (part of the file).
 //! * *The way of read bytes*: `view` (what a range consists of), `blocks` (cache, servers, decoding).
-//! * *The network*: `link` (what is needed of it), `session` over `monitors`, `servers`, `avoid`.
+//! * *The network*: `link` (what is needed of it), `session` over `monitors`, `servers` (which
+//!   want to see `tickets`), `avoid`.
 //! * *Decisions*: `core`, pure and tested by itself.
 //!
 //! Absent on purpose: caching of names and attributes (that needs shared leases), and anything that must
@@ -32,6 +33,7 @@ mod owner;
 mod placer;
 mod servers;
 mod session;
+mod tickets;
 mod view;
 
 pub use config::{Config, ConnectError};

@@ -1,7 +1,9 @@
-//! Connections to the storage servers: made when first needed, kept, made again with growing pauses.
+//! Connections to the storage servers: made when first needed, kept, made again with growing pauses. Over each the
+//! client's tickets are shown before anything else, and again whenever there are new ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +13,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::link::{Monitors, ShardError, Shards};
+use super::tickets::Tickets;
 use crate::crypto::{Credentials, Role};
 use crate::env::system::rpc::{CallError, Connection};
 use crate::types::limits::BLOCK;
 use crate::types::{Epoch, Incarnation, PlacementMap, ServerId, ShardHash};
 use crate::wire;
-use crate::wire::shards::{Request, Response, ShardId};
+use crate::wire::shards::{Refusal, Request, Response, ShardId};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -29,15 +32,36 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct ServerLinks {
     credentials: Credentials,
     monitors: Arc<dyn Monitors>,
+    tickets: Arc<Tickets>,
     servers: Mutex<HashMap<ServerId, Arc<Server>>>,
 }
 
 struct Server {
+    id: ServerId,
     address: String,
     epoch: Epoch,
-    connection: Mutex<Option<Connection>>,
+    open: Mutex<Option<Open>>,
     /// Held while connecting.
     retry: tokio::sync::Mutex<Retry>,
+}
+
+/// A connection, and which tickets were shown over it.
+#[derive(Clone)]
+struct Open {
+    connection: Connection,
+    shown: Arc<AtomicU64>,
+}
+
+/// What is asked of a server.
+struct Call {
+    server: Arc<Server>,
+    credentials: Credentials,
+    incarnation: Incarnation,
+    tickets: Arc<Tickets>,
+    needs_ticket: bool,
+    header: Vec<u8>,
+    payload: Vec<Bytes>,
+    timeout: Duration,
 }
 
 struct Retry {
@@ -47,8 +71,12 @@ struct Retry {
 
 impl ServerLinks {
     /// No connections yet; `monitors` know the incarnation.
-    pub(crate) fn new(credentials: Credentials, monitors: Arc<dyn Monitors>) -> Self {
-        Self { credentials, monitors, servers: Mutex::default() }
+    pub(crate) fn new(
+        credentials: Credentials,
+        monitors: Arc<dyn Monitors>,
+        tickets: Arc<Tickets>,
+    ) -> Self {
+        Self { credentials, monitors, tickets, servers: Mutex::default() }
     }
 
     fn call(
@@ -58,49 +86,95 @@ impl ServerLinks {
         payload: Vec<Bytes>,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(Response, Bytes), ShardError>> {
-        let Some(link) = self.servers.lock().get(&server).map(Arc::clone) else {
+        let Some(server) = self.servers.lock().get(&server).map(Arc::clone) else {
             return futures::future::ready(Err(ShardError::Unreachable)).boxed();
         };
-        let header = wire::encode(request);
-        let (credentials, incarnation) = (self.credentials.clone(), self.monitors.incarnation());
-        async move {
-            let connection = link.connection(&credentials, incarnation).await?;
-            let answer = connection.call(header, payload, timeout).await;
-            let (header, payload) = answer.map_err(|error| match error {
-                CallError::Timeout => ShardError::Silent,
-                CallError::Closed => ShardError::Unreachable,
-            })?;
-            match wire::decode(&header) {
-                Ok(Response::Refused(refusal)) => Err(ShardError::Refused(refusal)),
-                Ok(response) => Ok((response, payload)),
-                Err(error) => {
-                    log::error!("server {server} answered something incomprehensible: {error}");
-                    connection.close();
-                    Err(ShardError::Unreachable)
-                }
+        let call = Call {
+            server,
+            credentials: self.credentials.clone(),
+            incarnation: self.monitors.incarnation(),
+            tickets: Arc::clone(&self.tickets),
+            needs_ticket: *request != Request::Ping,
+            header: wire::encode(request),
+            payload,
+            timeout,
+        };
+        call.answered().boxed()
+    }
+}
+
+impl Call {
+    /// Asks; once more with new tickets when those that there are do not do.
+    async fn answered(self) -> Result<(Response, Bytes), ShardError> {
+        let number = self.tickets.number();
+        match self.ask().await {
+            Err(ShardError::Refused(Refusal::NoTicket | Refusal::Expired))
+                if self.tickets.later_than(number).await =>
+            {
+                self.ask().await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn ask(&self) -> Result<(Response, Bytes), ShardError> {
+        let open = self.server.open(&self.credentials, self.incarnation).await?;
+        if self.needs_ticket && open.shown.load(Ordering::Acquire) < self.tickets.number() {
+            self.show_tickets(&open).await?;
+        }
+        self.say(&open, self.header.clone(), self.payload.clone()).await
+    }
+
+    /// Several calls may do this at the same time: it is short, and does no harm.
+    async fn show_tickets(&self, open: &Open) -> Result<(), ShardError> {
+        let (number, tickets) = self.tickets.of(self.server.id);
+        self.say(open, wire::encode(&Request::Admit(tickets)), Vec::new()).await?;
+        open.shown.fetch_max(number, Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn say(
+        &self,
+        open: &Open,
+        header: Vec<u8>,
+        payload: Vec<Bytes>,
+    ) -> Result<(Response, Bytes), ShardError> {
+        let answer = open.connection.call(header, payload, self.timeout).await;
+        let (header, payload) = answer.map_err(|error| match error {
+            CallError::Timeout => ShardError::Silent,
+            CallError::Closed => ShardError::Unreachable,
+        })?;
+        match wire::decode(&header) {
+            Ok(Response::Refused(refusal)) => Err(ShardError::Refused(refusal)),
+            Ok(response) => Ok((response, payload)),
+            Err(error) => {
+                let server = self.server.id;
+                log::error!("server {server} answered something incomprehensible: {error}");
+                open.connection.close();
+                Err(ShardError::Unreachable)
             }
         }
-        .boxed()
     }
 }
 
 impl Server {
-    fn new(address: String, epoch: Epoch) -> Self {
+    fn new(id: ServerId, address: String, epoch: Epoch) -> Self {
         let retry = Retry { not_before: Instant::now(), pause: RETRY_FIRST };
-        Self { address, epoch, connection: Mutex::default(), retry: tokio::sync::Mutex::new(retry) }
+        let retry = tokio::sync::Mutex::new(retry);
+        Self { id, address, epoch, open: Mutex::default(), retry }
     }
 
-    async fn connection(
+    async fn open(
         &self,
         credentials: &Credentials,
         incarnation: Incarnation,
-    ) -> Result<Connection, ShardError> {
-        if let Some(connection) = self.live() {
-            return Ok(connection);
+    ) -> Result<Open, ShardError> {
+        if let Some(open) = self.live() {
+            return Ok(open);
         }
         let mut retry = self.retry.lock().await;
-        if let Some(connection) = self.live() {
-            return Ok(connection);
+        if let Some(open) = self.live() {
+            return Ok(open);
         }
         if Instant::now() < retry.not_before {
             return Err(ShardError::Unreachable);
@@ -110,9 +184,10 @@ impl Server {
             Connection::open(&self.address, credentials, role, incarnation, CONNECT_TIMEOUT).await;
         match opened {
             Ok((connection, _notices)) => {
-                *self.connection.lock() = Some(connection.clone());
+                let open = Open { connection, shown: Arc::default() };
+                *self.open.lock() = Some(open.clone());
                 retry.pause = RETRY_FIRST;
-                Ok(connection)
+                Ok(open)
             }
             Err(error) => {
                 log::debug!("a storage server cannot be reached: {error}");
@@ -123,8 +198,8 @@ impl Server {
         }
     }
 
-    fn live(&self) -> Option<Connection> {
-        self.connection.lock().clone().filter(|connection| !connection.is_closed())
+    fn live(&self) -> Option<Open> {
+        self.open.lock().clone().filter(|open| !open.connection.is_closed())
     }
 }
 
@@ -187,7 +262,7 @@ impl Shards for ServerLinks {
                 server.address == entry.address && server.epoch == entry.epoch
             };
             if !servers.get(&entry.id).is_some_and(same) {
-                let server = Server::new(entry.address.clone(), entry.epoch);
+                let server = Server::new(entry.id, entry.address.clone(), entry.epoch);
                 servers.insert(entry.id, Arc::new(server));
             }
         }

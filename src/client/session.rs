@@ -6,7 +6,7 @@
 //! one is opened; whatever the old one held is lost, and the owner is told.
 //!
 //! Changes go through numbered slots, so that one whose answer was lost can be sent again and is done once.
-//! Numbers for new inodes and stripes are leased ahead.
+//! Numbers for new inodes and stripes are leased ahead; the tickets that the servers want to see come with renewals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use super::core::ids::{LeasedIds, OpenStripes};
 use super::core::owners::Owners;
 use super::core::slots::{Slots, Taken};
 use super::link::Monitors;
+use super::tickets::Tickets;
 use crate::env::clock::Clock;
 use crate::types::limits::{INODE_RANGE, STRIPE_RANGE};
 use crate::types::{
@@ -30,6 +31,8 @@ use crate::wire::metadata::{
 };
 
 const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// Renewals for the sake of tickets keep this distance.
+const RENEW_PAUSE: Duration = Duration::from_millis(100);
 /// Most changes in one request: what fits in the slots beside others.
 const MUTATIONS_AT_ONCE: usize = 64;
 
@@ -47,6 +50,7 @@ pub(crate) struct Session {
     lease_end_ms: watch::Sender<u64>,
     placement: watch::Sender<Arc<PlacementMap>>,
     stalled: Mutex<Vec<ServerId>>,
+    tickets: Arc<Tickets>,
     credit: Credit,
     /// One reopening at a time.
     reopening: tokio::sync::Mutex<()>,
@@ -114,6 +118,7 @@ impl Session {
             lease_end_ms: watch::Sender::new(0),
             placement: watch::Sender::new(Arc::new(opened.placement.clone())),
             stalled: Mutex::default(),
+            tickets: Arc::default(),
             credit: Credit::default(),
             reopening: tokio::sync::Mutex::default(),
             mourning: AtomicBool::new(false),
@@ -162,6 +167,11 @@ impl Session {
     /// Follows [`Self::placement`].
     pub(crate) fn watch_placement(&self) -> watch::Receiver<Arc<PlacementMap>> {
         self.placement.subscribe()
+    }
+
+    /// What the servers want to see.
+    pub(crate) fn tickets(&self) -> Arc<Tickets> {
+        Arc::clone(&self.tickets)
     }
 
     /// The monitors are to know that this server stalled us.
@@ -285,18 +295,28 @@ impl Session {
     /// Renews the session for ever.
     pub(crate) async fn keep_alive(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
+            let is_wanted = tokio::select! {
+                () = self.tickets.wanted() => true,
+                () = tokio::time::sleep(RENEW_EVERY) => false,
+            };
             self.renew().await;
+            if is_wanted {
+                tokio::time::sleep(RENEW_PAUSE).await;
+            }
         }
     }
 
     /// Renews now, which also fetches a changed placement map.
     pub(crate) async fn renew(&self) {
+        self.renew_with(self.tickets.are_due(self.clock.monotonic())).await;
+    }
+
+    async fn renew_with(&self, tickets: bool) {
         let session = self.id();
         let stalled = std::mem::take(&mut *self.stalled.lock());
         let placement_version = self.placement.borrow().version;
         let (sent, spent) = (self.clock.monotonic(), self.credit.spent.load(Ordering::Relaxed));
-        let request = Request::Renew(Renew { session, placement_version, stalled });
+        let request = Request::Renew(Renew { session, placement_version, stalled, tickets });
         match self.monitors.call(&request).await {
             Response::Renewed(renewed) => self.renewed(renewed, sent, spent),
             Response::Refused(Refusal::SessionClosed) => self.reopen(session).await,
@@ -314,6 +334,9 @@ impl Session {
     fn renewed(&self, renewed: Renewed, sent: Duration, spent: u64) {
         if let Some(placement) = renewed.placement {
             self.placement.send_replace(Arc::new(placement));
+        }
+        if let Some(tickets) = renewed.tickets {
+            self.tickets.received(tickets, sent);
         }
         self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
         // Another renewal may have been under way and have taken the same off already.
@@ -337,6 +360,7 @@ impl Session {
     fn begin(&self, opened: &SessionOpened, sent: Duration) {
         self.state.lock().lease_ms = opened.lease_ms;
         self.credit.granted.store(opened.credit_bytes, Ordering::Relaxed);
+        self.tickets.received(opened.tickets.clone(), sent);
         self.placement.send_replace(Arc::new(opened.placement.clone()));
         self.extend_lease(sent);
     }
@@ -476,6 +500,10 @@ impl Session {
                 None
             }
         };
+        if let (Kind::Stripes, Some(_)) = (kind, &range) {
+            // No server takes a stripe of them before it has seen a ticket for it.
+            self.renew_with(true).await;
+        }
         {
             let mut state = self.state.lock();
             if state.slots.session() == session {

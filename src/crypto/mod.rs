@@ -17,7 +17,8 @@
 //!
 //! [`Authority`] makes certificates; [`Credentials`] is what one process holds of them and the TLS
 //! configurations that follow; [`seal`] keeps the authority's own key closed. All of it works on text in PEM:
-//! where the files lie is decided elsewhere, and the time comes as an argument.
+//! where the files lie is decided elsewhere, and the time comes as an argument. What somebody may ask a storage
+//! server for changes too often to be written into certificates: `ticket` signs that.
 
 mod authority;
 mod credentials;
@@ -27,6 +28,7 @@ mod request;
 pub mod seal;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod token;
 mod validity;
 mod verifier;

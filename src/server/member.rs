@@ -178,6 +178,7 @@ impl MemberTask {
         log::info!("registered as server {ours}, epoch {}", answer.epoch);
         let was = membership.deleting();
         link.monitors.learn(&answer.monitors);
+        self.shared.admission.learn(ours, answer.key);
         membership.registered(sent, self.shared.clock.monotonic(), &answer);
         complain_about(was, membership.deleting());
         Ok(())

@@ -273,7 +273,7 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ShardIndex, StripeId};
+    use crate::types::{ShardIndex, StripeId, TicketKey};
 
     const MEMBER: Member = Member { server: ServerId(9), epoch: Epoch(1) };
 
@@ -297,7 +297,8 @@ mod tests {
 
     fn answer_at(state: u64) -> Registered {
         let Member { server, epoch } = MEMBER;
-        Registered { server, epoch, state: OpSeq(state), monitors: Vec::new() }
+        let key = TicketKey([1; 32]);
+        Registered { server, epoch, key, state: OpSeq(state), monitors: Vec::new() }
     }
 
     fn registered(seen: u64, state: u64) -> Membership {

@@ -7,9 +7,11 @@
 //!
 //! * [`store`]: shards in a directory, above the trait [`Disk`](crate::env::disk::Disk);
 //! * [`membership`]: what is said to the monitors and when, pure; `member` says it;
-//! * `service`: answers calls, on kept threads (`workers`); `reaper` deletes in the background;
+//! * `service`: answers calls, on kept threads (`workers`), of those that have tickets (`admission`); `reaper` deletes
+//!   in the background;
 //! * [`inspect`](mod@inspect): looks at a shard file offline.
 
+mod admission;
 pub mod inspect;
 mod member;
 pub mod membership;

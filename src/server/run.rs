@@ -87,6 +87,7 @@ pub async fn run(
         store: open_store(&config).await?,
         clock: Arc::new(SystemClock::new()) as Arc<dyn Clock>,
         standing: Default::default(),
+        admission: Default::default(),
     });
     let service = Arc::new(Service::new(Arc::clone(&shared))?);
     let (credentials, monitors) = (config.credentials.clone(), config.monitors.clone());

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::admission::Admission;
 use super::membership::Standing;
 use super::store::Store;
 use super::unsent::Unsent;
 use super::workers::{Panicked, Workers};
-use crate::crypto::Role;
+use crate::crypto::Identity;
 use crate::env::clock::Clock;
 use crate::env::system::rpc;
+use crate::types::{Operation, StripeId};
 use crate::wire::shards::{Refusal, Request, Response, ShardId, Verdict};
 use crate::wire::{decode, encode};
 
@@ -30,6 +32,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     /// `None` until the server is registered.
     pub(super) standing: RwLock<Option<Standing>>,
+    pub(super) admission: Admission,
 }
 
 impl Shared {
@@ -44,6 +47,13 @@ impl Shared {
         let now = self.clock.monotonic();
         self.standing.read().filter(|standing| standing.may_put(now))
     }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    connection: u64,
+    identity: &'a Identity,
 }
 
 /// Answers the calls of clients, servers and administration.
@@ -74,28 +84,46 @@ impl Service {
         request: Request,
         payload: Bytes,
     ) -> Result<(Response, Bytes), Refusal> {
-        let role = caller.identity.role;
+        let asker = Asker { connection: caller.id, identity: &caller.identity };
         let Request::Get { count, .. } = request else {
-            return self.answer(role, request, payload).await;
+            return self.answer(asker, request, payload).await;
         };
         let credit = self.unsent.take(caller.id, || caller.is_closed(), count).await;
         // Nobody hears the answer to a connection that is gone.
         let credit = credit.ok_or(Refusal::Forbidden)?;
-        let (response, data) = self.answer(role, request, payload).await?;
+        let (response, data) = self.answer(asker, request, payload).await?;
         Ok((response, credit.hold(data)))
     }
 
-    /// Answers a call of somebody in that role.
+    /// Answers a call.
     async fn answer(
         &self,
-        role: Role,
+        asker: Asker<'_>,
         request: Request,
         payload: Bytes,
     ) -> Result<(Response, Bytes), Refusal> {
         let response = match request {
-            Request::Put(id) => self.put(role, id, payload).await?,
-            Request::Get { shard, first, count } => return self.get(shard, first, count).await,
-            Request::Verify { shards, deep } => self.verify(shards, deep).await?,
+            Request::Admit(tickets) => {
+                let (admission, now) = (&self.shared.admission, self.shared.clock.now());
+                admission.admit(asker.connection, asker.identity, &tickets, now)?;
+                Response::Admitted
+            }
+            Request::Put(id) => {
+                // The epoch of before: should the server register again meanwhile, the older one promises less.
+                let standing = self.shared.may_put().ok_or(Refusal::NoLeader)?;
+                self.check(asker, Operation::Write, id.stripe)?;
+                self.put(standing, id, payload).await?
+            }
+            Request::Get { shard, first, count } => {
+                self.check(asker, Operation::Read, shard.stripe)?;
+                return self.get(shard, first, count).await;
+            }
+            Request::Verify { shards, deep } => {
+                for shard in &shards {
+                    self.check(asker, Operation::Read, shard.stripe)?;
+                }
+                self.verify(shards, deep).await?
+            }
             Request::Ping => {
                 let standing = *self.shared.standing.read();
                 let member = standing.ok_or(Refusal::NoLeader)?.member;
@@ -105,12 +133,23 @@ impl Service {
         Ok((response, Bytes::new()))
     }
 
-    async fn put(&self, role: Role, id: ShardId, image: Bytes) -> Result<Response, Refusal> {
-        if role == Role::Monitor {
-            return Err(Refusal::Forbidden);
-        }
-        // The epoch of before: should the server register again meanwhile, the older one promises less.
-        let standing = self.shared.may_put().ok_or(Refusal::NoLeader)?;
+    /// Refuses what the monitors have not allowed.
+    fn check(
+        &self,
+        asker: Asker<'_>,
+        operation: Operation,
+        stripe: StripeId,
+    ) -> Result<(), Refusal> {
+        let now = self.shared.clock.now();
+        self.shared.admission.check(asker.connection, operation, stripe, now)
+    }
+
+    async fn put(
+        &self,
+        standing: Standing,
+        id: ShardId,
+        image: Bytes,
+    ) -> Result<Response, Refusal> {
         let shared = Arc::clone(&self.shared);
         let put = self.writers.run(move || shared.store.put(id, &image));
         let hash = put.await.map_err(|Panicked| Refusal::Disk)??;
@@ -158,11 +197,16 @@ impl rpc::Service for Service {
         };
         let (response, payload) =
             answered.unwrap_or_else(|refusal| (Response::Refused(refusal), Bytes::new()));
+        if caller.is_closed() {
+            // Its tickets may have come in after it was gone.
+            self.shared.admission.forget(caller.id);
+        }
         rpc::Answer { header: encode(&response), payload: vec![payload] }
     }
 
     fn closed(&self, caller: &rpc::Caller) {
         self.unsent.forget(caller.id);
+        self.shared.admission.forget(caller.id);
     }
 }
 
@@ -172,14 +216,17 @@ mod tests {
 
     use super::*;
     use crate::codec::shard::{StripeIdent, build};
+    use crate::crypto::Role;
     use crate::env::sim::ManualClock;
     use crate::env::sim::disk::SimDisk;
     use crate::server::membership::{Deleting, Member};
     use crate::types::{
-        ClusterId, Epoch, Incarnation, ServerId, ShardIndex, StripeId, Timestamp, Width,
+        ClusterId, Epoch, Incarnation, ServerId, SessionId, ShardIndex, SignedTicket, Ticket,
+        TicketKey, Timestamp, Width,
     };
 
     const CLUSTER: ClusterId = ClusterId(1);
+    const KEY: TicketKey = TicketKey([7; 32]);
 
     fn service(standing: Option<Standing>) -> Service {
         let disk = Arc::new(SimDisk::new(1 << 30));
@@ -187,8 +234,40 @@ mod tests {
             store: Store::open(disk, CLUSTER, None).unwrap(),
             clock: Arc::new(ManualClock::new(Timestamp::default())),
             standing: RwLock::new(standing),
+            admission: Admission::default(),
         };
+        shared.admission.learn(ServerId(7), KEY);
         Service::new(Arc::new(shared)).unwrap()
+    }
+
+    fn client() -> Identity {
+        Identity { cluster: CLUSTER, role: Role::Client, name: "c".to_owned() }
+    }
+
+    async fn ask(
+        service: &Service,
+        request: Request,
+        payload: Bytes,
+    ) -> Result<(Response, Bytes), Refusal> {
+        let identity = client();
+        service.answer(Asker { connection: 1, identity: &identity }, request, payload).await
+    }
+
+    fn ticket(operation: Operation, from: u64, to: u64) -> SignedTicket {
+        let ticket = Ticket {
+            server: ServerId(7),
+            session: SessionId(2),
+            operation,
+            from: StripeId(from),
+            to: StripeId(to),
+            expires: Timestamp { seconds: 60, nanos: 0 },
+        };
+        KEY.sign(ticket, &client())
+    }
+
+    async fn admit(service: &Service, tickets: &[SignedTicket]) {
+        let admitted = ask(service, Request::Admit(tickets.to_vec()), Bytes::new()).await;
+        assert_eq!(admitted, Ok((Response::Admitted, Bytes::new())));
     }
 
     fn standing() -> Standing {
@@ -215,32 +294,58 @@ mod tests {
     #[tokio::test]
     async fn a_shard_is_put_read_and_verified() {
         let service = service(Some(standing()));
+        admit(&service, &[ticket(Operation::Write, 5, 6), ticket(Operation::Read, 5, 6)]).await;
         let (id, image) = image();
-        let put = service.answer(Role::Client, Request::Put(id), image).await;
+        let put = ask(&service, Request::Put(id), image).await;
         let (Response::Stored { hash, epoch }, _) = put.unwrap() else { panic!("not stored") };
         assert_eq!(epoch, Epoch(3));
         let get = Request::Get { shard: id, first: 1, count: 1 };
-        let (_, data) = service.answer(Role::Monitor, get, Bytes::new()).await.unwrap();
+        let (_, data) = ask(&service, get, Bytes::new()).await.unwrap();
         assert_eq!(data, vec![9; 4096]);
         let verify = Request::Verify { shards: vec![id], deep: true };
-        let verified = service.answer(Role::Client, verify, Bytes::new()).await;
+        let verified = ask(&service, verify, Bytes::new()).await;
         let present = Response::Verdicts(vec![Verdict::Present { hash }]);
         assert_eq!(verified, Ok((present, Bytes::new())));
     }
 
     #[tokio::test]
-    async fn puts_are_for_clients_and_need_a_leader() {
+    async fn puts_need_a_leader_and_sense() {
         let (id, image) = image();
-        let with_leader = service(Some(standing()));
-        let put = with_leader.answer(Role::Monitor, Request::Put(id), image.clone());
-        assert_eq!(put.await, Err(Refusal::Forbidden));
         let without = service(None);
-        let put = without.answer(Role::Client, Request::Put(id), image.clone());
+        let rights = [ticket(Operation::Write, 5, 6), ticket(Operation::Read, 5, 6)];
+        admit(&without, &rights).await;
+        let put = ask(&without, Request::Put(id), image.clone());
         assert_eq!(put.await, Err(Refusal::NoLeader));
         let verify = Request::Verify { shards: vec![id; 65], deep: true };
-        let verify = without.answer(Role::Client, verify, Bytes::new());
-        assert_eq!(verify.await, Err(Refusal::Malformed));
-        let torn = with_leader.answer(Role::Client, Request::Put(id), image.slice(..8192));
+        assert_eq!(ask(&without, verify, Bytes::new()).await, Err(Refusal::Malformed));
+        let with_leader = service(Some(standing()));
+        admit(&with_leader, &rights).await;
+        let torn = ask(&with_leader, Request::Put(id), image.slice(..8192));
         assert_eq!(torn.await, Err(Refusal::Malformed));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_or_taken_without_a_ticket_for_it() {
+        let service = service(Some(standing()));
+        let (id, image) = image();
+        let put = Request::Put(id);
+        let get = Request::Get { shard: id, first: 0, count: 1 };
+        let verify = Request::Verify { shards: vec![id], deep: false };
+        let none = [put.clone(), get.clone(), verify.clone()];
+        for request in none {
+            let refused = ask(&service, request, image.clone()).await;
+            assert_eq!(refused, Err(Refusal::NoTicket));
+        }
+        // The ranges of other sessions, and a ticket for the other operation.
+        admit(&service, &[ticket(Operation::Write, 0, 5), ticket(Operation::Write, 6, 9)]).await;
+        assert_eq!(ask(&service, put.clone(), image.clone()).await, Err(Refusal::NoTicket));
+        admit(&service, &[ticket(Operation::Read, 0, 9)]).await;
+        assert_eq!(ask(&service, put.clone(), image.clone()).await, Err(Refusal::NoTicket));
+        assert_eq!(ask(&service, get, Bytes::new()).await, Err(Refusal::NotFound));
+        admit(&service, &[ticket(Operation::Write, 5, 6)]).await;
+        assert_eq!(ask(&service, verify, Bytes::new()).await, Err(Refusal::NoTicket));
+        ask(&service, put, image).await.unwrap();
+        let ping = ask(&service, Request::Ping, Bytes::new()).await;
+        assert!(matches!(ping, Ok((Response::Alive { .. }, _))));
     }
 }

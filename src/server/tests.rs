@@ -16,7 +16,8 @@ use crate::crypto::{Authority, Credentials, Role};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::{Answer, Caller, Connection, Listener, Service};
 use crate::types::{
-    ClusterId, Epoch, Incarnation, OpSeq, ServerId, ShardIndex, StripeId, Timestamp, Width,
+    ClusterId, Epoch, Incarnation, OpSeq, Operation, ServerId, SessionId, ShardIndex, StripeId,
+    Ticket, TicketKey, Timestamp, Width,
 };
 use crate::wire::metadata::{self, Beaten, Registered};
 use crate::wire::shards::{Refusal, Request, Response, ShardId};
@@ -24,6 +25,7 @@ use crate::wire::{decode, encode};
 
 const LONG: Duration = Duration::from_secs(30);
 const CLUSTER: ClusterId = ClusterId(0xabc);
+const KEY: TicketKey = TicketKey([5; 32]);
 const ID: ShardId = ShardId { stripe: StripeId(77), index: ShardIndex(0) };
 
 struct Cluster {
@@ -80,6 +82,7 @@ fn registered(server: u64) -> metadata::Response {
     metadata::Response::Registered(Registered {
         server: ServerId(server),
         epoch: Epoch(2),
+        key: KEY,
         state: OpSeq(100),
         monitors: vec![],
     })
@@ -163,6 +166,17 @@ async fn a_server_joins_stores_lists_and_reaps() {
     let opened = Connection::open(&address, &client, Role::Server, Incarnation(0), LONG).await;
     let (connection, _notices) = opened.unwrap();
 
+    let ticket = |operation| {
+        let (session, server) = (SessionId(1), ServerId(7));
+        let (from, to) = (ID.stripe, StripeId(ID.stripe.0 + 1));
+        let ticket = Ticket { server, session, operation, from, to, expires: now() };
+        KEY.sign(ticket, client.identity())
+    };
+    let get = Request::Get { shard: ID, first: 0, count: 256 };
+    let refused = Response::Refused(Refusal::NoTicket);
+    assert_eq!(call(&connection, get.clone(), Vec::new()).await.0, refused);
+    let admit = Request::Admit(vec![ticket(Operation::Read), ticket(Operation::Write)]);
+    assert_eq!(call(&connection, admit, Vec::new()).await.0, Response::Admitted);
     let ident = StripeIdent {
         cluster: CLUSTER,
         incarnation: Incarnation(1),
@@ -174,7 +188,6 @@ async fn a_server_joins_stores_lists_and_reaps() {
     payload.extend(image.data.clone());
     let stored = Response::Stored { hash: image.hash, epoch: Epoch(2) };
     assert_eq!(call(&connection, Request::Put(ID), payload).await.0, stored);
-    let get = Request::Get { shard: ID, first: 0, count: 256 };
     let (_, data) = call(&connection, get.clone(), Vec::new()).await;
     assert!(data == image.data.concat());
 

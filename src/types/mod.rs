@@ -11,6 +11,7 @@ mod errno;
 mod ids;
 pub mod limits;
 mod stripe;
+mod ticket;
 mod trust;
 
 pub use attr::{Attr, FileKind, Timestamp};
@@ -21,6 +22,7 @@ pub use ids::{
     ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
+pub use ticket::{Operation, SignedTicket, TICKET_LIFE, TICKETS_MAX, Ticket, TicketKey};
 pub use trust::{
     ClientPolicy, IdRange, KeyHash, NOBODY, TokenGrant, TokenHash, TokenRole, TokenUse,
 };

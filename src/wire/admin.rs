@@ -9,7 +9,7 @@ use super::metadata::MapSlice;
 use super::trust;
 use crate::types::{
     ClusterId, Health, Ino, MonitorId, MonitorRole, PlacementMap, ServerId, ServerState, SessionId,
-    StripeId, StripeRecord, Width,
+    SignedTicket, StripeId, StripeRecord, Width,
 };
 
 /// A question of an administrator.
@@ -29,6 +29,8 @@ pub enum Request {
     },
     /// Where are the servers? Answered by [`Response::Placement`].
     Placement,
+    /// What shows the servers that the asker may read all shards. Answered by [`Response::Tickets`].
+    Tickets,
     /// Live stripes in ascending order. Answered by [`Response::Stripes`].
     Stripes {
         /// Only those above this one.
@@ -63,6 +65,8 @@ pub enum Response {
     Map(MapSlice),
     /// See [`Request::Placement`].
     Placement(PlacementMap),
+    /// See [`Request::Tickets`]: one a server.
+    Tickets(Vec<SignedTicket>),
     /// See [`Request::Stripes`].
     Stripes {
         /// The stripes, each with the inodes of files that have bytes in it (at most 16).

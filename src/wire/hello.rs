@@ -13,7 +13,7 @@ use bincode::{Decode, Encode};
 use crate::types::{ClusterId, Incarnation, Timestamp};
 
 /// Version of everything in this folder. Two ends with different versions refuse one another.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// How far the clocks of two ends may be apart.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(5 * 60);

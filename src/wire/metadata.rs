@@ -11,8 +11,8 @@ use super::shards::ShardId;
 use super::trust;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, OpSeq,
-    PlacementMap, ServerId, SessionId, ShardHash, Slot, SlotSeq, StripeId, StripePiece,
-    StripeRecord, Timestamp,
+    PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq, StripeId,
+    StripePiece, StripeRecord, TicketKey, Timestamp,
 };
 
 /// A call to a monitor.
@@ -208,6 +208,8 @@ pub struct SessionOpened {
     /// What the client may do. The monitors hold it to most of that; as whom its users count is for the client
     /// itself to see to.
     pub policy: ClientPolicy,
+    /// What shows the servers that the client may read, and put the stripes whose ids are leased to it.
+    pub tickets: Vec<SignedTicket>,
 }
 
 /// What a client holds that a leader keeps only in memory.
@@ -230,6 +232,8 @@ pub struct Renew {
     pub placement_version: u64,
     /// Servers that stalled this client lately.
     pub stalled: Vec<ServerId>,
+    /// Whether the client wants new tickets: its own grow old, do not cover what it leased last, or were refused.
+    pub tickets: bool,
 }
 
 /// See [`Request::Renew`].
@@ -239,6 +243,8 @@ pub struct Renewed {
     pub placement: Option<PlacementMap>,
     /// Raw bytes (parity counted) the client may have buffered and not committed.
     pub credit_bytes: u64,
+    /// All the client's tickets, if it wants new ones or the placement map is another.
+    pub tickets: Option<Vec<SignedTicket>>,
 }
 
 /// One change, in a slot.
@@ -716,6 +722,8 @@ pub struct Registered {
     pub server: ServerId,
     /// Its epoch from now on.
     pub epoch: Epoch,
+    /// With this the monitors sign what they allow others to ask it for: the same for ever.
+    pub key: TicketKey,
     /// The metadata state that the monitor is at: a server that has seen a later one deletes nothing.
     pub state: OpSeq,
     /// Addresses (`host:port`) of all monitors.

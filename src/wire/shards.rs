@@ -1,8 +1,10 @@
 //! What a storage server is asked, by clients and by administration.
+//!
+//! Whoever reads or puts shows tickets first: [`Request::Admit`].
 
 use bincode::{Decode, Encode};
 
-use crate::types::{Epoch, ServerId, ShardHash, ShardIndex, StripeId};
+use crate::types::{Epoch, ServerId, ShardHash, ShardIndex, SignedTicket, StripeId};
 
 /// Names one shard of one stripe.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Encode, Decode)]
@@ -16,11 +18,14 @@ pub struct ShardId {
 /// A call to a server.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Request {
-    /// Store this shard durably. The payload is the shard's whole image (see `codec::shard`), header
+    /// What the monitors allow the caller here: all the tickets that it has for this server, at most `TICKETS_MAX`.
+    /// They are good on this connection, in place of those shown before. Answered by [`Response::Admitted`].
+    Admit(Vec<SignedTicket>),
+    /// Store this shard durably; needs a ticket to write. The payload is the shard's whole image (see `codec::shard`), header
     /// included: the server checks it and writes it as it came. Answered by [`Response::Stored`] once the
     /// shard would survive a power cut.
     Put(ShardId),
-    /// Read whole blocks of a shard. Answered by [`Response::Blocks`].
+    /// Read whole blocks of a shard; needs a ticket to read. Answered by [`Response::Blocks`].
     Get {
         /// The shard.
         shard: ShardId,
@@ -29,7 +34,7 @@ pub enum Request {
         /// How many blocks, at least 1, all within the shard.
         count: u32,
     },
-    /// Say of each of these shards whether it is there; with `deep`, read and check every block.
+    /// Say of each of these shards whether it is there; needs a ticket to read; with `deep`, read and check every block.
     /// Answered by [`Response::Verdicts`] in the same order. At most 4,096 at a time (64 when deep).
     Verify {
         /// The shards.
@@ -44,6 +49,8 @@ pub enum Request {
 /// What a server answers.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Response {
+    /// The tickets are good.
+    Admitted,
     /// The shard is durable.
     Stored {
         /// What was stored.
@@ -91,9 +98,17 @@ pub enum Refusal {
     /// The disk failed.
     #[error("the server's disk failed")]
     Disk,
-    /// The server has not heard of a leader for ~10 s (or is not registered yet): it only reads.
+    /// The server has not heard of a leader for ~10 s, and only reads; or it is not registered yet, and cannot
+    /// tell good tickets from bad ones.
     #[error("the server has lost touch with the monitors and takes no writes")]
     NoLeader,
+    /// The caller has shown no ticket for that, or one that the monitors have not made for it: it is to ask them
+    /// for new ones.
+    #[error("the monitors have not allowed that")]
+    NoTicket,
+    /// The caller's ticket has expired: it is to ask the monitors for a new one.
+    #[error("what the monitors allowed has expired")]
+    Expired,
     /// The caller's certificate does not allow it.
     #[error("that certificate does not allow this")]
     Forbidden,

@@ -107,12 +107,13 @@ impl FakeMonitors {
                 placement: Self::placement(),
                 credit_bytes: 1 << 40,
                 policy: ClientPolicy::default(),
+                tickets: vec![],
             }),
             Request::OldReplies { operations, .. } => {
                 Response::OldReplies(vec![None; operations.len()])
             }
             Request::Renew(_) => {
-                Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40 })
+                Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40, tickets: None })
             }
             Request::Mutate { mutations, .. } => Response::Mutated(
                 mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),

@@ -3,4 +3,5 @@
 mod content;
 mod fakes;
 mod links;
+mod tickets;
 mod whole;

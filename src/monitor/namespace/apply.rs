@@ -87,8 +87,8 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
                 return Ok(Outcome::Partly);
             }
         }
-        Action::RegisterServer { name, register } => {
-            return servers::register(txn, at, name, register);
+        Action::RegisterServer { name, register, key } => {
+            return servers::register(txn, at, name, register, *key);
         }
         Action::Refuse { session, slot, seq, errno } => {
             return refuse(txn, at, *session, (*slot, *seq), *errno);

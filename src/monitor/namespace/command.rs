@@ -9,7 +9,7 @@ use super::trust::{TrustAction, TrustOutcome};
 use crate::monitor::store::Batch;
 use crate::types::{
     ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Slot, SlotSeq,
-    Timestamp, Width,
+    TicketKey, Timestamp, Width,
 };
 use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
 use crate::wire::peers::Profile;
@@ -116,6 +116,8 @@ pub enum Action {
         name: String,
         /// What it says of itself.
         register: Register,
+        /// Random: its key, if it has none yet.
+        key: TicketKey,
     },
     /// These dead shards are gone from that server.
     Reaped {
@@ -186,6 +188,8 @@ pub enum Outcome {
         server: ServerId,
         /// Its epoch.
         epoch: Epoch,
+        /// Its key.
+        key: TicketKey,
     },
     /// What came of [`Action::Trust`].
     Trust(TrustOutcome),

@@ -9,8 +9,8 @@ use bincode::{Decode, Encode};
 use crate::monitor::store::StoreError;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino,
-    KeyHash, OpSeq, SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, Timestamp, TokenGrant,
-    TokenUse, VolumeId, Width,
+    KeyHash, OpSeq, SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, TicketKey, Timestamp,
+    TokenGrant, TokenUse, VolumeId, Width,
 };
 use crate::wire::metadata::{ClientInfo, Register, Reply};
 use crate::wire::peers::Profile;
@@ -285,6 +285,8 @@ records! {
         name: String,
         /// Rises with each registration.
         epoch: Epoch,
+        /// With this the monitors sign tickets for it: made at its first registration, and the same for ever.
+        key: TicketKey,
         /// What it said of itself when it registered last.
         info: Register,
         /// When it registered last.

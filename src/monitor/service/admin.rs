@@ -33,6 +33,7 @@ impl Reign {
                 self.administer_trust(by, request).await.map(Response::Trust)
             }
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
+            Request::Tickets => Ok(Response::Tickets(self.tickets_to_read(by))),
             Request::Where { ino, offset } => {
                 self.in_background(move |store| {
                     Ok(query::map_of(&*store.snapshot(), ino, offset)?

@@ -85,6 +85,7 @@ impl Reign {
         let monitors = self.monitors()?;
         let policy = self.policy_of(&caller.identity().name)?;
         let restriction = self.restriction(&policy)?;
+        let tickets = self.tickets_of(caller.identity(), session)?;
         let opened = {
             let mut state = self.state.lock();
             state.check_not_condemned(session)?;
@@ -99,6 +100,7 @@ impl Reign {
                 placement: state.servers.placement(),
                 credit_bytes: state.credit(),
                 policy,
+                tickets,
             }
         };
         self.changed.notify_waiters();
@@ -109,16 +111,19 @@ impl Reign {
         self.check_attached(caller, renew.session).await?;
         // Only a leader that still has its majority may prolong a lease.
         self.confirm_leadership().await?;
-        let mut state = self.state.lock();
-        state.check_not_condemned(renew.session)?;
-        if !state.sessions.renewed(renew.session, self.clock.monotonic()) {
-            return Err(Refusal::SessionClosed);
-        }
-        let stale = renew.placement_version != state.servers.version();
-        Ok(Response::Renewed(Renewed {
-            placement: stale.then(|| state.servers.placement()),
-            credit_bytes: state.credit(),
-        }))
+        let (placement, credit_bytes) = {
+            let mut state = self.state.lock();
+            state.check_not_condemned(renew.session)?;
+            if !state.sessions.renewed(renew.session, self.clock.monotonic()) {
+                return Err(Refusal::SessionClosed);
+            }
+            let stale = renew.placement_version != state.servers.version();
+            (stale.then(|| state.servers.placement()), state.credit())
+        };
+        // With another map may come a server for which the client has no tickets yet.
+        let wanted = renew.tickets || placement.is_some();
+        let tickets = wanted.then(|| self.tickets_of(caller.identity(), renew.session));
+        Ok(Response::Renewed(Renewed { placement, credit_bytes, tickets: tickets.transpose()? }))
     }
 
     pub(super) async fn close_own_session(

@@ -16,7 +16,8 @@
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`peers`], [`links`], [`start`] and [`members`] are about the other monitors: what they ask and how they are
 //!   reached, how this one comes into the group, and who is in it;
-//! * [`trust`] lets machines join and renews certificates, [`policy`] keeps clients to what they may do;
+//! * [`trust`] lets machines join and renews certificates, [`policy`] keeps clients to what they may do, [`tickets`]
+//!   tells the storage servers what that is;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
 //! * [`siblings`] asks the agent of a monitor that is missed to start it again;
@@ -56,6 +57,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod trust;
 
 use std::io;

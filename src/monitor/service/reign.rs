@@ -18,7 +18,7 @@
 //! Recovering reads the tables of sessions and servers and the volume's policy, nothing that grows with the
 //! number of files: it takes as long with a thousand million files as with none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::MonitorState;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{Epoch, ServerId, SessionId};
+use crate::types::{Epoch, ServerId, SessionId, TicketKey};
 use crate::wire::metadata::{Refusal, Register};
 
 /// How long an elected leader waits before it asks again whether it has a majority, or its store what is in it.
@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) callers: HashMap<SessionId, Origin>,
     /// What attached sessions are kept to, of those that may not do everything.
     pub(super) restricted: HashMap<SessionId, Arc<Restriction>>,
+    /// What tickets for each server are signed with.
+    pub(super) ticket_keys: BTreeMap<ServerId, TicketKey>,
     /// Which server speaks at a connection.
     pub(super) registered: HashMap<OriginId, (ServerId, Epoch)>,
 }
@@ -83,7 +85,9 @@ impl State {
         let volume = query::volume(store)?
             .ok_or_else(|| StoreError("the cluster has no volume yet".to_owned()))?;
         let mut servers = Servers::new(volume.width, volume.min_copies, term);
+        let mut ticket_keys = BTreeMap::new();
         for (id, server) in query::servers(store)? {
+            ticket_keys.insert(id, server.key);
             let Register { address, domain, usage, .. } = server.info;
             servers.known(id, server.epoch, address, domain, usage, now);
         }
@@ -94,6 +98,7 @@ impl State {
             servers,
             callers: HashMap::new(),
             restricted: HashMap::new(),
+            ticket_keys,
             registered: HashMap::new(),
         })
     }

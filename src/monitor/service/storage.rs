@@ -5,7 +5,7 @@ use super::reign::{Reign, State};
 use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
-use crate::types::{Epoch, ServerId};
+use crate::types::{Epoch, ServerId, TicketKey};
 use crate::wire::metadata::{Beat, Beaten, Inventory, Refusal, Register, Registered, Response};
 
 /// Most shards a server is told to delete in one beat.
@@ -19,8 +19,9 @@ impl Reign {
     ) -> Result<Response, Refusal> {
         let name = caller.identity().name.clone();
         log::info!("server {name} registers at {}", register.address);
-        let action = Action::RegisterServer { name, register: register.clone() };
-        let Outcome::Server { server, epoch } = self.submit(action).await? else {
+        let key = TicketKey::generate();
+        let action = Action::RegisterServer { name, register: register.clone(), key };
+        let Outcome::Server { server, epoch, key } = self.submit(action).await? else {
             return Err(Refusal::Malformed("a server that cannot be registered".to_owned()));
         };
         {
@@ -28,11 +29,12 @@ impl Reign {
             let mut state = self.state.lock();
             let Register { address, domain, usage, .. } = register;
             state.servers.known(server, epoch, address, domain, usage, now);
+            state.ticket_keys.insert(server, key);
             state.registered_on(caller, (server, epoch));
         }
         let state = query::op_seq(&*self.store).map_err(unreadable)?;
         let monitors = self.monitors()?;
-        Ok(Response::Registered(Registered { server, epoch, state, monitors }))
+        Ok(Response::Registered(Registered { server, epoch, key, state, monitors }))
     }
 
     pub(super) async fn beat(&self, caller: &Origin, beat: Beat) -> Result<Response, Refusal> {

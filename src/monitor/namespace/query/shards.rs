@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use super::super::keys::{self, IdKind};
 use super::super::records::StripeState;
-use super::super::stripes::open_range;
+use super::super::stripes::{open_range, ranges_of};
 use super::super::txn::{get, scan};
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{OpSeq, ServerId, ShardHash, StripeId};
+use crate::types::{OpSeq, ServerId, SessionId, ShardHash, StripeId};
 use crate::wire::shards::ShardId;
 
 /// Dead shards that a server is to delete, after that one, at most `limit`.
@@ -44,6 +44,27 @@ pub fn reap_list(
 pub fn range_closed(read: &dyn Read, stripe: StripeId) -> Result<bool, StoreError> {
     let next = get(read, &keys::next_id(IdKind::Stripes))?.map_or(0, |counter| counter.value);
     Ok(stripe.0 < next && open_range(read, stripe)?.is_none())
+}
+
+/// The stripe ids that are leased to a session, as spans from an id up to but without another, ascending. (Some
+/// of them may be closed already.)
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn leased_stripes(
+    read: &dyn Read,
+    session: SessionId,
+) -> Result<Vec<(StripeId, StripeId)>, StoreError> {
+    let mut spans: Vec<(StripeId, StripeId)> = Vec::new();
+    for (start, _) in ranges_of(read, session, IdKind::Stripes)? {
+        let (from, to) = (StripeId(start), StripeId(start + IdKind::Stripes.range()));
+        match spans.last_mut() {
+            Some(last) if last.1 == from => last.1 = to,
+            _ => spans.push((from, to)),
+        }
+    }
+    Ok(spans)
 }
 
 /// Of the shards that a server has: those it is to delete.

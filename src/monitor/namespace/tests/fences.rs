@@ -389,13 +389,16 @@ fn session_key(session: SessionId) -> [u8; 8] {
 }
 
 #[test]
-fn a_server_keeps_its_id_and_rises_in_epoch() {
+fn a_server_keeps_its_id_and_key_and_rises_in_epoch() {
     let mut world = World::new(0);
+    let before = query::servers(&world.store).unwrap();
     let again = world.register("two", "elsewhere");
     assert_eq!(again, world.servers[1]);
     let servers = query::servers(&world.store).unwrap();
     assert_eq!(servers.len(), 3);
     assert_eq!(servers[1].1.epoch, Epoch(2));
+    assert_eq!(servers[1].1.key, before[1].1.key);
+    assert_ne!(servers[1].1.key, servers[2].1.key);
     let space = query::space(&world.store).unwrap();
     assert_eq!((space.total_bytes, space.free_bytes, space.inodes), (6_000, 5_400, 1));
 }

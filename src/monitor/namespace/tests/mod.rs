@@ -79,8 +79,9 @@ impl World {
             dir: String::new(),
             usage: Usage { used_bytes: 300, capacity_bytes: 3_000 },
         };
-        let name = name.to_owned();
-        match self.act(Action::RegisterServer { name, register }) {
+        // Another each time, as a leader makes it.
+        let (name, key) = (name.to_owned(), TicketKey([self.log.len() as u8; 32]));
+        match self.act(Action::RegisterServer { name, register, key }) {
             Outcome::Server { server, .. } => server,
             other => panic!("{other:?}"),
         }

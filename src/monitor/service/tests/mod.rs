@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod reigns;
+mod tickets;
 mod trust;
 
 use super::*;
@@ -478,6 +479,7 @@ async fn a_holder_is_not_blamed_for_what_its_successor_holds() {
                     session: client.session,
                     placement_version: 0,
                     stalled: Vec::new(),
+                    tickets: false,
                 };
                 let renewed = client.peer.call(&Request::Renew(renew)).await;
                 assert!(matches!(renewed, Response::Renewed(_)), "{renewed:?}");
@@ -585,6 +587,7 @@ async fn after_a_restart_a_client_that_does_not_return_holds_others_up_no_longer
                 session: other.session,
                 placement_version: 0,
                 stalled: Vec::new(),
+                tickets: false,
             };
             other.peer.call(&Request::Renew(renew)).await;
         }

@@ -8,7 +8,7 @@ use crate::env::system::credentials;
 use crate::env::system::renewal::Renewal;
 use crate::monitor::founding;
 use crate::monitor::founding::{Founding, MemberKey};
-use crate::types::{ClientPolicy, TokenGrant, TokenRole};
+use crate::types::{ClientPolicy, Operation, TokenGrant, TokenRole};
 use crate::wire::trust::{self, Join, Joined, TokenRefusal};
 
 const MONTHS_S: i64 = 60 * 24 * 60 * 60;
@@ -251,6 +251,9 @@ async fn clients_are_kept_to_what_they_may_do() {
     let command = Request::Admin(admin::Request::Trust(trust::Request::Tokens));
     assert_eq!(guest.peer.call(&command).await, Response::Refused(Refusal::Forbidden));
     let mine = guest.create(b"mine").await;
+    servers(&cluster, &monitor).await;
+    let tickets = guest.tickets().await;
+    assert!(tickets.iter().any(|signed| signed.ticket.operation == Operation::Write));
 
     let set = |policy| trust::Request::SetClient { name: joined.name.clone(), policy };
     let read_only = ClientPolicy { read_only: true, ..policy.clone() };
@@ -260,6 +263,9 @@ async fn clients_are_kept_to_what_they_may_do() {
     assert_eq!(refused, Err(Errno::ReadOnly));
     guest.mutate(Op::Release { ino: mine }).await.expect("what it holds it may give back");
     guest.ask(Query::Attr { ino: mine }).await.expect("it may read");
+    let tickets = guest.tickets().await;
+    assert!(!tickets.is_empty());
+    assert!(tickets.iter().all(|signed| signed.ticket.operation == Operation::Read), "{tickets:?}");
 
     let below = ClientPolicy { subtree: b"mine".to_vec(), ..policy };
     administrate(&cluster, &monitor, set(below)).await.unwrap();
