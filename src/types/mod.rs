@@ -22,5 +22,6 @@ pub use ids::{
 };
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
 pub use trust::{
-    ClientPolicy, IdRange, KeyHash, NOBODY, TokenGrant, TokenHash, TokenRole, TokenUse,
+    ClientPolicy, IdRange, KeyHash, MonitorGrant, NOBODY, TokenGrant, TokenHash, TokenRole,
+    TokenUse,
 };

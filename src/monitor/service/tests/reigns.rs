@@ -211,6 +211,7 @@ fn serve(cluster: &Cluster, group: &Arc<Group>, index: usize, listener: Listener
         vault: Vault::new(cluster.dir.path(), credentials.clone()),
         dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
+        replace_after: None,
     };
     let monitor = Arc::new(Monitor::new(
         member,
