@@ -18,11 +18,13 @@
 //! * [`processes`] starts, recognises and stops processes; `pidfd` hears of their end; `probes` asks them whether
 //!   they are alive, and answers for a mount.
 //! * [`starts`] keeps the numbers of starts on disk; that is all the state there is.
+//! * `beats` tells the monitors that the node is there, and makes a monitor when one is lost elsewhere.
 //! * [`run`](run()) listens for whoever asks (`service`), [`notify`] tells systemd.
 //!
-//! Which units a node has, and how each is started, is told by whoever knows its directory: [`Node`].
+//! Which units a node has, and how each is started, is told by whoever knows its directory: [`Node`], [`Site`].
 
 pub mod backoff;
+mod beats;
 pub mod notify;
 mod pidfd;
 pub mod plan;
@@ -35,6 +37,7 @@ pub mod starts;
 mod supervisor;
 mod watch;
 
+pub use beats::Site;
 pub use probes::{Answering, answer};
 pub use run::{Config, RunError, run};
 pub use service::ADMINISTRATOR;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::beats::{self, Site};
 use super::notify::Notifier;
 use super::plan::Policy;
 use super::service::Service;
@@ -30,6 +31,8 @@ pub struct Config {
     pub monitors: Vec<String>,
     /// What its node has.
     pub node: Box<dyn Node>,
+    /// What the cluster may change there.
+    pub site: Box<dyn Site>,
     /// What it does when something dies.
     pub policy: Policy,
     /// Who is told how it is.
@@ -68,7 +71,7 @@ pub async fn run(
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
     let (credentials, tls) = (config.credentials.clone(), config.dir.join("tls"));
-    let renewal = Renewal::new(credentials, tls, config.monitors);
+    let renewal = Renewal::new(credentials, tls, config.monitors.clone());
     let parts = Parts {
         node: config.node,
         starts: Starts::open(config.dir.join("starts.json"))?,
@@ -77,7 +80,10 @@ pub async fn run(
         notifier: config.notifier,
     };
     let (supervisor, handle) = Supervisor::new(parts).map_err(RunError::Node)?;
-    let service = Arc::new(Service(handle.clone()));
+    let name = config.credentials.identity().name.clone();
+    let service = Arc::new(Service { handle: handle.clone(), node: name });
+    let beating =
+        beats::run(config.site, handle.clone(), config.credentials.clone(), &config.monitors);
     ready(address, handle);
     let any = Incarnation::default();
     let serving = listener.serve(config.credentials, any, service, shutdown.clone());
@@ -87,8 +93,9 @@ pub async fn run(
     };
     tokio::select! {
         ended = async { tokio::try_join!(serving, supervising) } => ended.map(drop)?,
-        // Never: it renews for ever. An expired certificate hinders nobody from being started, monitors least.
+        // Never: both go on for ever. An expired certificate hinders nobody from being started, monitors least.
         () = renewal.keep() => {}
+        () = beating => {}
     }
     Ok(())
 }

@@ -14,20 +14,24 @@ use crate::wire::{decode, encode};
 pub const ADMINISTRATOR: &str = "admin";
 
 /// The agent as others see it.
-pub(super) struct Service(pub(super) Handle);
+pub(super) struct Service {
+    pub(super) handle: Handle,
+    /// The agent's name, which is that of its node: the node's own client may have it looked after.
+    pub(super) node: String,
+}
 
 impl Service {
     async fn answer(&self, caller: &Identity, header: &[u8]) -> Result<Response, Refusal> {
         let request = decode(header).map_err(|error| Refusal::Malformed(error.to_string()))?;
-        if !is_allowed(caller, &request) {
+        if !is_allowed(caller, &self.node, &request) {
             return Err(Refusal::Forbidden);
         }
         match request {
-            Request::Status => self.0.status().await.map(Response::Status),
+            Request::Status => self.handle.status().await.map(Response::Status),
             Request::Restart { unit, seen_start } => {
-                self.0.restart(unit, seen_start).await.map(Response::Restart)
+                self.handle.restart(unit, seen_start).await.map(Response::Restart)
             }
-            Request::Refresh => match self.0.refresh().await {
+            Request::Refresh => match self.handle.refresh().await {
                 Some(Err(why)) => return Err(Refusal::Directory(why)),
                 looked => looked.map(|_| Response::Done),
             },
@@ -49,8 +53,9 @@ impl rpc::Service for Service {
     }
 }
 
-fn is_allowed(caller: &Identity, request: &Request) -> bool {
-    let is_administrator = caller.role == Role::Client && caller.name == ADMINISTRATOR;
+fn is_allowed(caller: &Identity, node: &str, request: &Request) -> bool {
+    let is_administrator =
+        caller.role == Role::Client && [ADMINISTRATOR, node].contains(&&*caller.name);
     match (request, caller.role) {
         (_, Role::Server) => false,
         (Request::Status, _) => true,
@@ -69,11 +74,12 @@ mod tests {
         let restart = Request::Restart { unit: "monitor-1".to_owned(), seen_start: 1 };
         let may = |role, name: &str, request: &Request| {
             let caller = Identity { cluster: ClusterId(1), role, name: name.to_owned() };
-            is_allowed(&caller, request)
+            is_allowed(&caller, "node", request)
         };
         assert!(may(Role::Monitor, "monitor-2", &restart));
         assert!(may(Role::Agent, "agent", &restart));
         assert!(may(Role::Client, ADMINISTRATOR, &restart));
+        assert!(may(Role::Client, "node", &restart), "it is its own");
         assert!(!may(Role::Client, "laptop", &restart));
         assert!(!may(Role::Server, "server-1", &restart));
         assert!(may(Role::Client, "laptop", &Request::Status));

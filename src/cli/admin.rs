@@ -78,6 +78,16 @@ impl Admin {
         }
     }
 
+    /// Asks for one more monitor.
+    pub(super) async fn enroll(&self, enroll: trust::Enroll) -> anyhow::Result<trust::Enrolled> {
+        let request = metadata::Request::Enroll(enroll);
+        match self.monitors.ask(&request, ANSWER, ELECTION).await? {
+            metadata::Response::Enrolled(enrolled) => Ok(enrolled),
+            metadata::Response::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Where the servers are.
     pub(super) async fn placement(&self) -> anyhow::Result<PlacementMap> {
         match self.ask(&admin::Request::Placement).await? {

@@ -16,11 +16,12 @@ use crate::agent::{self, Config};
 
 /// Run everything that a node's directory has: monitors, servers, mounts; start again what dies or hangs.
 ///
-/// DIR holds monitor-*, server-*, agent, client and mounts.toml, as `okapifs init` and `okapifs up` make them. What
+/// DIR holds monitor-*, server-*, agent, client and mounts.toml, as `okapifs init`, `join` and `up` make them. What
 /// runs already is taken over. When the agent ends, what it runs goes on; `okapifs down DIR` ends all of it.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
     /// The node's directory.
+    #[arg(default_value = find::NODE_DIR)]
     dir: PathBuf,
 
     /// When asked to end (SIGTERM), stop everything in order first.
@@ -88,6 +89,7 @@ pub(super) async fn serve(
         credentials: find::credentials(&dir.agent())?,
         monitors: node::monitors(dir)?,
         node: Box::new(NodeDir(dir.clone())),
+        site: Box::new(NodeDir(dir.clone())),
         policy,
         notifier,
     };

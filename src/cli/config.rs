@@ -111,6 +111,9 @@ pub(super) struct MonitorFile {
     /// `host:port` of the agent that starts it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) agent: Option<String>,
+    /// For how many seconds a monitor is missed before another takes its place; 0 leaves that to people.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) replace_after_s: Option<u64>,
     /// What the cluster is to be that it founds; absent once there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) new_cluster: Option<ClusterFile>,
@@ -121,9 +124,13 @@ impl ConfigFile for MonitorFile {
     const ABOUT: &'static str = "An OkapiFS monitor, started by `okapifs monitor run`.\n\
         `listen` may be changed: the other monitors are told. `monitors` is where it finds them.\n\
         `id` was given to it once and belongs to the data beside this file: never copy or change it.\n\
-        OKAPIFS_MONITOR_LISTEN and `--set listen=…` are stronger than `listen` here.";
+        `replace_after_s = …`: for so long a monitor is missed before a node that has none takes its place; 0: never.\n\
+        OKAPIFS_MONITOR_LISTEN (and so on) and `--set listen=…` are stronger than what is here.";
     const ROLE: &'static str = "MONITOR";
-    const KEYS: &'static [Key] = &[Key { name: "listen", kind: Kind::Text, default: None }];
+    const KEYS: &'static [Key] = &[
+        Key { name: "listen", kind: Kind::Text, default: None },
+        Key { name: "replace_after_s", kind: Kind::Number, default: Some("600") },
+    ];
 }
 
 /// `server.toml`: how a storage server runs.
@@ -193,12 +200,20 @@ impl ConfigFile for ClientFile {
 pub(super) struct AgentFile {
     /// `host:port` where it listens and where others reach it; port 0 lets the system choose.
     pub(super) listen: String,
+    /// Whether the node, as long as it has no monitor, would run one in the place of one that is lost.
+    #[serde(default = "yes")]
+    pub(super) spare: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl ConfigFile for AgentFile {
     const NAME: &'static str = "agent.toml";
     const ABOUT: &'static str = "The agent of this machine, started by `okapifs agent` or `okapifs up`.\n\
         It runs every monitor-* and server-* beside its own directory, and what mounts.toml names.\n\
+        `spare = false`: this machine gets no monitor by itself when one is lost for good elsewhere.\n\
         OKAPIFS_AGENT_LISTEN is stronger than `listen` here.";
     const ROLE: &'static str = "AGENT";
     const KEYS: &'static [Key] = &[Key { name: "listen", kind: Kind::Text, default: None }];
@@ -261,6 +276,7 @@ mod tests {
             monitors: vec!["127.0.0.1:7002".to_owned()],
             id: Some(1),
             agent: None,
+            replace_after_s: Some(60),
             new_cluster: Some(cluster.clone()),
         };
         file.save(dir.path()).expect("saved");

@@ -16,7 +16,7 @@ use super::{find, say};
 /// `monitor run` or `server run`, or is the default; what is named later is stronger, but for the default.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
-    /// Which directory [default: /etc/okapifs].
+    /// Which directory [default: /etc/okapifs, on a node without it /var/lib/okapifs/client].
     dir: Option<PathBuf>,
 
     /// As it would be with this flag of `monitor run` or `server run`.
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let dir = arguments.dir.clone().unwrap_or_else(|| PathBuf::from(find::SYSTEM_CONFIG));
+    let dir = arguments.dir.clone().unwrap_or_else(find::own_config);
     let mut homes = vec![dir.clone()];
     if let Ok(entries) = std::fs::read_dir(&dir) {
         let mut below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

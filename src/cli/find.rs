@@ -2,7 +2,8 @@
 //!
 //! `--cluster WHERE` says it (or OKAPIFS_CLUSTER, which clap puts in the same place): a directory of
 //! `okapifs up`, a client configuration directory, or addresses of monitors. A path inside a mount says it too:
-//! the mount answers with the directory it was configured from. Else it is the one of `/etc/okapifs`.
+//! the mount answers with the directory it was configured from. Else it is the one of `/etc/okapifs` or, on a node
+//! that has no such directory, of `/var/lib/okapifs`.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ use crate::env;
 
 /// Where a machine's own cluster is configured.
 pub(super) const SYSTEM_CONFIG: &str = "/etc/okapifs";
+/// Where a node keeps everything unless told otherwise.
+pub(super) const NODE_DIR: &str = "/var/lib/okapifs";
 /// Where monitors listen unless told otherwise.
 pub(super) const DEFAULT_PORT: u16 = 7001;
 
@@ -32,8 +35,8 @@ pub(super) struct Cluster {
 /// The cluster named by `chosen`, else the machine's own.
 pub(super) fn cluster(chosen: Option<&str>) -> anyhow::Result<Cluster> {
     let Some(chosen) = chosen else {
-        return configured(Path::new(SYSTEM_CONFIG)).context(
-            "no cluster was named (with --cluster or OKAPIFS_CLUSTER), and /etc/okapifs has none",
+        return configured(&own_config()).context(
+            "no cluster was named (with --cluster or OKAPIFS_CLUSTER), and neither /etc/okapifs nor /var/lib/okapifs has one",
         );
     };
     let dir = Path::new(chosen);
@@ -43,12 +46,20 @@ pub(super) fn cluster(chosen: Option<&str>) -> anyhow::Result<Cluster> {
     match addresses(chosen) {
         Some(monitors) if !chosen.contains('/') => Ok(Cluster {
             monitors,
-            ..configured(Path::new(SYSTEM_CONFIG)).context(
-                "addresses of monitors need the credentials of /etc/okapifs; name a directory instead",
+            ..configured(&own_config()).context(
+                "addresses of monitors need the credentials of /etc/okapifs or /var/lib/okapifs; name a directory instead",
             )?
         }),
         _ => bail!("there is no directory {chosen}, and it is no HOST[:PORT] either"),
     }
+}
+
+/// The client configuration directory of this machine.
+pub(super) fn own_config() -> PathBuf {
+    let system = PathBuf::from(SYSTEM_CONFIG);
+    let node = Path::new(NODE_DIR).join("client");
+    let is_there = |dir: &Path| dir.join(ClientFile::NAME).exists();
+    if !is_there(&system) && is_there(&node) { node } else { system }
 }
 
 /// The cluster that `path` is mounted from, else [`cluster`].

@@ -12,17 +12,20 @@ use anyhow::{Context, bail};
 
 use super::cluster_dir::{AGENT, ClusterDir, server_name};
 use super::config::{AgentFile, ClientFile, ClusterFile, ConfigFile, MonitorFile, ServerFile};
-use super::{find, say};
+use super::place::Place;
+use super::{find, say, systemd};
 use crate::agent::ADMINISTRATOR;
 use crate::crypto::seal::SealKey;
 use crate::crypto::{Authority, Identity, Role, Token};
+use crate::env;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::{Random, SystemRandom};
 use crate::env::system::credentials;
 use crate::env::system::files::{PUBLIC, SECRET, write_atomic};
 use crate::monitor::founding::{self, Founding, MemberKey};
 use crate::types::{
-    ClientPolicy, ClusterId, Timestamp, TokenGrant, TokenHash, TokenRole, Width, limits,
+    ClientPolicy, ClusterId, MonitorGrant, Timestamp, TokenGrant, TokenHash, TokenRole, Width,
+    limits,
 };
 
 /// How long the token that `okapifs init` prints may be redeemed, in seconds.
@@ -30,28 +33,30 @@ const FIRST_TOKEN_S: i64 = 24 * 60 * 60;
 /// The name of the first monitor.
 pub(super) const MONITOR: &str = "monitor-1";
 
-/// Make the directories of a new cluster: certificate authority, monitor, servers, client configuration.
+/// Make a new cluster, with this machine as its first node: a monitor, a server, an agent that runs them.
 ///
-/// Nothing is started. It prints the command with which every further machine joins, good for a day (later
-/// `okapifs token new` makes others). Move DIR/ca to a safe place away from this machine: whoever has it can make
-/// members of the cluster, and it is the only copy beside that of the monitors. `okapifs up` does all of it on one
-/// machine.
+/// Where systemd runs, it starts the agent; else this says how to. It prints the command with which the next machine
+/// joins, good for a day (later `okapifs token new` makes others). Move DIR/ca to a safe place away from this
+/// machine: whoever has it can make members of the cluster, and it is the only copy beside that of the monitors.
+/// `okapifs up` makes a cluster of one machine and mounts it.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
     /// Where; must be empty or not there yet.
+    #[arg(default_value = find::NODE_DIR)]
     dir: PathBuf,
 
-    /// HOST:PORT where the monitor will listen; all others reach it there.
-    #[arg(long, default_value_t = format!("127.0.0.1:{}", find::DEFAULT_PORT), value_name = "HOST:PORT")]
-    listen: String,
+    /// Where the others reach this machine: its monitor at PORT, its server at the port after that, its agent at
+    /// the next [default: the address with which it is in the network, 7001].
+    #[arg(long, value_name = "HOST[:PORT]")]
+    listen: Option<String>,
 
-    /// How many servers' directories to make. Each listens at `--server-listen`: edit its server.toml.
-    #[arg(long, default_value_t = 0)]
+    /// How many servers, one a disk for instance; further ones have the ports after the agent's.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     servers: u32,
 
-    /// HOST:PORT where the servers will listen; port 0 lets the system choose.
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
-    server_listen: String,
+    /// Start nothing.
+    #[arg(long)]
+    no_start: bool,
 
     #[command(flatten)]
     shape: Shape,
@@ -77,23 +82,40 @@ impl From<Shape> for Width {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let dir = ClusterDir::new(&arguments.dir)?;
+    let place = match &arguments.listen {
+        Some(listen) => Place::parse(listen)?,
+        None => Place::here(),
+    };
+    let host = env::system::node().context("this machine has no name")?.host;
     let now = SystemClock::new().now();
     let expires = Timestamp { seconds: now.seconds + FIRST_TOKEN_S, ..now };
-    let (cluster, authority) = create_with(&dir, arguments.shape.into(), &arguments.listen)?;
-    let token = Token::new(TokenRole::Node, expires, authority.fingerprint()?);
-    let grant = node_grant();
-    found(&dir, &cluster, &authority, Some((token.hash(), grant, expires)))?;
-    add_servers(&dir, arguments.servers, &arguments.server_listen)?;
+    let begun = begin(&dir, arguments.shape.into(), &place.monitor())?;
+    let token = Token::new(TokenRole::Node, expires, begun.authority.fingerprint()?);
+    add_agent(&dir, &place.agent())?;
+    let mut monitor = MonitorFile::load(&dir.of(MONITOR))?;
+    monitor.agent = Some(place.agent());
+    monitor.save(&dir.of(MONITOR))?;
+    // Disks of one machine fail together.
+    add_servers(&dir, arguments.servers, |_| host.clone(), |number| place.server(number))?;
+    let cluster = begun.found(&dir, Some((token.hash(), node_grant(), expires)))?;
     say::line(format_args!(
-        "made cluster {} in {}; next: okapifs monitor run {}",
+        "made cluster {} in {}: monitor, {} server{}, agent",
         cluster.cluster,
         dir.root().display(),
-        dir.of(MONITOR).display()
+        arguments.servers,
+        if arguments.servers == 1 { "" } else { "s" },
     ));
+    systemd::start_or_say(dir.root(), !arguments.no_start);
     say::line(format_args!(
         "one more machine, within a day: okapifs join {} {token}",
-        arguments.listen
+        place.monitor()
     ));
+    if place.is_lonely() {
+        say::line(format_args!(
+            "no other machine can reach {}: make the cluster with --listen HOST if it is to have several",
+            place.monitor()
+        ));
+    }
     say::line(format_args!(
         "move {} to a safe place: it is the backup of what makes members of this cluster",
         dir.ca().display()
@@ -102,22 +124,24 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// What the token of a node grants unless told otherwise.
-pub(super) fn node_grant() -> TokenGrant {
-    TokenGrant { role: TokenRole::Node, name: None, policy: ClientPolicy::default() }
+fn node_grant() -> TokenGrant {
+    TokenGrant {
+        role: TokenRole::Node,
+        name: None,
+        policy: ClientPolicy::default(),
+        monitor: MonitorGrant::WhileFew,
+    }
 }
 
-/// Makes a cluster in an empty directory: its authority, its first monitor, a client configuration.
-pub(super) fn create(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Result<ClusterFile> {
-    let (cluster, authority) = create_with(dir, width, listen)?;
-    found(dir, &cluster, &authority, None)?;
-    Ok(cluster)
+/// A cluster that is being made: it has an authority, its first monitor and a client configuration.
+pub(super) struct Begun {
+    cluster: ClusterFile,
+    authority: Authority,
+    seal: SealKey,
 }
 
-fn create_with(
-    dir: &ClusterDir,
-    width: Width,
-    listen: &str,
-) -> anyhow::Result<(ClusterFile, Authority)> {
+/// Begins a cluster in an empty directory. Members can be added to it; then it has to be founded.
+pub(super) fn begin(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Result<Begun> {
     make_dir(dir.root(), 0o755)?;
     refuse_unless_empty(dir.root())?;
     let id = ClusterId(SystemRandom.u128());
@@ -141,40 +165,48 @@ fn create_with(
         monitors: Vec::new(),
         id: None,
         agent: None,
+        replace_after_s: None,
         new_cluster: Some(cluster.clone()),
     };
     monitor.save(&dir.of(MONITOR))?;
+    let seal = SealKey::generate()?;
+    credentials::save_seal_key(&dir.of(MONITOR), &seal)?;
 
     issue(&authority, &dir.client(), Role::Client, ADMINISTRATOR)?;
     let client = ClientFile { monitors: vec![listen.to_owned()] };
     client.save(&dir.client())?;
-    Ok((cluster, authority))
+    Ok(Begun { cluster, authority, seal })
 }
 
-/// Leaves for the first monitor what the state is to begin with, and says that the cluster is made.
-fn found(
-    dir: &ClusterDir,
-    cluster: &ClusterFile,
-    authority: &Authority,
-    token: Option<(TokenHash, TokenGrant, Timestamp)>,
-) -> anyhow::Result<()> {
-    let seal = SealKey::generate()?;
-    let mut members = Vec::new();
-    for home in [dir.of(MONITOR), dir.client()] {
-        let credentials = find::credentials(&home)?;
-        let Identity { role, name, .. } = credentials.identity().clone();
-        members.push(MemberKey { role, name, key: credentials.key_hash() });
+impl Begun {
+    /// Leaves for the first monitor what the state is to begin with: who the members are that were made so far, and
+    /// maybe a token. Then the cluster is made.
+    pub(super) fn found(
+        self,
+        dir: &ClusterDir,
+        token: Option<(TokenHash, TokenGrant, Timestamp)>,
+    ) -> anyhow::Result<ClusterFile> {
+        let mut homes = vec![dir.client()];
+        homes.extend(dir.agent().join(AgentFile::NAME).exists().then(|| dir.agent()));
+        let roles = dir.monitors()?.into_iter().chain(dir.servers()?);
+        homes.extend(roles.map(|name| dir.of(&name)));
+        let mut members = Vec::new();
+        for home in homes {
+            let credentials = find::credentials(&home)?;
+            let Identity { role, name, .. } = credentials.identity().clone();
+            members.push(MemberKey { role, name, key: credentials.key_hash() });
+        }
+        let founding = Founding {
+            authority: self.authority.cert_pem().to_owned(),
+            sealed_key: self.authority.seal_key(&self.seal)?,
+            members,
+            token,
+        };
+        founding::leave(&dir.of(MONITOR), &founding)?;
+        // Last: where this file is, all the others are.
+        self.cluster.save(dir.root())?;
+        Ok(self.cluster)
     }
-    credentials::save_seal_key(&dir.of(MONITOR), &seal)?;
-    let founding = Founding {
-        authority: authority.cert_pem().to_owned(),
-        sealed_key: authority.seal_key(&seal)?,
-        members,
-        token,
-    };
-    founding::leave(&dir.of(MONITOR), &founding)?;
-    // Last: where this file is, all the others are.
-    cluster.save(dir.root())
 }
 
 /// Makes monitors' directories until there are `count`: each asks the first one to let it in.
@@ -202,6 +234,7 @@ pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow
             monitors: vec![first.clone()],
             id: None,
             agent: None,
+            replace_after_s: None,
             new_cluster: None,
         };
         monitor.save(&home)?;
@@ -216,12 +249,18 @@ pub(super) fn add_agent(dir: &ClusterDir, listen: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     issue(&load_authority(dir)?, &home, Role::Agent, AGENT)?;
-    AgentFile { listen: listen.to_owned() }.save(&home)
+    AgentFile { listen: listen.to_owned(), spare: true }.save(&home)
 }
 
-/// Makes servers' directories until there are `count`.
-pub(super) fn add_servers(dir: &ClusterDir, count: u32, listen: &str) -> anyhow::Result<()> {
-    let cluster = ClusterFile::load(dir.root())?;
+/// Makes servers' directories until there are `count`. `domain` and `listen` say of the one of that name and
+/// number with what it fails and where it listens.
+pub(super) fn add_servers(
+    dir: &ClusterDir,
+    count: u32,
+    domain: impl Fn(&str) -> String,
+    listen: impl Fn(u32) -> String,
+) -> anyhow::Result<()> {
+    let cluster = find::credentials(&dir.client())?.identity().cluster;
     let mut authority = None;
     for number in 1..=count {
         let name = server_name(number);
@@ -235,34 +274,16 @@ pub(super) fn add_servers(dir: &ClusterDir, count: u32, listen: &str) -> anyhow:
         };
         issue(authority, &home, Role::Server, &name)?;
         let server = ServerFile {
-            cluster: cluster.cluster.clone(),
-            listen: listen.to_owned(),
+            cluster: cluster.to_string(),
+            listen: listen(number),
             advertise: None,
-            domain: name,
+            domain: domain(&name),
             monitors: ClientFile::load(&dir.client())?.monitors,
             capacity_bytes: None,
         };
         server.save(&home)?;
     }
     Ok(())
-}
-
-/// Makes the directory of one more monitor, with the first free number.
-pub(super) fn add_monitor(dir: &ClusterDir, listen: &str) -> anyhow::Result<PathBuf> {
-    let numbers = 2..;
-    let mut names = numbers.map(|number: u32| format!("monitor-{number}"));
-    let name = names.find(|name| !dir.of(name).exists()).expect("numbers do not end");
-    let home = dir.of(&name);
-    issue(&load_authority(dir)?, &home, Role::Monitor, &name)?;
-    let monitor = MonitorFile {
-        id: None,
-        listen: listen.to_owned(),
-        monitors: ClientFile::load(&dir.client())?.monitors,
-        agent: None,
-        new_cluster: None,
-    };
-    monitor.save(&home)?;
-    Ok(home)
 }
 
 fn load_authority(dir: &ClusterDir) -> anyhow::Result<Authority> {

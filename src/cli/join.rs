@@ -3,28 +3,25 @@
 //! Everything is written only when the cluster has said yes, and the file by which a directory is known as
 //! that of a server or a client comes last: after a crash in between, nothing half made is ever started.
 
-use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
 use super::admin::{block_on, unexpected};
-use super::config::{ClientFile, ConfigFile, ServerFile};
-use super::{find, init, say, token};
+use super::cluster_dir::ClusterDir;
+use super::config::{AgentFile, ClientFile, ConfigFile, ServerFile};
+use super::place::Place;
+use super::{find, init, new_monitor, say, systemd, token};
 use crate::crypto::{Invited, Issued, NewKey, Token};
 use crate::env::system::credentials;
 use crate::env::system::node;
 use crate::env::system::rpc::{ConnectError, Connection};
 use crate::types::TokenRole;
+use crate::wire;
 use crate::wire::metadata::{Refusal, Request, Response};
-use crate::wire::trust::{Join, Joined, server_name};
-use crate::wire::{self};
+use crate::wire::trust::{Enrolled, Join, Joined, monitor_name, server_name};
 
-/// Where a node keeps everything unless told otherwise.
-const NODE_DIR: &str = "/var/lib/okapifs";
-/// Where a node's server listens unless told otherwise.
-const SERVER_PORT: u16 = 7002;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the cluster may take to answer.
@@ -35,8 +32,9 @@ const ATTEMPTS: usize = 10;
 /// Make this machine a member of a cluster.
 ///
 /// The token, made by `okapifs token new` (or by `okapifs init`), says what it becomes. A node gets DIR with a
-/// storage server, an agent's certificate and a client configuration; a client gets a client configuration.
-/// Keys are made here and never leave this machine.
+/// storage server, a client configuration, an agent that runs all of it, and a monitor as long as the cluster has
+/// fewer than three (if the token allows it). Where systemd runs, it starts the agent; else this says how to. A client
+/// gets a client configuration. Keys are made here and never leave this machine.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
     /// HOST[:PORT] of a monitor.
@@ -54,9 +52,18 @@ pub(super) struct Arguments {
     #[arg(long)]
     name: Option<String>,
 
-    /// HOST:PORT where its server will listen [default: port 7002 of the address that it reaches the monitor from].
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where the others reach this machine: its monitor at PORT, its server at the port after that, its agent at
+    /// the next [default: the address that it reaches HOST from, 7001].
+    #[arg(long, value_name = "HOST[:PORT]")]
     listen: Option<String>,
+
+    /// Run no monitor here, neither now nor when one is lost elsewhere.
+    #[arg(long)]
+    no_monitor: bool,
+
+    /// Start nothing.
+    #[arg(long)]
+    no_start: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -66,32 +73,47 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("{:?} is no HOST[:PORT] of a monitor", arguments.monitor);
     };
     let dir = match (&arguments.dir, token.role) {
-        (Some(dir), _) => std::path::absolute(dir)?,
-        (None, TokenRole::Node) => PathBuf::from(NODE_DIR),
-        (None, TokenRole::Client) => PathBuf::from(find::SYSTEM_CONFIG),
+        (Some(dir), _) => ClusterDir::new(dir)?,
+        (None, TokenRole::Node) => ClusterDir::new(Path::new(find::NODE_DIR))?,
+        (None, TokenRole::Client) => ClusterDir::new(Path::new(find::SYSTEM_CONFIG))?,
     };
     // Whatever stands in the way is found before the token is used up.
-    init::make_dir(&dir, 0o755)?;
-    init::refuse_unless_empty(&dir)?;
-    let listen = match (&arguments.listen, token.role) {
-        (Some(listen), _) => listen.clone(),
-        (None, TokenRole::Node) => own_address(monitor)?,
-        (None, TokenRole::Client) => String::new(),
+    init::make_dir(dir.root(), 0o755)?;
+    init::refuse_unless_empty(dir.root())?;
+    let place = match &arguments.listen {
+        Some(listen) => Place::parse(listen)?,
+        None => Place::towards(monitor)?,
     };
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => node().context("this machine has no name")?.host,
     };
-    let keys = new_keys(token.role)?;
+    let keys = new_keys(token.role, !arguments.no_monitor)?;
     let joined = block_on(ask(monitor, &token, name, &keys))?;
-    write(&dir, token.role, &joined, &keys, &listen)?;
-    say_what_is_next(&dir, token.role, &joined);
+    match token.role {
+        TokenRole::Node => {
+            write_node(&dir, &joined, &keys, &place, !arguments.no_monitor)?;
+            say_what_runs(&joined, &place);
+            systemd::start_or_say(dir.root(), !arguments.no_start);
+        }
+        TokenRole::Client => {
+            save(dir.root(), &joined, 0, &keys)?;
+            ClientFile { monitors: joined.monitors.clone() }.save(dir.root())?;
+            say::line(format_args!(
+                "joined cluster {} as {}; next: mount -t okapifs -o config={} {}:/ DIRECTORY",
+                joined.cluster,
+                joined.name,
+                dir.root().display(),
+                joined.monitors.join(","),
+            ));
+        }
+    }
     Ok(())
 }
 
-fn new_keys(role: TokenRole) -> anyhow::Result<Vec<NewKey>> {
+fn new_keys(role: TokenRole, monitor: bool) -> anyhow::Result<Vec<NewKey>> {
     let count = match role {
-        TokenRole::Node => 3,
+        TokenRole::Node => 3 + usize::from(monitor),
         TokenRole::Client => 1,
     };
     (0..count).map(|_| NewKey::generate().context("no key can be made")).collect()
@@ -119,9 +141,7 @@ async fn ask(
         let called = connection.call(request.clone(), Vec::new(), ANSWER).await;
         let (answer, _) = called.context("the monitor does not answer; try again")?;
         match wire::decode(&answer).context("the monitor's answer makes no sense")? {
-            Response::Joined(joined) if joined.certificates.len() == keys.len() => {
-                return Ok(joined);
-            }
+            Response::Joined(joined) if is_complete(&joined, keys.len()) => return Ok(joined),
             Response::Refused(Refusal::NoLeader) if attempt < ATTEMPTS => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -132,42 +152,57 @@ async fn ask(
     Err(unexpected())
 }
 
-fn write(
-    dir: &Path,
-    role: TokenRole,
-    joined: &Joined,
-    keys: &[NewKey],
-    listen: &str,
-) -> anyhow::Result<()> {
-    let mut issued = joined
-        .certificates
-        .iter()
-        .zip(keys)
-        .map(|(certificate, key)| Issued { cert_pem: certificate.clone(), key_pem: key.key_pem() });
-    let mut next = || issued.next().expect("as many certificates came as were asked for");
-    let save = |home: &Path, issued: &Issued| -> anyhow::Result<()> {
-        init::make_dir(&home.join("tls"), 0o700)?;
-        Ok(credentials::save(&home.join("tls"), &joined.authority, issued)?)
-    };
-    let client = match role {
-        TokenRole::Node => {
-            save(&dir.join("agent"), &next())?;
-            let name = server_name(&joined.name);
-            let home = dir.join(&name);
-            save(&home, &next())?;
-            server_file(joined, listen).save(&home)?;
-            dir.join("client")
-        }
-        TokenRole::Client => dir.to_owned(),
-    };
-    save(&client, &next())?;
-    ClientFile { monitors: joined.monitors.clone() }.save(&client)
+/// Whether all certificates came; a node may be given none for a monitor.
+fn is_complete(joined: &Joined, asked: usize) -> bool {
+    let came = joined.certificates.len();
+    came == asked || (asked == 4 && came == 3)
 }
 
-fn server_file(joined: &Joined, listen: &str) -> ServerFile {
+/// Makes the directory of a node: agent, server, client, and a monitor if there is a certificate for one.
+fn write_node(
+    dir: &ClusterDir,
+    joined: &Joined,
+    keys: &[NewKey],
+    place: &Place,
+    spare: bool,
+) -> anyhow::Result<()> {
+    save(&dir.agent(), joined, 0, keys)?;
+    let server = dir.of(&server_name(&joined.name));
+    save(&server, joined, 1, keys)?;
+    save(&dir.client(), joined, 2, keys)?;
+    ClientFile { monitors: joined.monitors.clone() }.save(&dir.client())?;
+    server_file(joined, place).save(&server)?;
+    AgentFile { listen: place.agent(), spare }.save(&dir.agent())?;
+    if !has_monitor(joined) {
+        return Ok(());
+    }
+    let enrolled = Enrolled {
+        name: monitor_name(&joined.name),
+        authority: joined.authority.clone(),
+        certificate: joined.certificates[3].clone(),
+        monitors: joined.monitors.clone(),
+    };
+    new_monitor::write(dir, &enrolled, &issued(joined, 3, keys), place.monitor())
+}
+
+fn has_monitor(joined: &Joined) -> bool {
+    joined.certificates.len() > 3
+}
+
+fn issued(joined: &Joined, number: usize, keys: &[NewKey]) -> Issued {
+    Issued { cert_pem: joined.certificates[number].clone(), key_pem: keys[number].key_pem() }
+}
+
+fn save(home: &Path, joined: &Joined, number: usize, keys: &[NewKey]) -> anyhow::Result<()> {
+    init::make_dir(&home.join("tls"), 0o700)?;
+    let issued = issued(joined, number, keys);
+    Ok(credentials::save(&home.join("tls"), &joined.authority, &issued)?)
+}
+
+fn server_file(joined: &Joined, place: &Place) -> ServerFile {
     ServerFile {
         cluster: joined.cluster.to_string(),
-        listen: listen.to_owned(),
+        listen: place.server(1),
         advertise: None,
         domain: joined.name.clone(),
         monitors: joined.monitors.clone(),
@@ -175,35 +210,13 @@ fn server_file(joined: &Joined, listen: &str) -> ServerFile {
     }
 }
 
-fn say_what_is_next(dir: &Path, role: TokenRole, joined: &Joined) {
-    let (name, monitors) = (&joined.name, joined.monitors.join(","));
-    match role {
-        TokenRole::Node => say::line(format_args!(
-            "joined cluster {} as {name}; next: okapifs server run {}",
-            joined.cluster,
-            dir.join(server_name(name)).display()
-        )),
-        TokenRole::Client => say::line(format_args!(
-            "joined cluster {} as {name}; next: mount -t okapifs -o config={} {monitors}:/ DIRECTORY",
-            joined.cluster,
-            dir.display()
-        )),
+fn say_what_runs(joined: &Joined, place: &Place) {
+    let Joined { cluster, name, .. } = joined;
+    say::line(format_args!("joined cluster {cluster} as {name}"));
+    say::line(format_args!("  server   {}", place.server(1)));
+    match has_monitor(joined) {
+        true => say::line(format_args!("  monitor  {}", place.monitor())),
+        false => say::line("  no monitor: `okapifs monitor add` adds one"),
     }
-}
-
-/// The address of this machine that the monitor's network knows.
-fn own_address(monitor: &str) -> anyhow::Result<String> {
-    let explain = || format!("{monitor} cannot be looked up: write HOST[:PORT]");
-    let target = monitor.to_socket_addrs().with_context(explain)?.next().with_context(explain)?;
-    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    // Nothing is sent: the system only says from where it would be.
-    let socket = UdpSocket::bind(any).and_then(|socket| {
-        socket.connect(target)?;
-        socket.local_addr()
-    });
-    let ip = socket.with_context(|| format!("there is no way to {monitor}"))?.ip();
-    Ok(match ip {
-        IpAddr::V4(ip) => format!("{ip}:{SERVER_PORT}"),
-        IpAddr::V6(ip) => format!("[{ip}]:{SERVER_PORT}"),
-    })
+    say::line(format_args!("  agent    {}", place.agent()));
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::watch;
@@ -9,11 +10,14 @@ use tokio::sync::watch;
 use super::admin::{Admin, unexpected};
 use super::cluster_dir::ClusterDir;
 use super::config::{ClusterFile, ConfigFile, MonitorFile};
-use super::{admin, find, init, say, status};
+use super::{admin, find, new_monitor, say, status};
 use crate::agent::processes::Running;
 use crate::monitor::{self, Bootstrap, Config, Milestone};
 use crate::types::{Incarnation, MonitorId};
 use crate::wire::admin::{Request, Response};
+
+/// For how long a monitor is missed before another takes its place, unless the file says otherwise.
+const REPLACE_AFTER_S: u64 = 600;
 
 /// The monitors, which own the names and maps of all files.
 #[derive(clap::Subcommand, Debug)]
@@ -34,7 +38,7 @@ impl Command {
 
 /// Run a monitor until it is told to end.
 ///
-/// Its directory is made by `okapifs init`, `okapifs up` or `okapifs monitor add`. The first of a cluster founds
+/// Its directory is made by `okapifs init`, `okapifs join`, `okapifs up` or `okapifs monitor add`. The first of a cluster founds
 /// it; any other joins the monitors that its monitor.toml names, when it is started for the first time.
 #[derive(clap::Args, Debug)]
 pub(super) struct Run {
@@ -55,18 +59,20 @@ pub(super) struct Run {
     start: u64,
 }
 
-/// Make the directory of one more monitor.
+/// Add a monitor on this machine, which is a node already.
 ///
-/// Copy it to the machine that it is for and start it there (`okapifs monitor run`): it joins by itself. With two
-/// monitors the second only copies; from three on the loss of one stops nothing.
+/// The monitors are asked for its certificate, so this needs a client that may administrate; the agent starts it, and
+/// it joins by itself. With two monitors the second only copies; from three on the loss of one stops nothing.
 #[derive(clap::Args, Debug)]
 pub(super) struct Add {
-    /// The directory that `okapifs init` or `okapifs up` has made, with the authority in it.
+    /// The node's directory, which `okapifs init`, `okapifs join` or `okapifs up` has made.
+    #[arg(default_value = find::NODE_DIR)]
     dir: PathBuf,
 
-    /// HOST:PORT where it will listen; all others reach it there.
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
-    listen: String,
+    /// HOST:PORT where it will listen; all others reach it there [default: port 7001, or a free one, of the host
+    /// where the node's agent listens].
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
 }
 
 /// Let a monitor go, for good.
@@ -78,7 +84,7 @@ pub(super) struct Remove {
     name: String,
 }
 
-/// Let a monitor go as soon as another can take its place, and make that one's directory.
+/// Let a monitor go as soon as another can take its place, and add that one on this machine.
 #[derive(clap::Args, Debug)]
 pub(super) struct Replace {
     /// The name of the one that is to go.
@@ -114,9 +120,20 @@ fn list(cluster: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn add(arguments: &Add) -> anyhow::Result<()> {
-    admin::refuse_wildcard(&arguments.listen)?;
-    let home = init::add_monitor(&ClusterDir::existing(&arguments.dir)?, &arguments.listen)?;
-    say::line(format_args!("made {home}; next: okapifs monitor run {home}", home = home.display()));
+    if let Some(listen) = &arguments.listen {
+        admin::refuse_wildcard(listen)?;
+    }
+    let dir = ClusterDir::existing(&arguments.dir)?;
+    let (name, is_started) = new_monitor::add(&dir, arguments.listen.as_deref())?;
+    let home = dir.of(&name);
+    match is_started {
+        true => say::line(format_args!("made {}; its agent starts it", home.display())),
+        false => say::line(format_args!(
+            "made {}; next: okapifs agent {}",
+            home.display(),
+            dir.root().display()
+        )),
+    }
     Ok(())
 }
 
@@ -170,6 +187,10 @@ fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
         id: file.id.map(MonitorId),
         monitors: file.monitors.clone(),
         agent: file.agent.clone(),
+        replace_after: match file.replace_after_s.unwrap_or(REPLACE_AFTER_S) {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        },
         start: arguments.start,
         credentials,
         bootstrap,

@@ -1,12 +1,16 @@
-//! A node's directory as its agent sees it: which units it has, and the command line of each.
+//! A node's directory as its agent sees it: which units it has, the command line of each, and what the cluster
+//! changes in it.
 
 use anyhow::{Context, bail};
 
 use super::cluster_dir::{ClusterDir, mount_unit};
-use super::config::{ClientFile, ConfigFile, MonitorFile, MountEntry, ServerFile};
-use crate::agent::Node;
+use super::config::{AgentFile, ClientFile, ConfigFile, MonitorFile, MountEntry, ServerFile};
+use super::{edit, new_monitor};
 use crate::agent::processes::Launch;
 use crate::agent::stages::{Role, Unit};
+use crate::agent::{Node, Site};
+use crate::crypto::Issued;
+use crate::wire::trust::Enrolled;
 
 /// See the module.
 pub(super) struct NodeDir(pub(super) ClusterDir);
@@ -19,6 +23,39 @@ impl Node for NodeDir {
     fn launch(&self, unit: &Unit) -> Result<Launch, String> {
         launch(&self.0, unit).map_err(sentence)
     }
+}
+
+impl Site for NodeDir {
+    fn is_spare(&self) -> bool {
+        let wants = AgentFile::load(&self.0.agent()).is_ok_and(|file| file.spare);
+        wants && self.0.monitors().is_ok_and(|monitors| monitors.is_empty())
+    }
+
+    fn learn_monitors(&self, monitors: &[String]) -> Result<(), String> {
+        learn_monitors(&self.0, monitors).map_err(sentence)
+    }
+
+    fn add_monitor(&self, enrolled: &Enrolled, issued: &Issued) -> Result<(), String> {
+        let added = new_monitor::free_address(&self.0)
+            .and_then(|listen| new_monitor::write(&self.0, enrolled, issued, listen));
+        added.map_err(sentence)
+    }
+}
+
+/// Writes the addresses of the monitors into the files of those who look for them there.
+fn learn_monitors(dir: &ClusterDir, monitors: &[String]) -> anyhow::Result<()> {
+    // Nobody would find anybody any more.
+    if monitors.is_empty() {
+        return Ok(());
+    }
+    let mut files = vec![dir.client().join(ClientFile::NAME)];
+    files.extend(dir.servers()?.iter().map(|name| dir.of(name).join(ServerFile::NAME)));
+    for file in files.iter().filter(|file| file.exists()) {
+        if edit::learn_addresses(file, "monitors", monitors)? {
+            log::info!("{}: the monitors are at {}", file.display(), monitors.join(", "));
+        }
+    }
+    Ok(())
 }
 
 fn sentence(error: anyhow::Error) -> String {
@@ -117,7 +154,8 @@ mod tests {
         let temporary = tempfile::tempdir().expect("temporary directory");
         let dir = ClusterDir::new(&temporary.path().join("c")).expect("a path");
         let width = Width { data: 2, parity: 1 };
-        super::super::init::create(&dir, width, "127.0.0.1:7").expect("made");
+        let begun = super::super::init::begin(&dir, width, "127.0.0.1:7").expect("begun");
+        begun.found(&dir, None).expect("made");
         let mount =
             MountEntry { at: "/mnt/a".into(), subdir: "/b/".to_owned(), options: "ro".to_owned() };
         let unit = mount_unit(&mount.at);

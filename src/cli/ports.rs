@@ -99,10 +99,11 @@ mod tests {
     fn everybody_gets_a_port_keeps_it_and_knows_the_others() {
         let temporary = tempfile::tempdir().expect("temporary directory");
         let dir = ClusterDir::new(&temporary.path().join("c")).expect("a path");
-        init::create(&dir, Width { data: 2, parity: 1 }, ANY_PORT).expect("made");
+        let begun = init::begin(&dir, Width { data: 2, parity: 1 }, ANY_PORT).expect("begun");
         init::add_agent(&dir, ANY_PORT).expect("made");
         init::add_monitors(&dir, 3, ANY_PORT).expect("made");
-        init::add_servers(&dir, 2, ANY_PORT).expect("made");
+        init::add_servers(&dir, 2, str::to_owned, |_| ANY_PORT.to_owned()).expect("made");
+        begun.found(&dir, None).expect("made");
         settle(&dir).expect("settled");
 
         let monitor = |name: &str| MonitorFile::load(&dir.of(name)).expect("there");

@@ -8,7 +8,7 @@ use super::admin::{Admin, block_on, unexpected};
 use super::{find, policy, say};
 use crate::crypto::Token;
 use crate::env::clock::{Clock, SystemClock};
-use crate::types::{ClientPolicy, Timestamp, TokenGrant, TokenHash, TokenRole};
+use crate::types::{ClientPolicy, MonitorGrant, Timestamp, TokenGrant, TokenHash, TokenRole};
 use crate::wire::trust::{Request, Response, TokenEntry};
 
 /// Digits of a token's id that are shown.
@@ -41,6 +41,11 @@ pub(super) struct New {
     #[arg(long)]
     name: Option<String>,
 
+    /// Whether a node may run a monitor: `auto` gives it one if the cluster has fewer than three, and later if one
+    /// is lost [default: auto for a node that may administrate, else never].
+    #[arg(long, value_enum)]
+    monitor: Option<MonitorWish>,
+
     /// For how long it may be redeemed: a number and s, m, h or d; 30d at most.
     #[arg(long, default_value = "1h", value_parser = lifetime)]
     expires: u64,
@@ -54,6 +59,28 @@ pub(super) struct New {
 enum RoleName {
     Node,
     Client,
+}
+
+/// See [`MonitorGrant`].
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum MonitorWish {
+    Auto,
+    Always,
+    Never,
+}
+
+impl New {
+    /// A monitor can do everything: a node that may not is not made one unless that is said.
+    fn monitor(&self, role: TokenRole, policy: &ClientPolicy) -> anyhow::Result<MonitorGrant> {
+        Ok(match (role, self.monitor) {
+            (TokenRole::Client, None) => MonitorGrant::Never,
+            (TokenRole::Client, Some(_)) => bail!("a client runs no monitor: leave out --monitor"),
+            (TokenRole::Node, None) if policy.admin => MonitorGrant::WhileFew,
+            (TokenRole::Node, None | Some(MonitorWish::Never)) => MonitorGrant::Never,
+            (TokenRole::Node, Some(MonitorWish::Auto)) => MonitorGrant::WhileFew,
+            (TokenRole::Node, Some(MonitorWish::Always)) => MonitorGrant::Always,
+        })
+    }
 }
 
 pub(super) fn run(command: &Command, cluster: Option<&str>) -> anyhow::Result<()> {
@@ -82,7 +109,8 @@ async fn new(arguments: &New, cluster: &find::Cluster, admin: &Admin) -> anyhow:
     // The monitors' clock decides; what the token itself says is for whoever reads it.
     let expires = Timestamp { seconds, ..now };
     let token = Token::new(role, expires, cluster.credentials.authority());
-    let grant = TokenGrant { role, name: arguments.name.clone(), policy };
+    let monitor = arguments.monitor(role, &policy)?;
+    let grant = TokenGrant { role, name: arguments.name.clone(), policy, monitor };
     let request = Request::AddToken { hash: token.hash(), lifetime_s, grant };
     match admin.ask_trust(request).await? {
         Response::TokenAdded { expires } => {
@@ -114,11 +142,20 @@ async fn list(admin: &Admin) -> anyhow::Result<()> {
             role.to_owned(),
             token.grant.name.clone().unwrap_or_else(|| "-".to_owned()),
             state,
-            policy::describe(&token.grant.policy),
+            describe(&token.grant),
         ]
     }));
     say::table(&rows);
     Ok(())
+}
+
+fn describe(grant: &TokenGrant) -> String {
+    let monitor = match grant.monitor {
+        MonitorGrant::Never => "",
+        MonitorGrant::WhileFew => " monitor=auto",
+        MonitorGrant::Always => " monitor=always",
+    };
+    format!("{}{monitor}", policy::describe(&grant.policy))
 }
 
 async fn revoke(id: &str, admin: &Admin) -> anyhow::Result<()> {

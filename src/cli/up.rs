@@ -123,14 +123,22 @@ fn mountpoints(dir: &ClusterDir, wanted: &[PathBuf]) -> anyhow::Result<Vec<PathB
 
 /// Makes the cluster, or checks that it is the one that is wanted, and adds what is missing.
 fn prepare(dir: &ClusterDir, arguments: &Arguments, mount: &[PathBuf]) -> anyhow::Result<()> {
-    let servers = match dir.exists() {
-        true => check_shape(dir, arguments)?,
-        false => create(dir, arguments)?,
+    let (begun, servers) = match dir.exists() {
+        true => (None, check_shape(dir, arguments)?),
+        false => {
+            let (begun, servers) = begin(dir, arguments)?;
+            (Some(begun), servers)
+        }
     };
     init::add_agent(dir, ANY_PORT)?;
     let monitors = arguments.monitors.as_deref().map_or(Ok(1), str::parse)?;
     init::add_monitors(dir, monitors, ANY_PORT)?;
-    init::add_servers(dir, u32::try_from(servers)?, ANY_PORT)?;
+    let servers = u32::try_from(servers)?;
+    // Each counts as failing by itself: so a cluster of one machine shows what several do.
+    init::add_servers(dir, servers, str::to_owned, |_| ANY_PORT.to_owned())?;
+    if let Some(begun) = begun {
+        begun.found(dir, None)?;
+    }
     add_mounts(dir, mount)?;
     init::make_dir(&dir.run(), 0o755)?;
     init::make_dir(&dir.logs(), 0o755)?;
@@ -161,8 +169,8 @@ fn check_shape(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<usize>
     Ok(servers)
 }
 
-/// Makes a new cluster; how many servers it is to have.
-fn create(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<usize> {
+/// Begins a new cluster; how many servers it is to have.
+fn begin(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<(init::Begun, usize)> {
     let width = Width { data: arguments.data.unwrap_or(2), parity: arguments.parity.unwrap_or(1) };
     let servers = arguments.servers.unwrap_or(3) as usize;
     if width.parity > 0 && servers < 2 {
@@ -170,8 +178,7 @@ fn create(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<usize> {
             "with one server nothing can be stored twice; use --servers 2 or more, or --parity 0"
         );
     }
-    init::create(dir, width, ANY_PORT)?;
-    Ok(servers)
+    Ok((init::begin(dir, width, ANY_PORT)?, servers))
 }
 
 /// Adds mounts to those of the node; the mountpoints of all of them are there then.

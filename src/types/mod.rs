@@ -24,5 +24,6 @@ pub use ids::{
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
 pub use ticket::{Operation, SignedTicket, TICKET_LIFE, TICKETS_MAX, Ticket, TicketKey};
 pub use trust::{
-    ClientPolicy, IdRange, KeyHash, NOBODY, TokenGrant, TokenHash, TokenRole, TokenUse,
+    ClientPolicy, IdRange, KeyHash, MonitorGrant, NOBODY, TokenGrant, TokenHash, TokenRole,
+    TokenUse,
 };

@@ -16,7 +16,7 @@ pub struct TokenHash(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Encode, Decode)]
 pub enum TokenRole {
     /// A machine that stores shards: it gets certificates of an agent, a server, and a client that may
-    /// administrate the cluster.
+    /// administrate the cluster; maybe also of a monitor ([`MonitorGrant`]).
     Node,
     /// A machine that mounts.
     Client,
@@ -61,6 +61,19 @@ pub struct TokenGrant {
     pub name: Option<String>,
     /// What its redeemer's client may do.
     pub policy: ClientPolicy,
+    /// Whether its redeemer, a node, may run a monitor.
+    pub monitor: MonitorGrant,
+}
+
+/// Whether a node may run a monitor: a monitor holds the names of all files, and can make members of the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum MonitorGrant {
+    /// Never.
+    Never,
+    /// It gets one when it joins as long as the cluster has fewer than three, and later when one is lost.
+    WhileFew,
+    /// It gets one when it joins.
+    Always,
 }
 
 /// By whom and when a token was redeemed.

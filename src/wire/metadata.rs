@@ -10,8 +10,8 @@ use super::admin;
 use super::shards::ShardId;
 use super::trust;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, OpSeq,
-    PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq, StripeId,
+    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, MonitorId,
+    OpSeq, PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq, StripeId,
     StripePiece, StripeRecord, TicketKey, Timestamp,
 };
 
@@ -86,6 +86,10 @@ pub enum Request {
     Ping,
     /// Somebody without a certificate has a token. Answered by [`Response::Joined`].
     Join(trust::Join),
+    /// A node is to run a monitor, too. Answered by [`Response::Enrolled`].
+    Enroll(trust::Enroll),
+    /// An agent lives. Sent every few seconds. Answered by [`Response::AgentBeaten`].
+    AgentBeat(AgentBeat),
     /// The caller's certificate has expired or soon will. Answered by [`Response::Certificate`].
     RenewCertificate {
         /// The request (PKCS#10, DER), for the same key.
@@ -126,6 +130,10 @@ pub enum Response {
     Admin(admin::Response),
     /// See [`Request::Join`].
     Joined(trust::Joined),
+    /// See [`Request::Enroll`].
+    Enrolled(trust::Enrolled),
+    /// See [`Request::AgentBeat`].
+    AgentBeaten(AgentBeaten),
     /// See [`Request::RenewCertificate`]: the new one, in PEM.
     Certificate(String),
     /// The call was refused as a whole.
@@ -162,6 +170,22 @@ pub enum Refusal {
     /// The request does not make sense; the text says why.
     #[error("{0}")]
     Malformed(String),
+}
+
+/// What an agent says of its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct AgentBeat {
+    /// The node has no monitor and would run one.
+    pub is_spare: bool,
+}
+
+/// What an agent is told.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct AgentBeaten {
+    /// `host:port` of the monitors.
+    pub monitors: Vec<String>,
+    /// Make a monitor that takes the place of this one ([`Request::Enroll`]).
+    pub replace: Option<MonitorId>,
 }
 
 /// What a client says of itself.

@@ -5,7 +5,9 @@
 
 use bincode::{Decode, Encode};
 
-use crate::types::{ClientPolicy, ClusterId, Timestamp, TokenGrant, TokenHash, TokenUse};
+use crate::types::{
+    ClientPolicy, ClusterId, MonitorId, Timestamp, TokenGrant, TokenHash, TokenUse,
+};
 
 /// A machine wants to become a member. Answered by [`Joined`].
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -14,8 +16,8 @@ pub struct Join {
     pub secret: Vec<u8>,
     /// What it would like to be called: its host name.
     pub name: String,
-    /// Requests for certificates (PKCS#10, DER), in this order: of a node for its agent, its server and its
-    /// client; of a client for itself.
+    /// Requests for certificates (PKCS#10, DER), in this order: of a node for its agent, its server, its
+    /// client and, if it would run one, its monitor; of a client for itself.
     pub requests: Vec<Vec<u8>>,
 }
 
@@ -24,11 +26,12 @@ pub struct Join {
 pub struct Joined {
     /// The cluster.
     pub cluster: ClusterId,
-    /// The name that the machine got; its server's is [`server_name`] of it.
+    /// The name that the machine got; its server's is [`server_name`] of it, its monitor's [`monitor_name`].
     pub name: String,
     /// The authority's certificate, in PEM.
     pub authority: String,
-    /// The certificates, in the order of the requests, in PEM.
+    /// The certificates, in the order of the requests, in PEM. One for a monitor is missing if the node is to run
+    /// none.
     pub certificates: Vec<String>,
     /// `host:port` of the monitors.
     pub monitors: Vec<String>,
@@ -37,6 +40,36 @@ pub struct Joined {
 /// What the server of a node is called.
 pub fn server_name(node: &str) -> String {
     format!("server-{node}")
+}
+
+/// What the monitor of a node is called.
+pub fn monitor_name(node: &str) -> String {
+    format!("monitor-{node}")
+}
+
+/// A node that is a member wants to run a monitor, too. For administrators, and for an agent that was told to
+/// ([`super::metadata::AgentBeaten`]). Answered by [`Enrolled`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Enroll {
+    /// What the monitor is to be called.
+    pub name: String,
+    /// The request for its certificate (PKCS#10, DER).
+    pub request: Vec<u8>,
+    /// Which monitor it takes the place of.
+    pub replaces: Option<MonitorId>,
+}
+
+/// See [`Enroll`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Enrolled {
+    /// What the monitor is called.
+    pub name: String,
+    /// The authority's certificate, in PEM.
+    pub authority: String,
+    /// Its certificate, in PEM.
+    pub certificate: String,
+    /// `host:port` of the monitors.
+    pub monitors: Vec<String>,
 }
 
 /// Why a token is not accepted.

@@ -42,6 +42,40 @@ pub(super) fn add(
     Ok(Outcome::Monitor(id))
 }
 
+/// A monitor of that name may come: its node has a certificate for it, and has not started it yet. Its id is
+/// reserved.
+pub(super) fn expect(txn: &mut Txn<'_>, at: At, name: &str) {
+    let nowhere = Profile { address: String::new(), agent: None, start: 0, level: 0 };
+    put(txn, at, MonitorId(at.op.0), name, &nowhere, MonitorState::Joining);
+}
+
+/// Whether there was ever a monitor of that name.
+pub(super) fn is_taken(txn: &Txn<'_>, name: &str) -> Result<bool, StoreError> {
+    Ok(find(txn, name)?.is_some())
+}
+
+/// How many monitors there are to be.
+pub(super) fn wanted(txn: &Txn<'_>) -> Result<usize, StoreError> {
+    let mut count = 0;
+    for found in scan(txn, &keys::all::<Monitor>()) {
+        count +=
+            usize::from(matches!(found?.1.state, MonitorState::Joining | MonitorState::Member));
+    }
+    Ok(count)
+}
+
+/// Another monitor is to take the place of that one, which is to go then. Whether it can be so: it may be gone.
+pub(super) fn give_up(txn: &mut Txn<'_>, at: At, lost: MonitorId) -> Result<bool, StoreError> {
+    let Some(mut monitor) = get(txn, &keys::monitor(lost))? else { return Ok(false) };
+    if !matches!(monitor.state, MonitorState::Member | MonitorState::Replaced) {
+        return Ok(false);
+    }
+    monitor.state = MonitorState::Replaced;
+    monitor.birth = at.op;
+    txn.put(&keys::monitor(lost), &monitor);
+    Ok(true)
+}
+
 /// A member has started and says where it is now. The first of a cluster comes without having been added.
 pub(super) fn introduce(
     txn: &mut Txn<'_>,

@@ -329,6 +329,8 @@ records! {
         key: Option<KeyHash>,
         /// It may do nothing any more.
         revoked: bool,
+        /// Of an agent: whether its node may run a monitor.
+        may_monitor: bool,
         /// When it was written.
         birth: OpSeq,
     }

@@ -7,6 +7,9 @@
 //! randomness; should the answer be lost, the same machine asks again with the same keys and is answered again. A
 //! token that nobody can use any more is forgotten some days later.
 //!
+//! A token of a node may bring a monitor, too: the first three machines of a cluster get one by themselves. Whether
+//! this one does is decided here, where of two that join at the same time one is first.
+//!
 //! **The life of a member.** The public keys that it joined with are kept under its name, and its certificate is
 //! renewed only for that key. One that was revoked stays on record for ever, so that its name means nobody
 //! else later. Members that `okapifs init` made with the authority's backup at hand become known when they
@@ -19,15 +22,21 @@ use bincode::{Decode, Encode};
 use super::command::Outcome;
 use super::inodes::At;
 use super::keys;
+use super::monitors;
 use super::records::{Authority, Client, Member, Server, Token};
 use super::txn::{Txn, exists, get, scan};
 use crate::crypto::Role;
 use crate::monitor::store::StoreError;
-use crate::types::{ClientPolicy, KeyHash, Timestamp, TokenGrant, TokenHash, TokenRole, TokenUse};
-use crate::wire::trust::{TokenRefusal, server_name};
+use crate::types::{
+    ClientPolicy, KeyHash, MonitorGrant, MonitorId, Timestamp, TokenGrant, TokenHash, TokenRole,
+    TokenUse,
+};
+use crate::wire::trust::{TokenRefusal, monitor_name, server_name};
 
 /// For how long a token that cannot be used any more is remembered.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Three monitors are the fewest of which one may fail.
+const FEW_MONITORS: usize = 3;
 /// How many tokens one command forgets at most.
 const FORGOTTEN_MAX: usize = 64;
 
@@ -53,8 +62,17 @@ pub enum TrustAction {
         hash: TokenHash,
         /// What the redeemer would like to be called.
         name: String,
-        /// Its public keys, one a certificate.
+        /// Its public keys, one a certificate it would like to have.
         keys: Vec<KeyHash>,
+    },
+    /// A node that is a member already runs a monitor, too.
+    Enroll {
+        /// What the monitor is to be called.
+        name: String,
+        /// Its public key.
+        key: KeyHash,
+        /// Which monitor goes when this one has taken its place.
+        replaces: Option<MonitorId>,
     },
     /// A member renews its certificate.
     Renew(MemberKey),
@@ -114,6 +132,13 @@ pub enum TrustOutcome {
         role: TokenRole,
         /// What it is called.
         name: String,
+        /// Whether it runs a monitor.
+        monitor: bool,
+    },
+    /// A monitor may come.
+    Enrolled {
+        /// What it is called.
+        name: String,
     },
     /// A token is not accepted.
     Refused(TokenRefusal),
@@ -123,13 +148,15 @@ pub enum TrustOutcome {
     Unknown,
 }
 
-/// The certificates that come with a role, for a redeemer of that name.
+/// The certificates that come with a role, for a redeemer of that name. A node's may be asked for without the last
+/// one, that of its monitor.
 pub fn certificates(role: TokenRole, name: &str) -> Vec<(Role, String)> {
     match role {
         TokenRole::Node => vec![
             (Role::Agent, name.to_owned()),
             (Role::Server, server_name(name)),
             (Role::Client, name.to_owned()),
+            (Role::Monitor, monitor_name(name)),
         ],
         TokenRole::Client => vec![(Role::Client, name.to_owned())],
     }
@@ -156,6 +183,7 @@ pub(super) fn apply(
             if known { TrustOutcome::Done } else { TrustOutcome::Unknown }
         }
         TrustAction::Redeem { hash, name, keys } => redeem(txn, at, *hash, name, keys)?,
+        TrustAction::Enroll { name, key, replaces } => enroll(txn, at, name, *key, *replaces)?,
         TrustAction::Renew(member) => renew(txn, at, member)?,
         TrustAction::SetClient { name, policy } => {
             if get(txn, &keys::member(Role::Client, name))?.is_none_or(|member| member.revoked) {
@@ -178,8 +206,8 @@ fn found(txn: &mut Txn<'_>, at: At, founding: &Founding) -> Result<TrustOutcome,
     let Founding { authority, sealed_key, members, token } = founding.clone();
     let authority = Authority { certificate: authority, sealed_key, birth: at.op };
     txn.put(&keys::authority(), &authority);
-    for MemberKey { role, name, key } in &members {
-        put_member(txn, at, *role, name, Some(*key), false);
+    for member in &members {
+        put_member(txn, at, member, true);
     }
     if let Some((hash, grant, expires)) = token {
         txn.put(&keys::token(hash), &Token { grant, expires, used: None, birth: at.op });
@@ -200,7 +228,11 @@ fn redeem(
     let role = token.grant.role;
     if let Some(used) = token.used {
         return Ok(match used.keys == keys {
-            true => TrustOutcome::Redeemed { role, name: used.name },
+            true => {
+                let monitor = keys.get(3).copied();
+                let monitor = monitor.is_some() && key_of_monitor(txn, &used.name)? == monitor;
+                TrustOutcome::Redeemed { role, name: used.name, monitor }
+            }
             false => TrustOutcome::Refused(TokenRefusal::Used(used)),
         });
     }
@@ -210,41 +242,99 @@ fn redeem(
     let wanted = token.grant.name.as_deref().unwrap_or(wanted);
     let name = free_name(txn, role, wanted)?;
     let members = certificates(role, &name);
-    if members.len() != keys.len() {
+    let fewest = if role == TokenRole::Node { members.len() - 1 } else { members.len() };
+    if !(fewest..=members.len()).contains(&keys.len()) {
         return Ok(TrustOutcome::Refused(TokenRefusal::OtherRole));
     }
-    for ((role, name), key) in members.iter().zip(keys) {
-        put_member(txn, at, *role, name, Some(*key), false);
+    let grant = token.grant.monitor;
+    let may_monitor = grant != MonitorGrant::Never;
+    let gets_monitor = match grant {
+        MonitorGrant::Never => false,
+        MonitorGrant::WhileFew => monitors::wanted(txn)? < FEW_MONITORS,
+        MonitorGrant::Always => true,
+    };
+    let mut monitor = false;
+    for ((role, name), key) in members.into_iter().zip(keys) {
+        if role == Role::Monitor {
+            monitor = gets_monitor;
+            if !gets_monitor {
+                break;
+            }
+            monitors::expect(txn, at, &name);
+        }
+        put_member(txn, at, &MemberKey { role, name, key: *key }, may_monitor);
     }
     let client = Client { policy: token.grant.policy.clone(), birth: at.op };
     txn.put(&keys::client(&name), &client);
     token.used = Some(TokenUse { name: name.clone(), time: at.time, keys: keys.to_vec() });
     txn.put(&keys::token(hash), &token);
-    Ok(TrustOutcome::Redeemed { role, name })
+    Ok(TrustOutcome::Redeemed { role, name, monitor })
+}
+
+/// The same key asks again when its answer was lost.
+fn enroll(
+    txn: &mut Txn<'_>,
+    at: At,
+    wanted: &str,
+    key: KeyHash,
+    replaces: Option<MonitorId>,
+) -> Result<TrustOutcome, StoreError> {
+    let mut names = (1u64..).map(|number| numbered(wanted, number));
+    let name = loop {
+        let name = names.next().expect("numbers do not end");
+        match get(txn, &keys::member(Role::Monitor, &name))? {
+            Some(member) if member.key == Some(key) && !member.revoked => {
+                return Ok(TrustOutcome::Enrolled { name });
+            }
+            None if !monitors::is_taken(txn, &name)? => break name,
+            _ => {}
+        }
+    };
+    if let Some(lost) = replaces
+        && !monitors::give_up(txn, at, lost)?
+    {
+        return Ok(TrustOutcome::Unknown);
+    }
+    monitors::expect(txn, at, &name);
+    let member = MemberKey { role: Role::Monitor, name: name.clone(), key };
+    put_member(txn, at, &member, true);
+    Ok(TrustOutcome::Enrolled { name })
+}
+
+fn key_of_monitor(txn: &Txn<'_>, node: &str) -> Result<Option<KeyHash>, StoreError> {
+    let member = get(txn, &keys::member(Role::Monitor, &monitor_name(node)))?;
+    Ok(member.and_then(|member| member.key))
 }
 
 /// The wanted name, with a number behind it when it is taken.
 fn free_name(txn: &Txn<'_>, role: TokenRole, wanted: &str) -> Result<String, StoreError> {
-    let mut name = wanted.to_owned();
-    let mut number = 1u64;
-    while is_taken(txn, role, &name)? {
+    let mut number = 1;
+    while is_taken(txn, role, &numbered(wanted, number))? {
         number += 1;
-        name = format!("{wanted}-{number}");
     }
-    Ok(name)
+    Ok(numbered(wanted, number))
+}
+
+fn numbered(name: &str, number: u64) -> String {
+    if number == 1 { name.to_owned() } else { format!("{name}-{number}") }
 }
 
 fn is_taken(txn: &Txn<'_>, role: TokenRole, name: &str) -> Result<bool, StoreError> {
     for (role, name) in certificates(role, name) {
-        let is_server = role == Role::Server && has_registered(txn, &name)?;
-        if is_server || exists(txn, &keys::member(role, &name))? {
+        // The certificates of these may be older than the record of members.
+        let is_known = match role {
+            Role::Server => has_registered(txn, &name)?,
+            Role::Monitor => monitors::is_taken(txn, &name)?,
+            Role::Agent | Role::Client => false,
+        };
+        if is_known || exists(txn, &keys::member(role, &name))? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Whether a server of that name stores shards: its certificate may be older than the record of members.
+/// Whether a server of that name stores shards.
 fn has_registered(txn: &Txn<'_>, name: &str) -> Result<bool, StoreError> {
     for server in scan(txn, &keys::all::<Server>()) {
         if server?.1.name == name {
@@ -260,7 +350,7 @@ fn renew(txn: &mut Txn<'_>, at: At, member: &MemberKey) -> Result<TrustOutcome, 
         Some(known) if known.revoked || known.key != Some(*key) => Ok(TrustOutcome::Revoked),
         Some(_) => Ok(TrustOutcome::Done),
         None => {
-            put_member(txn, at, *role, name, Some(*key), false);
+            put_member(txn, at, member, true);
             Ok(TrustOutcome::Done)
         }
     }
@@ -268,19 +358,17 @@ fn renew(txn: &mut Txn<'_>, at: At, member: &MemberKey) -> Result<TrustOutcome, 
 
 fn revoke(txn: &mut Txn<'_>, at: At, role: Role, name: &str) -> Result<TrustOutcome, StoreError> {
     let known = get(txn, &keys::member(role, name))?;
-    put_member(txn, at, role, name, known.and_then(|member| member.key), true);
+    let key = known.and_then(|member| member.key);
+    let member = Member { key, revoked: true, may_monitor: false, birth: at.op };
+    txn.put(&keys::member(role, name), &member);
     Ok(TrustOutcome::Done)
 }
 
-fn put_member(
-    txn: &mut Txn<'_>,
-    at: At,
-    role: Role,
-    name: &str,
-    key: Option<KeyHash>,
-    revoked: bool,
-) {
-    txn.put(&keys::member(role, name), &Member { key, revoked, birth: at.op });
+fn put_member(txn: &mut Txn<'_>, at: At, member: &MemberKey, may_monitor: bool) {
+    let MemberKey { role, name, key } = member;
+    let may_monitor = may_monitor && *role == Role::Agent;
+    let member = Member { key: Some(*key), revoked: false, may_monitor, birth: at.op };
+    txn.put(&keys::member(*role, name), &member);
 }
 
 fn forget_tokens(txn: &mut Txn<'_>, now: Timestamp) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::reign::Reign;
-use super::{room, unreadable};
+use super::{room, spares, unreadable};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::{REPLIES_KEPT, query};
 use crate::wire::metadata::Refusal;
@@ -32,6 +32,7 @@ pub(super) async fn run(reign: Arc<Reign>) {
         () = keep_time(&reign) => {}
         () = free_orphans(&reign) => {}
         () = forget_evicted(&reign) => {}
+        () = spares::run(&reign) => {}
     }
 }
 

@@ -174,6 +174,8 @@ impl Reign {
             Request::RenewCertificate { request } => {
                 self.renew_certificate(caller.identity(), &request).await
             }
+            Request::Enroll(enroll) => self.enroll(caller.identity(), enroll).await,
+            Request::AgentBeat(beat) => self.agent_beat(caller.identity(), beat),
             // Whoever has a certificate is a member already.
             Request::Join(_) => Err(Refusal::Forbidden),
         }
@@ -228,6 +230,8 @@ fn authorize(role: Role, request: &Request) -> Result<(), Refusal> {
     let allowed = match request {
         Request::Register(_) | Request::Beat(_) | Request::Inventory(_) => role == Role::Server,
         Request::Ping | Request::RenewCertificate { .. } => true,
+        Request::AgentBeat(_) => role == Role::Agent,
+        Request::Enroll(_) => matches!(role, Role::Agent | Role::Client),
         _ => role == Role::Client,
     };
     allowed.then_some(()).ok_or(Refusal::Forbidden)

@@ -74,6 +74,7 @@ impl Cluster {
             monitors: self.running.values().map(|running| running.address.to_string()).collect(),
             agent: None,
             start: 0,
+            replace_after: None,
             credentials: self.credentials(Role::Monitor, name),
             bootstrap: (founds && !founded).then_some(bootstrap),
             remember: Box::new(move |milestone| {

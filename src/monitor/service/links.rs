@@ -125,8 +125,11 @@ impl Links {
     /// Where all monitors are, as far as it is known.
     pub(super) fn addresses(&self) -> Vec<String> {
         let book = self.0.book.read();
-        let here = book.values().filter(|monitor| monitor.state != MonitorState::Gone);
-        here.map(|monitor| monitor.profile.address.clone()).collect()
+        let is_here = |monitor: &&Monitor| {
+            // One that is awaited has no address yet.
+            monitor.state != MonitorState::Gone && !monitor.profile.address.is_empty()
+        };
+        book.values().filter(is_here).map(|monitor| monitor.profile.address.clone()).collect()
     }
 
     /// Whether the monitor of that name is gone for ever.

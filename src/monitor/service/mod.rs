@@ -20,6 +20,7 @@
 //!   tells the storage servers what that is;
 //! * [`status`] and [`admin`] tell administrators how everything is;
 //! * [`room`] keeps a part of the monitor's own disk for what must go on;
+//! * [`spares`] replaces a monitor that is lost for good;
 //! * [`siblings`] asks the agent of a monitor that is missed to start it again;
 //! * [`background`] does what time brings: evictions, freeing, the state of servers.
 //!
@@ -52,6 +53,7 @@ mod room;
 mod servers;
 mod sessions;
 mod siblings;
+mod spares;
 mod start;
 mod status;
 mod storage;
@@ -112,6 +114,8 @@ pub struct Config {
     pub agent: Option<String>,
     /// The number of this start, counted by its agent; 0 where nobody counts.
     pub start: u64,
+    /// For how long a monitor is missed before another takes its place; `None` leaves that to people.
+    pub replace_after: Option<Duration>,
     /// Its certificate.
     pub credentials: Credentials,
     /// What the cluster is to be, if this is its first monitor and it has not begun yet.
@@ -212,6 +216,8 @@ struct Member {
     node: String,
     vault: Vault,
     dir: PathBuf,
+    /// For how long a monitor is missed before another takes its place.
+    replace_after: Option<Duration>,
     /// Whether only the reserve of this monitor's disk is left.
     short_of_room: AtomicBool,
 }
@@ -263,6 +269,7 @@ pub async fn run(
         node: node()?.id,
         vault,
         short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
+        replace_after: config.replace_after,
         dir: config.dir,
     };
     let consensus = Arc::new(Group { raft: raft.clone(), log });

@@ -34,14 +34,15 @@ use super::pins::Pins;
 use super::policy::Restriction;
 use super::servers::Servers;
 use super::sessions::Sessions;
+use super::spares::Spares;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
-use crate::monitor::namespace::records::MonitorState;
+use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{Epoch, ServerId, SessionId, TicketKey};
+use crate::types::{Epoch, MonitorId, ServerId, SessionId, TicketKey};
 use crate::wire::metadata::{Refusal, Register};
 
 /// How long an elected leader waits before it asks again whether it has a majority, or its store what is in it.
@@ -69,6 +70,7 @@ pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) pins: Pins,
     pub(super) servers: Servers,
+    pub(super) spares: Spares,
     /// Where each attached session is.
     pub(super) callers: HashMap<SessionId, Origin>,
     /// What attached sessions are kept to, of those that may not do everything.
@@ -96,6 +98,7 @@ impl State {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
             servers,
+            spares: Spares::default(),
             callers: HashMap::new(),
             restricted: HashMap::new(),
             ticket_keys,
@@ -186,8 +189,10 @@ impl Reign {
     /// Addresses of all monitors.
     pub(super) fn monitors(&self) -> Result<Vec<String>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
-        let here = monitors.into_iter().filter(|(_, monitor)| monitor.state != MonitorState::Gone);
-        Ok(here.map(|(_, monitor)| monitor.profile.address).collect())
+        let is_here = |(_, monitor): &(MonitorId, records::Monitor)| {
+            !matches!(monitor.state, MonitorState::Joining | MonitorState::Gone)
+        };
+        Ok(monitors.into_iter().filter(is_here).map(|(_, one)| one.profile.address).collect())
     }
 
     /// A caller's connection is gone.

@@ -40,10 +40,15 @@ impl Reign {
         let monitors = self.monitor_status(node)?;
         for monitor in monitors.iter().filter(|monitor| monitor.state == ServerState::Down) {
             health = health.max(Health::Warn);
-            reasons.push(format!(
-                "monitor {} does not answer: start it again, or replace it (okapifs monitor replace {})",
-                monitor.name, monitor.name
-            ));
+            let name = &monitor.name;
+            reasons.push(match monitor.address.as_str() {
+                "" => format!(
+                    "monitor {name} was never started: start the agent of its node, or give it up (okapifs monitor remove {name})"
+                ),
+                _ => format!(
+                    "monitor {name} does not answer: start it again, or replace it (okapifs monitor replace {name})"
+                ),
+            });
         }
         Ok(Status {
             cluster: self.member.cluster,

@@ -24,7 +24,7 @@ use crate::monitor::store::{Read, StoreError};
 use crate::types::{ClientPolicy, IdRange, TokenHash};
 use crate::wire::admin;
 use crate::wire::metadata::{Refusal, Request, Response};
-use crate::wire::trust::{self, ClientEntry, Join, Joined, TokenEntry};
+use crate::wire::trust::{self, ClientEntry, Enroll, Enrolled, Join, Joined, TokenEntry};
 
 /// Most certificates that one join may ask for.
 const REQUESTS_MAX: usize = 4;
@@ -147,22 +147,53 @@ impl Reign {
             name: Identity::name_like(&join.name),
             keys: requests.iter().map(crypto::Request::key_hash).collect(),
         };
-        let (role, name) = match self.submit_trust(action).await? {
-            TrustOutcome::Redeemed { role, name } => (role, name),
+        let (role, name, monitor) = match self.submit_trust(action).await? {
+            TrustOutcome::Redeemed { role, name, monitor } => (role, name, monitor),
             TrustOutcome::Refused(refusal) => return Err(refusal.into()),
             other => return Err(unexpected(&other)),
         };
         let now = self.clock.now();
         let mut issued = Vec::new();
-        for ((role, name), request) in certificates(role, &name).iter().zip(&requests) {
-            issued.push(authority.sign(request, *role, name, now).map_err(malformed)?);
+        let granted = |(role, _): &(Role, String)| *role != Role::Monitor || monitor;
+        let granted = certificates(role, &name).into_iter().filter(granted);
+        for ((role, name), request) in granted.zip(&requests) {
+            issued.push(authority.sign(request, role, &name, now).map_err(malformed)?);
         }
-        log::info!("{name} has joined the cluster");
+        log::info!(
+            "{name} has joined the cluster{}",
+            if monitor { ", with a monitor" } else { "" }
+        );
         Ok(Response::Joined(Joined {
             cluster: self.member.cluster,
             name,
             authority: authority.cert_pem().to_owned(),
             certificates: issued,
+            monitors: self.monitors()?,
+        }))
+    }
+
+    /// A node that is a member is to run a monitor, too.
+    pub(super) async fn enroll(&self, by: &Identity, enroll: Enroll) -> Result<Response, Refusal> {
+        let Enroll { name, request, replaces } = enroll;
+        match by.role {
+            Role::Agent => self.check_ordered(&by.name, replaces)?,
+            _ => self.check_administrator(by)?,
+        }
+        check_name(&name)?;
+        let request = crypto::Request::from_der(&request).map_err(malformed)?;
+        let authority = self.authority()?;
+        let action = TrustAction::Enroll { name, key: request.key_hash(), replaces };
+        let name = match self.submit_trust(action).await? {
+            TrustOutcome::Enrolled { name } => name,
+            TrustOutcome::Unknown => return Err(not_wanted()),
+            other => return Err(unexpected(&other)),
+        };
+        let signed = authority.sign(&request, Role::Monitor, &name, self.clock.now());
+        log::info!("{name} may become a monitor, as {by} asked");
+        Ok(Response::Enrolled(Enrolled {
+            name,
+            authority: authority.cert_pem().to_owned(),
+            certificate: signed.map_err(malformed)?,
             monitors: self.monitors()?,
         }))
     }
@@ -195,7 +226,12 @@ impl Reign {
     ) -> Result<(), Refusal> {
         let begins = matches!(
             request,
-            Request::OpenSession(_) | Request::Attach(_) | Request::Register(_) | Request::Admin(_)
+            Request::OpenSession(_)
+                | Request::Attach(_)
+                | Request::Register(_)
+                | Request::Admin(_)
+                | Request::Enroll(_)
+                | Request::AgentBeat(_)
         );
         if begins && self.is_revoked(member)? {
             return Err(Refusal::Revoked);
@@ -353,6 +389,10 @@ fn check_policy(policy: &ClientPolicy) -> Result<(), Refusal> {
 
 fn no_client(name: &str) -> Refusal {
     Refusal::Malformed(format!("there is no client {name}; `okapifs client list` shows all"))
+}
+
+fn not_wanted() -> Refusal {
+    Refusal::Malformed("no monitor is to be replaced by this one (any more)".to_owned())
 }
 
 fn malformed(error: AuthorityError) -> Refusal {

@@ -27,7 +27,7 @@ pub use cluster::{
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;
 pub use shards::{garbage, leased_stripes, missing, range_closed, reap_list};
-pub use trust::{authority, client_policy, clients, member, tokens};
+pub use trust::{authority, client_policy, clients, may_monitor, member, tokens};
 
 /// Most bytes that the parts of an answer that can be continued (maps and listings) take, unless the caller
 /// says otherwise.

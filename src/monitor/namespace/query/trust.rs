@@ -25,6 +25,15 @@ pub fn member(read: &dyn Read, role: Role, name: &str) -> Result<Option<Member>,
     get(read, &keys::member(role, name))
 }
 
+/// Whether the node of that agent may run a monitor. One that is not known was made by `okapifs init`.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn may_monitor(read: &dyn Read, agent: &str) -> Result<bool, StoreError> {
+    Ok(member(read, Role::Agent, agent)?.is_none_or(|member| member.may_monitor))
+}
+
 /// What a client may do.
 ///
 /// # Errors

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::crypto::Role;
+use crate::monitor::namespace::records::MonitorState;
 use crate::monitor::namespace::trust::{Founding, MemberKey, TrustAction, TrustOutcome};
+use crate::types::{MonitorGrant, MonitorId};
+use crate::wire::peers::Profile;
 use crate::wire::trust::TokenRefusal;
 
 const HASH: TokenHash = TokenHash([7; 32]);
@@ -21,7 +24,7 @@ fn key(number: u8) -> KeyHash {
 
 fn add(world: &mut World, hash: TokenHash, role: TokenRole, lifetime_s: u64) {
     let policy = ClientPolicy { read_only: true, ..ClientPolicy::default() };
-    let grant = TokenGrant { role, name: None, policy };
+    let grant = TokenGrant { role, name: None, policy, monitor: MonitorGrant::WhileFew };
     let outcome = trust(world, TrustAction::AddToken { hash, lifetime_s, grant });
     assert!(matches!(outcome, TrustOutcome::Token { .. }));
 }
@@ -32,7 +35,7 @@ fn redeem(world: &mut World, hash: TokenHash, name: &str, keys: &[KeyHash]) -> T
 }
 
 fn redeemed(role: TokenRole, name: &str) -> TrustOutcome {
-    TrustOutcome::Redeemed { role, name: name.to_owned() }
+    TrustOutcome::Redeemed { role, name: name.to_owned(), monitor: false }
 }
 
 fn renew(world: &mut World, role: Role, name: &str, key: KeyHash) -> TrustOutcome {
@@ -155,5 +158,79 @@ fn a_cluster_is_founded_once() {
     assert_eq!(trust(&mut world, set("admin")), TrustOutcome::Done);
     assert_eq!(trust(&mut world, set("nobody")), TrustOutcome::Unknown);
     assert!(!query::client_policy(&world.store, "admin").unwrap().admin);
+    world.verify();
+}
+
+fn states(world: &World) -> Vec<(String, MonitorState)> {
+    let monitors = query::monitors(&world.store).unwrap();
+    monitors.into_iter().map(|(_, monitor)| (monitor.name, monitor.state)).collect()
+}
+
+/// A node that would run a monitor joins; whether it does.
+fn join_with_monitor(world: &mut World, number: u8, monitor: MonitorGrant) -> bool {
+    let hash = TokenHash([number; 32]);
+    let grant =
+        TokenGrant { role: TokenRole::Node, name: None, policy: ClientPolicy::default(), monitor };
+    trust(world, TrustAction::AddToken { hash, lifetime_s: HOUR_S, grant });
+    let keys: Vec<KeyHash> = (0..4).map(|more| key(number + more)).collect();
+    let first = redeem(world, hash, &format!("n{number}"), &keys);
+    assert_eq!(redeem(world, hash, "n", &keys), first, "the answer was lost");
+    let TrustOutcome::Redeemed { monitor, .. } = first else { panic!("{first:?}") };
+    let member = query::member(&world.store, Role::Monitor, &format!("monitor-n{number}")).unwrap();
+    assert_eq!(member.and_then(|member| member.key), monitor.then(|| key(number + 3)));
+    monitor
+}
+
+#[test]
+fn the_first_three_nodes_get_monitors() {
+    let mut world = World::new(0);
+    let few = MonitorGrant::WhileFew;
+    assert!(join_with_monitor(&mut world, 10, few));
+    assert!(!join_with_monitor(&mut world, 20, MonitorGrant::Never));
+    assert!(join_with_monitor(&mut world, 30, few));
+    assert!(join_with_monitor(&mut world, 40, few));
+    assert!(!join_with_monitor(&mut world, 50, few), "there are three");
+    assert!(join_with_monitor(&mut world, 60, MonitorGrant::Always));
+    assert!(!query::may_monitor(&world.store, "n20").unwrap());
+    assert!(query::may_monitor(&world.store, "n50").unwrap());
+
+    // One of them starts, another never does and is given up.
+    let profile = Profile { address: "a:1".to_owned(), agent: None, start: 1, level: 1 };
+    let add = |name: &str| Action::AddMonitor { name: name.to_owned(), profile: profile.clone() };
+    let Outcome::Monitor(id) = world.act(add("monitor-n10")) else { panic!("it is awaited") };
+    let name = "monitor-n10".to_owned();
+    world.act(Action::IntroduceMonitor { id, name, profile: profile.clone() });
+    let remove = Action::RemoveMonitor { name: "monitor-n30".to_owned(), once_replaced: false };
+    assert_eq!(world.act(remove), Outcome::Done);
+    assert!(matches!(world.act(add("monitor-n30")), Outcome::Refused(_)), "too late");
+    let expected = ["n10", "n30", "n40", "n60"].map(|name| format!("monitor-{name}"));
+    let now =
+        [MonitorState::Member, MonitorState::Gone, MonitorState::Joining, MonitorState::Joining];
+    assert_eq!(states(&world), expected.into_iter().zip(now).collect::<Vec<_>>());
+    world.verify();
+}
+
+#[test]
+fn a_monitor_is_enrolled_in_the_place_of_one_that_is_lost() {
+    let mut world = World::new(0);
+    let profile = Profile { address: "a:1".to_owned(), agent: None, start: 1, level: 1 };
+    let (id, name) = (MonitorId(1), "monitor-1".to_owned());
+    world.act(Action::IntroduceMonitor { id, name, profile });
+    let mut enroll = |number: u8, name: &str, replaces| {
+        let action = TrustAction::Enroll { name: name.to_owned(), key: key(number), replaces };
+        trust(&mut world, action)
+    };
+    let enrolled = |name: &str| TrustOutcome::Enrolled { name: name.to_owned() };
+    assert_eq!(enroll(1, "monitor-1", None), enrolled("monitor-1-2"), "that one is taken");
+    assert_eq!(enroll(1, "monitor-1", None), enrolled("monitor-1-2"), "the answer was lost");
+    assert_eq!(enroll(2, "b", Some(MonitorId(77))), TrustOutcome::Unknown, "who is that?");
+    assert_eq!(enroll(3, "b", Some(MonitorId(1))), enrolled("b"));
+    assert_eq!(enroll(3, "b", Some(MonitorId(1))), enrolled("b"), "the answer was lost");
+    let expected = [
+        ("monitor-1", MonitorState::Replaced),
+        ("monitor-1-2", MonitorState::Joining),
+        ("b", MonitorState::Joining),
+    ];
+    assert_eq!(states(&world), expected.map(|(name, state)| (name.to_owned(), state)));
     world.verify();
 }

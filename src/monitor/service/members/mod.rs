@@ -74,7 +74,9 @@ async fn reconcile(peers: &Peers, id: MonitorId, raft: &Raft) -> Result<(), Stri
 /// What all members can apply, the cluster may use.
 async fn raise_level(peers: &Peers, records: &[(MonitorId, Monitor)]) -> Result<(), String> {
     let known = query::feature_level(&*peers.store).map_err(|error| error.to_string())?;
-    let here = records.iter().filter(|(_, record)| record.state != MonitorState::Gone);
+    // Who comes later is refused if it knows less.
+    let comes = |state| matches!(state, MonitorState::Joining | MonitorState::Gone);
+    let here = records.iter().filter(|(_, record)| !comes(record.state));
     let common = here.map(|(_, record)| record.profile.level).min();
     match common {
         Some(level) if level > known => {

@@ -74,6 +74,7 @@ impl Cluster {
             monitors: Vec::new(),
             agent: None,
             start: 0,
+            replace_after: None,
             credentials,
             bootstrap: Some(Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies }),
             remember: Box::new(|_| Ok(())),

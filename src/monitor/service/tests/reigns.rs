@@ -231,6 +231,7 @@ fn monitor(
         vault: Vault::new(cluster.dir.path(), credentials.clone()),
         dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
+        replace_after: None,
     };
     Arc::new(Monitor::new(
         member,
@@ -465,7 +466,8 @@ async fn a_session_that_is_being_evicted_is_not_renewed() {
     monitors.group.stall();
     let evicted = next.begin(&evict);
     monitors.group.has_stalled().await;
-    let renew = Renew { session: lost.session, placement_version: 0, stalled: Vec::new() };
+    let renew =
+        Renew { session: lost.session, placement_version: 0, stalled: Vec::new(), tickets: false };
     assert_eq!(lost.peer.call(&Request::Renew(renew)).await, NO_LEADER);
     assert_eq!(monitors.attach(&mut lost, 0, Vec::new()).await, NO_LEADER);
     evicted.abort();

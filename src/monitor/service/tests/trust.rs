@@ -8,7 +8,7 @@ use crate::env::system::credentials;
 use crate::env::system::renewal::Renewal;
 use crate::monitor::founding;
 use crate::monitor::founding::{Founding, MemberKey};
-use crate::types::{ClientPolicy, Operation, TokenGrant, TokenRole};
+use crate::types::{ClientPolicy, MonitorGrant, Operation, TokenGrant, TokenRole};
 use crate::wire::trust::{self, Join, Joined, TokenRefusal};
 
 const MONTHS_S: i64 = 60 * 24 * 60 * 60;
@@ -72,7 +72,8 @@ async fn add(
     lifetime_s: u64,
     policy: ClientPolicy,
 ) {
-    let grant = TokenGrant { role: token.role, name: None, policy };
+    let grant =
+        TokenGrant { role: token.role, name: None, policy, monitor: MonitorGrant::WhileFew };
     let request = trust::Request::AddToken { hash: token.hash(), lifetime_s, grant };
     let added = administrate(cluster, at, request).await.unwrap();
     assert!(matches!(added, trust::Response::TokenAdded { .. }));
