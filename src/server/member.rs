@@ -51,6 +51,7 @@ pub(super) struct Register {
     pub(super) address: String,
     pub(super) domain: String,
     pub(super) node: String,
+    pub(super) instance: u64,
     pub(super) dir: String,
 }
 
@@ -156,6 +157,7 @@ impl MemberTask {
             domain: self.register.domain.clone(),
             node: self.register.node.clone(),
             pid: std::process::id(),
+            instance: self.register.instance,
             dir: self.register.dir.clone(),
             usage: self.usage().await?,
         });

@@ -13,6 +13,7 @@ use super::service::{Service, Shared};
 use super::store::{OpenError, Store};
 use crate::crypto::Credentials;
 use crate::env::clock::{Clock, SystemClock};
+use crate::env::random::{Random, SystemRandom};
 use crate::env::system::disk::SystemDisk;
 use crate::env::system::lock::{DirLock, LockError};
 use crate::env::system::renewal::Renewal;
@@ -97,6 +98,7 @@ pub async fn run(
             address: advertised(&config, address, &node),
             domain: config.domain,
             node: node.id,
+            instance: SystemRandom.u64(),
             dir: config.dir.display().to_string(),
         },
         monitors: config.monitors,

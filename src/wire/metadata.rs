@@ -724,6 +724,9 @@ pub struct Register {
     pub node: String,
     /// Its process on that node.
     pub pid: u32,
+    /// Drawn at the start of its process: what is sent again, because its answer was lost, is known by it and raises
+    /// no epoch.
+    pub instance: u64,
     /// Its directory on that node.
     pub dir: String,
     /// How full it is.

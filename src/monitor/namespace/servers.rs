@@ -11,7 +11,8 @@ use crate::types::{Epoch, ServerId, TicketKey};
 use crate::wire::metadata::Register;
 
 /// A server starts: the name that it had before keeps its id, and its epoch rises. An acknowledgement of the
-/// epoch before proves nothing any more: the disk behind it may have been lost in between. Its key stays what it was,
+/// epoch before proves nothing any more: the disk behind it may have been lost in between. A process that registers
+/// again, because it did not hear the answer, has had its disk all the time, and keeps its epoch. The key stays what it was,
 /// so that clients' tickets outlive a restart; `key` is for a new server.
 pub(super) fn register(
     txn: &mut Txn<'_>,
@@ -24,6 +25,9 @@ pub(super) fn register(
         .find(|found| found.as_ref().map_or(true, |(_, known)| known.name == name))
         .transpose()?;
     let (id, epoch, key) = match known {
+        Some((id, server)) if server.info.instance == info.instance => {
+            (id, server.epoch, server.key)
+        }
         Some((id, server)) => (id, Epoch(server.epoch.0 + 1), server.key),
         None => (ServerId(at.op.0), Epoch(1), key),
     };

@@ -13,7 +13,7 @@ use crate::wire::admin::{Request, Response};
 use crate::wire::metadata::Refusal;
 
 /// Most records looked at in one step of a check.
-const CHECK_RECORDS: u64 = 20_000;
+const CHECK_RECORDS: u64 = 5_000;
 /// Most stripes told at a time.
 const STRIPES_MAX: u32 = 1024;
 

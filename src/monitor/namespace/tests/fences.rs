@@ -401,4 +401,10 @@ fn a_server_keeps_its_id_and_key_and_rises_in_epoch() {
     assert_ne!(servers[1].1.key, servers[2].1.key);
     let space = query::space(&world.store).unwrap();
     assert_eq!((space.total_bytes, space.free_bytes, space.inodes), (6_000, 5_400, 1));
+
+    // The same process, which did not hear the answer.
+    let (name, key) = ("two".to_owned(), servers[1].1.key);
+    let register = servers[1].1.info.clone();
+    let same = Outcome::Server { server: again, epoch: Epoch(2), key };
+    assert_eq!(world.act(Action::RegisterServer { name, register, key }), same);
 }

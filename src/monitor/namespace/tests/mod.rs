@@ -76,6 +76,7 @@ impl World {
             domain: domain.to_owned(),
             node: String::new(),
             pid: 1,
+            instance: self.log.len() as u64,
             dir: String::new(),
             usage: Usage { used_bytes: 300, capacity_bytes: 3_000 },
         };

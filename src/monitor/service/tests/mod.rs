@@ -276,6 +276,7 @@ async fn servers(cluster: &Cluster, at: &Running) -> Vec<(Peer, ServerId, Epoch)
             domain: name.to_owned(),
             node: "node".to_owned(),
             pid: 1,
+            instance: 1,
             dir: format!("/{name}"),
             usage: Usage { used_bytes: 0, capacity_bytes: 1 << 40 },
         };

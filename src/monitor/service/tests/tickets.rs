@@ -27,6 +27,7 @@ async fn key(cluster: &Cluster, at: &Running) -> (ServerId, TicketKey) {
         domain: "a".to_owned(),
         node: "node".to_owned(),
         pid: 1,
+        instance: 2,
         dir: "/a".to_owned(),
         usage: Usage::default(),
     };
