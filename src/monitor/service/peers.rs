@@ -99,6 +99,7 @@ impl Peers {
         let (_, raft) = self.member.get().ok_or(ProposeError::NotLeader { leader: None })?;
         let term = raft.leadership().borrow().term;
         let outcomes = raft.propose(&Command { term, time: self.clock.now(), actions }).await?;
+        // It was elected again in between: none of it was done.
         if outcomes.contains(&Outcome::Superseded) {
             return Err(ProposeError::NotLeader { leader: None });
         }
