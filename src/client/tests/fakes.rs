@@ -111,9 +111,11 @@ impl FakeMonitors {
             Request::OldReplies { operations, .. } => {
                 Response::OldReplies(vec![None; operations.len()])
             }
-            Request::Renew(_) => {
-                Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40 })
-            }
+            Request::Renew(_) => Response::Renewed(Renewed {
+                placement: None,
+                credit_bytes: 1 << 40,
+                prolonged: true,
+            }),
             Request::Mutate { mutations, .. } => Response::Mutated(
                 mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),
             ),

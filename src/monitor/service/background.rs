@@ -72,7 +72,7 @@ async fn keep_time(reign: &Reign) {
             }
             last = now;
             state.servers.tick(now);
-            state.sessions.expired(now, state.servers.wanting())
+            state.sessions.expired(now)
         };
         for session in expired {
             log::warn!(

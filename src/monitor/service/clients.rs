@@ -6,7 +6,7 @@ use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
-use crate::monitor::service::sessions::LEASE;
+use crate::monitor::service::sessions::{LEASE, Renewal};
 use crate::types::{Ino, SessionId, Slot, SlotSeq};
 use crate::wire::metadata::{
     Attach, ClientInfo, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
@@ -109,13 +109,16 @@ impl Reign {
         // Only a leader that still has its majority may prolong a lease.
         self.confirm_leadership().await?;
         let mut state = self.state.lock();
-        if !state.sessions.renewed(renew.session, self.clock.monotonic()) {
+        let (now, wanting) = (self.clock.monotonic(), state.servers.wanting());
+        let renewal = state.sessions.renewed(renew.session, now, wanting);
+        if renewal == Renewal::Gone {
             return Err(Refusal::SessionClosed);
         }
         let stale = renew.placement_version != state.servers.version();
         Ok(Response::Renewed(Renewed {
             placement: stale.then(|| state.servers.placement()),
             credit_bytes: state.credit(),
+            prolonged: renewal == Renewal::Prolonged,
         }))
     }
 
