@@ -1,7 +1,7 @@
 //! The session: what makes a client one client in the eyes of the monitors, however often connections break.
 //!
 //! It lives by renewals, sent every ~2 s; each that is answered lets the client serve what it holds for
-//! another lease, counted from its sending. When the monitors are away, calls wait; what is held is not served
+//! another lease, counted from its sending (unless it has sat too long on what others wait for). When the monitors are away, calls wait; what is held is not served
 //! beyond the lease. When they have given the session up meanwhile (or closed it as a dead process's), a new
 //! one is opened; whatever the old one held is lost, and the owner is told.
 //!
@@ -343,7 +343,9 @@ impl Session {
         let less = |now: u64| Some(now.saturating_sub(spent));
         let counted = &self.credit.spent;
         counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
-        self.extend_lease(sent);
+        if renewed.prolonged {
+            self.extend_lease(sent);
+        }
     }
 
     fn extend_lease(&self, sent: Duration) {

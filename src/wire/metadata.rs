@@ -267,6 +267,8 @@ pub struct Renewed {
     pub placement: Option<PlacementMap>,
     /// Raw bytes (parity counted) the client may have buffered and not committed.
     pub credit_bytes: u64,
+    /// Whether the lease is prolonged; it is not while the client sits on what others wait for.
+    pub prolonged: bool,
     /// All the client's tickets, if it wants new ones or the placement map is another.
     pub tickets: Option<Vec<SignedTicket>>,
 }

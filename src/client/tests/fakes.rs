@@ -112,9 +112,12 @@ impl FakeMonitors {
             Request::OldReplies { operations, .. } => {
                 Response::OldReplies(vec![None; operations.len()])
             }
-            Request::Renew(_) => {
-                Response::Renewed(Renewed { placement: None, credit_bytes: 1 << 40, tickets: None })
-            }
+            Request::Renew(_) => Response::Renewed(Renewed {
+                placement: None,
+                credit_bytes: 1 << 40,
+                prolonged: true,
+                tickets: None,
+            }),
             Request::Mutate { mutations, .. } => Response::Mutated(
                 mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),
             ),

@@ -73,8 +73,7 @@ async fn keep_time(reign: &Reign) {
             }
             last = now;
             state.servers.tick(now);
-            let wanting = state.servers.wanting();
-            state.sessions.condemn_expired(now, wanting)
+            state.sessions.condemn_expired(now)
         };
         for session in expired {
             log::warn!(

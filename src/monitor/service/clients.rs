@@ -6,7 +6,7 @@ use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
-use crate::monitor::service::sessions::LEASE;
+use crate::monitor::service::sessions::{LEASE, Renewal};
 use crate::types::{Ino, SessionId, Slot, SlotSeq};
 use crate::wire::metadata::{
     Attach, ClientInfo, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
@@ -111,19 +111,22 @@ impl Reign {
         self.check_attached(caller, renew.session).await?;
         // Only a leader that still has its majority may prolong a lease.
         self.confirm_leadership().await?;
-        let (placement, credit_bytes) = {
+        let (placement, credit_bytes, renewal) = {
             let mut state = self.state.lock();
             state.check_not_condemned(renew.session)?;
-            if !state.sessions.renewed(renew.session, self.clock.monotonic()) {
-                return Err(Refusal::SessionClosed);
-            }
+            let (now, wanting) = (self.clock.monotonic(), state.servers.wanting());
+            let renewal = state.sessions.renewed(renew.session, now, wanting);
             let stale = renew.placement_version != state.servers.version();
-            (stale.then(|| state.servers.placement()), state.credit())
+            (stale.then(|| state.servers.placement()), state.credit(), renewal)
         };
+        if renewal == Renewal::Gone {
+            return Err(Refusal::SessionClosed);
+        }
         // With another map may come a server for which the client has no tickets yet.
         let wanted = renew.tickets || placement.is_some();
         let tickets = wanted.then(|| self.tickets_of(caller.identity(), renew.session));
-        Ok(Response::Renewed(Renewed { placement, credit_bytes, tickets: tickets.transpose()? }))
+        let (prolonged, tickets) = (renewal == Renewal::Prolonged, tickets.transpose()?);
+        Ok(Response::Renewed(Renewed { placement, credit_bytes, prolonged, tickets }))
     }
 
     pub(super) async fn close_own_session(

@@ -3,7 +3,9 @@
 //! A session lives by renewals: the client stops serving from its cache [`LEASE`] after it sent the last one
 //! that was answered, the leader evicts it [`EVICTION`] after it arrived. The difference is what clocks may
 //! drift and messages may take; because the client's clock starts earlier and runs shorter, it always stops
-//! before anybody else is given what it held.
+//! before anybody else is given what it held. That is the only way in which a session is evicted: one that renews
+//! but does not release what others wait for is not prolonged any more, until it shows progress or its time is over.
+//! (Evicting it at once would leave it serving what is not true any more, for as long as its lease lasts.)
 //!
 //! A leader that has just started knows from the replicated state which sessions there are, but not what
 //! they have open. Until every one of them has attached again, or was evicted, it is in **grace**: nothing
@@ -18,8 +20,8 @@ use crate::types::{Ino, SessionId};
 pub(super) const LEASE: Duration = Duration::from_secs(12);
 /// How long after its last renewal a session is evicted.
 pub(super) const EVICTION: Duration = Duration::from_secs(15);
-/// How long a holder that was asked to release an inode may show no progress before it is evicted.
-pub(super) const RECALL: Duration = Duration::from_secs(10);
+/// How long a holder that was asked to release an inode may show no progress before its lease is not prolonged.
+pub(super) const RECALL: Duration = Duration::from_secs(3);
 
 /// How often a holder is told that an inode is recalled: each time somebody looks would be too much.
 const NOTICE: Duration = Duration::from_millis(400);
@@ -30,8 +32,20 @@ pub(super) struct Sessions {
     live: BTreeMap<SessionId, Live>,
 }
 
+/// What a renewal brings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Renewal {
+    /// The lease begins anew.
+    Prolonged,
+    /// It goes on to run out: others wait for what the session does not release.
+    Withheld,
+    /// There is no such session.
+    Gone,
+}
+
 #[derive(Debug)]
 struct Live {
+    /// When its lease was prolonged last.
     renewed: Duration,
     progressed: Duration,
     /// Inodes that it was asked to release and that somebody still waits for.
@@ -67,12 +81,24 @@ impl Sessions {
         live.attached = true;
         live.progressed = now;
         live.recalled.values_mut().for_each(|recall| recall.told = None);
-        self.renewed(id, now);
+        live.renewed = now;
     }
 
-    /// A renewal arrived. False when there is no such session.
-    pub(super) fn renewed(&mut self, id: SessionId, now: Duration) -> bool {
-        self.live.get_mut(&id).map(|live| live.renewed = now).is_some()
+    /// A renewal arrived. While all clients have to wait for servers (`servers_wanting`) nobody is blamed for it.
+    pub(super) fn renewed(
+        &mut self,
+        id: SessionId,
+        now: Duration,
+        servers_wanting: bool,
+    ) -> Renewal {
+        match self.live.get_mut(&id) {
+            Some(live) if live.is_stuck(now) && !servers_wanting => Renewal::Withheld,
+            Some(live) => {
+                live.renewed = now;
+                Renewal::Prolonged
+            }
+            None => Renewal::Gone,
+        }
     }
 
     /// The session has committed or released something.
@@ -123,12 +149,8 @@ impl Sessions {
     }
 
     /// [`Self::expired`]; all of them are being evicted from now on.
-    pub(super) fn condemn_expired(
-        &mut self,
-        now: Duration,
-        servers_wanting: bool,
-    ) -> Vec<SessionId> {
-        let expired = self.expired(now, servers_wanting);
+    pub(super) fn condemn_expired(&mut self, now: Duration) -> Vec<SessionId> {
+        let expired = self.expired(now);
         expired.iter().for_each(|id| self.condemn(*id));
         expired
     }
@@ -167,21 +189,10 @@ impl Sessions {
         self.live.len()
     }
 
-    /// Sessions to evict now: silent for too long, or, unless all clients have to wait for servers
-    /// (`servers_wanting`), sitting on a recall without any progress.
-    fn expired(&self, now: Duration, servers_wanting: bool) -> Vec<SessionId> {
-        let stuck = |live: &Live| {
-            let oldest = live.recalled.values().map(|recall| recall.since).min();
-            !servers_wanting
-                && live.attached
-                && oldest.is_some_and(|at| now.saturating_sub(at.max(live.progressed)) > RECALL)
-        };
+    /// Sessions to evict now: what they held is not served by them any more.
+    fn expired(&self, now: Duration) -> Vec<SessionId> {
         let silent = |live: &Live| now.saturating_sub(live.renewed) > EVICTION;
-        self.live
-            .iter()
-            .filter(|(_, live)| silent(live) || stuck(live))
-            .map(|(id, _)| *id)
-            .collect()
+        self.live.iter().filter(|(_, live)| silent(live)).map(|(id, _)| *id).collect()
     }
 }
 
@@ -189,6 +200,13 @@ impl Live {
     fn new(now: Duration, attached: bool) -> Self {
         let recalled = BTreeMap::new();
         Self { renewed: now, progressed: now, recalled, attached, condemned: false }
+    }
+
+    /// Whether it sits on a recall without any progress.
+    fn is_stuck(&self, now: Duration) -> bool {
+        let oldest = self.recalled.values().map(|recall| recall.since).min();
+        self.attached
+            && oldest.is_some_and(|at| now.saturating_sub(at.max(self.progressed)) > RECALL)
     }
 }
 
@@ -211,11 +229,11 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.attached(ONE, at(0));
         sessions.attached(TWO, at(0));
-        assert!(sessions.renewed(TWO, at(10)));
-        assert_eq!(sessions.expired(at(15), false), []);
-        assert_eq!(sessions.expired(at(16), false), [ONE]);
+        assert_eq!(sessions.renewed(TWO, at(10), false), Renewal::Prolonged);
+        assert_eq!(sessions.expired(at(15)), []);
+        assert_eq!(sessions.expired(at(16)), [ONE]);
         sessions.closed(ONE);
-        assert!(!sessions.renewed(ONE, at(16)));
+        assert_eq!(sessions.renewed(ONE, at(16), false), Renewal::Gone);
         assert_eq!(sessions.count(), 1);
     }
 
@@ -225,7 +243,7 @@ mod tests {
         assert!(sessions.in_grace());
         sessions.attached(ONE, at(1));
         assert!(sessions.in_grace());
-        assert_eq!(sessions.expired(at(16), false), [TWO]);
+        assert_eq!(sessions.expired(at(16)), [TWO]);
         sessions.closed(TWO);
         assert!(!sessions.in_grace());
     }
@@ -235,17 +253,40 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.attached(ONE, at(0));
         sessions.recalled(ONE, FILE, at(1));
-        sessions.recalled(ONE, FILE, at(9));
-        sessions.renewed(ONE, at(12));
-        assert_eq!(sessions.expired(at(12), false), [ONE], "counted from the first recall");
-        assert_eq!(sessions.expired(at(12), true), [], "it waits for servers");
-        sessions.progressed(ONE, at(11));
-        assert_eq!(sessions.expired(at(12), false), []);
-        sessions.renewed(ONE, at(30));
+        sessions.recalled(ONE, FILE, at(5));
+        assert_eq!(sessions.renewed(ONE, at(4), false), Renewal::Prolonged);
+        assert_eq!(
+            sessions.renewed(ONE, at(6), false),
+            Renewal::Withheld,
+            "since the first recall"
+        );
+        assert_eq!(sessions.renewed(ONE, at(6), true), Renewal::Prolonged, "it waits for servers");
+        sessions.progressed(ONE, at(7));
+        assert_eq!(sessions.renewed(ONE, at(10), false), Renewal::Prolonged);
         sessions.settled(ONE, FILE);
-        assert_eq!(sessions.expired(at(40), false), [ONE], "somebody waits still");
+        assert_eq!(sessions.renewed(ONE, at(12), false), Renewal::Withheld, "somebody waits still");
+        assert_eq!(sessions.expired(at(25)), []);
+        assert_eq!(sessions.expired(at(26)), [ONE]);
         sessions.settled(ONE, FILE);
-        assert_eq!(sessions.expired(at(40), false), []);
+        assert_eq!(sessions.renewed(ONE, at(26), false), Renewal::Prolonged);
+        assert_eq!(sessions.expired(at(26)), []);
+    }
+
+    #[test]
+    fn nobody_is_given_what_a_client_holds_that_may_still_serve_it() {
+        // Cut off right after a renewal, and recalled.
+        let mut sessions = Sessions::default();
+        sessions.attached(ONE, at(0));
+        assert_eq!(sessions.renewed(ONE, at(10), false), Renewal::Prolonged);
+        sessions.recalled(ONE, FILE, at(10));
+        assert_eq!(sessions.expired(at(10) + LEASE), []);
+        // Or it renews and does nothing else: its last prolonged lease counts.
+        for second in 10..40 {
+            if sessions.renewed(ONE, at(second), false) == Renewal::Prolonged {
+                assert_eq!(sessions.expired(at(second) + LEASE), []);
+            }
+        }
+        assert_eq!(sessions.expired(at(40)), [ONE]);
     }
 
     #[test]
@@ -253,23 +294,22 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.attached(ONE, at(0));
         sessions.recalled(ONE, FILE, at(1));
-        sessions.recalled(ONE, OTHER, at(8));
+        sessions.recalled(ONE, OTHER, at(3));
         sessions.settled(ONE, OTHER);
-        sessions.renewed(ONE, at(12));
-        assert_eq!(sessions.expired(at(12), false), [ONE]);
+        assert_eq!(sessions.renewed(ONE, at(5), false), Renewal::Withheld);
     }
 
     #[test]
     fn a_session_that_has_yet_to_attach_has_until_it_counts_as_silent() {
         let mut sessions = Sessions::recover([ONE], at(0));
         sessions.recalled(ONE, FILE, at(1));
-        assert_eq!(sessions.expired(at(15), false), []);
+        assert_eq!(sessions.expired(at(15)), []);
         sessions.attached(ONE, at(15));
         assert!(sessions.wants_notice(ONE, FILE, at(15)));
         assert!(!sessions.wants_notice(ONE, FILE, at(15)));
         assert!(sessions.wants_notice(ONE, FILE, at(16)));
-        assert_eq!(sessions.expired(at(25), false), []);
-        assert_eq!(sessions.expired(at(26), false), [ONE]);
+        assert_eq!(sessions.renewed(ONE, at(18), false), Renewal::Prolonged);
+        assert_eq!(sessions.renewed(ONE, at(19), false), Renewal::Withheld);
     }
 
     #[test]
@@ -277,7 +317,7 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.attached(ONE, at(0));
         sessions.attached(TWO, at(9));
-        assert_eq!(sessions.condemn_expired(at(16), false), [ONE]);
+        assert_eq!(sessions.condemn_expired(at(16)), [ONE]);
         assert!(sessions.is_condemned(ONE) && !sessions.is_condemned(TWO));
         sessions.pardon(ONE);
         assert!(!sessions.is_condemned(ONE));
@@ -288,7 +328,7 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.attached(ONE, at(0));
         sessions.excuse(at(100));
-        assert_eq!(sessions.expired(at(101), false), []);
-        assert_eq!(sessions.expired(at(116), false), [ONE]);
+        assert_eq!(sessions.expired(at(101)), []);
+        assert_eq!(sessions.expired(at(116)), [ONE]);
     }
 }
