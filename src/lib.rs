@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | [`types`] | identities, units, limits, the errno table | [`types::Extent`] |
 //! | [`codec`] | erasure code, checksums, the bytes of a shard | [`codec::shard`] |
-//! | [`crypto`] | the cluster's CA, certificates, TLS settings | [`crypto`] |
+//! | [`crypto`] | the cluster's CA, certificates, TLS settings, tickets | [`crypto`] |
 //! | [`wire`] | messages and frames | [`wire::metadata`] |
 //! | [`env`] | clock, randomness, disk, network: the real ones and their seeded twins | [`env`] |
 //! | [`monitor`] | the namespace (pure), the Raft log, the store, the service | [`monitor::namespace`] |

@@ -65,12 +65,8 @@ impl Client {
     async fn keep_alive(self) {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            let renew = Renew {
-                session: self.session,
-                placement_version: 0,
-                stalled: Vec::new(),
-                tickets: false,
-            };
+            let (session, stalled) = (self.session, Vec::new());
+            let renew = Renew { session, placement_version: 0, stalled, tickets: false };
             // A connection that is gone shows where changes are sent.
             if call(&self.connection, &Request::Renew(renew)).await.is_err() {
                 return;

@@ -332,11 +332,12 @@ impl Session {
     }
 
     fn renewed(&self, renewed: Renewed, sent: Duration, spent: u64) {
-        if let Some(placement) = renewed.placement {
-            self.placement.send_replace(Arc::new(placement));
-        }
+        // Before anybody goes to a server that is new in the map.
         if let Some(tickets) = renewed.tickets {
             self.tickets.received(tickets, sent);
+        }
+        if let Some(placement) = renewed.placement {
+            self.placement.send_replace(Arc::new(placement));
         }
         self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
         // Another renewal may have been under way and have taken the same off already.

@@ -30,21 +30,25 @@ pub(crate) struct Tickets {
 #[derive(Default)]
 struct Held {
     number: u64,
-    /// When they came.
+    /// When they were asked for.
     since: Duration,
     by_server: HashMap<ServerId, Vec<SignedTicket>>,
 }
 
 impl Tickets {
-    /// The monitors have sent these, which are all. `now` is the client's monotonic clock.
-    pub(crate) fn received(&self, tickets: Vec<SignedTicket>, now: Duration) {
+    /// The monitors have sent these, which are all, to who asked at `sent` (the client's monotonic clock). An answer
+    /// that was overtaken by a later one says nothing.
+    pub(crate) fn received(&self, tickets: Vec<SignedTicket>, sent: Duration) {
+        if sent < self.held.borrow().since {
+            return;
+        }
         let mut by_server: HashMap<ServerId, Vec<SignedTicket>> = HashMap::new();
         for signed in tickets {
             by_server.entry(signed.ticket.server).or_default().push(signed);
         }
         self.refused.store(false, Ordering::SeqCst);
         self.held.send_modify(|held| {
-            *held = Held { number: held.number + 1, since: now, by_server };
+            *held = Held { number: held.number + 1, since: sent, by_server };
         });
     }
 
@@ -107,5 +111,7 @@ mod tests {
         assert!(waits.await.unwrap());
         assert!(!tickets.are_due(at(100)), "these were refused by nobody");
         assert!(tickets.later_than(1).await, "it is there already");
+        tickets.received(Vec::new(), at(99));
+        assert_eq!(tickets.number(), 2, "overtaken");
     }
 }
