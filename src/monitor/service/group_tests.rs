@@ -16,7 +16,8 @@ use crate::env::system::rpc::Connection;
 use crate::types::MonitorRole;
 use crate::wire::admin;
 use crate::wire::metadata::{Request, Response};
-use crate::wire::{decode, encode};
+use crate::wire::peers::Profile;
+use crate::wire::{self, decode, encode};
 
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTER: ClusterId = ClusterId(0xdef);
@@ -236,6 +237,40 @@ async fn monitors_come_together_survive_and_are_replaced() {
         cluster.start(name).await;
     }
     cluster.wait_for(&["m1", "m3", "m4"], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_soon_others_ask_the_founder_is_the_first_member() {
+    for _ in 0..5 {
+        let mut cluster = Cluster::new();
+        let address = Listener::bind("127.0.0.1:0").unwrap().local_address();
+        let config = cluster.config("m1", &cluster.dir_of("m1"), true);
+        let config = Config { listen: address.to_string(), ..config };
+        std::fs::create_dir_all(&config.dir).unwrap();
+        let (stop, stopping) = watch::channel(false);
+        let founder = tokio::spawn(run(config, |_| {}, stopping));
+        let profile = peers::profile(address, None, 0);
+        join_at_once(&cluster.credentials(Role::Monitor, "m2"), address, profile).await;
+        stop.send_replace(true);
+        founder.await.unwrap().unwrap();
+    }
+}
+
+/// Asks without a pause until it is let in.
+async fn join_at_once(credentials: &Credentials, founder: SocketAddr, profile: Profile) {
+    let (founder, any) = (founder.to_string(), Incarnation(0));
+    let ask = encode(&wire::peers::Request::Join(profile));
+    let began = Instant::now();
+    while began.elapsed() < LONG {
+        let opened = Connection::open(&founder, credentials, Role::Monitor, any, LONG).await;
+        let Ok((connection, _)) = opened else { continue };
+        while let Ok((answer, _)) = connection.call(ask.clone(), Vec::new(), LONG).await {
+            if matches!(decode(&answer).unwrap(), wire::peers::Response::Joined { .. }) {
+                return;
+            }
+        }
+    }
+    panic!("it is never let in");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
