@@ -9,8 +9,8 @@ use toml::de::DeTable;
 
 use crate::env::system::files::{PUBLIC, write_atomic};
 
-/// Replaces the list `key` of a file of `host:port`s. Names of hosts stay in it: somebody wrote them, and knows why.
-/// Whether it said something else before.
+/// Brings the list `key` of a file of `host:port`s up to date. Names of hosts stay in it: somebody wrote them, and
+/// knows why. A list that has all of them and more stays as it is: the others may be about to come. Whether it changed.
 pub(super) fn learn_addresses(path: &Path, key: &str, learnt: &[String]) -> anyhow::Result<bool> {
     let text =
         fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -28,12 +28,11 @@ fn replaced(text: &str, key: &str, learnt: &[String]) -> anyhow::Result<Option<S
     let (_, value) = found.with_context(|| format!("there is no {key} in it"))?;
     let array = value.get_ref().as_array().ok_or_else(|| anyhow!("{key} is no list"))?;
     let known: Vec<&str> = array.iter().filter_map(|entry| entry.get_ref().as_str()).collect();
-    let names = known.iter().filter(|address| !is_number(address)).map(|name| (*name).to_owned());
-    let list: Vec<String> = names.chain(learnt.iter().cloned()).collect();
-    let is_known = |address: &String| known.contains(&address.as_str());
-    if list.iter().all(is_known) && list.len() == known.len() {
+    if learnt.iter().all(|address| known.contains(&address.as_str())) {
         return Ok(None);
     }
+    let names = known.iter().filter(|address| !is_number(address)).map(|name| (*name).to_owned());
+    let list: Vec<String> = names.chain(learnt.iter().cloned()).collect();
     let list = Value::Array(list.into_iter().map(Value::String).collect());
     let span = value.span();
     Ok(Some(format!("{}{list}{}", &text[..span.start], &text[span.end..])))
@@ -61,6 +60,8 @@ mod tests {
         assert_eq!(changed, expected);
         let learnt = owned(&["10.0.0.3:1", "10.0.0.2:1"]);
         assert_eq!(replaced(&changed, "monitors", &learnt).expect("good"), None, "another order");
+        let fewer = owned(&["10.0.0.3:1"]);
+        assert_eq!(replaced(&changed, "monitors", &fewer).expect("good"), None, "some are away");
         replaced(text, "listen", &learnt).expect_err("no list");
         replaced(text, "others", &learnt).expect_err("no such key");
     }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 
 use super::admin::{block_on, unexpected};
 use super::cluster_dir::ClusterDir;
@@ -26,7 +26,7 @@ use crate::wire::trust::{Enrolled, Join, Joined, monitor_name, server_name};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the cluster may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How many times it is asked while it has no leader, a second apart.
+/// How many times it is asked while it has no leader or is just being started, a second apart.
 const ATTEMPTS: usize = 10;
 
 /// Make this machine a member of a cluster.
@@ -131,13 +131,17 @@ async fn ask(
     let request = wire::encode(&Request::Join(join));
     let invited = Invited::by(token.authority);
     for attempt in 1.. {
-        let connection = Connection::open_invited(monitor, &invited, CONNECT).await;
-        let connection = connection.map_err(|error| match error {
-            ConnectError::OtherCluster { address } => anyhow!(
+        let connection = match Connection::open_invited(monitor, &invited, CONNECT).await {
+            Ok(connection) => connection,
+            Err(ConnectError::OtherCluster { address }) => bail!(
                 "the token is of another cluster than {address}: check the address, or make a token there"
             ),
-            error => error.into(),
-        })?;
+            Err(error) if error.may_pass() && attempt < ATTEMPTS => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let called = connection.call(request.clone(), Vec::new(), ANSWER).await;
         let (answer, _) = called.context("the monitor does not answer; try again")?;
         match wire::decode(&answer).context("the monitor's answer makes no sense")? {

@@ -178,19 +178,7 @@ impl Cluster {
 
     /// All processes of the cluster, the agent first, also those that are not ready.
     pub fn pids(&self) -> Vec<u32> {
-        let entries = fs::read_dir(self.root().join("run")).into_iter().flatten().flatten();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        paths.sort_by_key(|path| !path.ends_with("agent.json"));
-        let pids = paths.iter().filter_map(|path| {
-            let text = fs::read_to_string(path).ok()?;
-            let pid = match path.extension()?.to_str()? {
-                "json" => serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()?,
-                "birth" => text.trim().parse().ok()?,
-                _ => return None,
-            };
-            u32::try_from(pid).ok().filter(|pid| is_okapifs(*pid))
-        });
-        pids.collect()
+        pids_of(&self.root())
     }
 
     /// Process id of the agent.
@@ -248,19 +236,6 @@ impl Cluster {
             self.pids().is_empty().then_some(())
         });
     }
-
-    /// The last lines of every log, for whoever has to find out what went wrong.
-    fn print_logs(&self) {
-        let logs = fs::read_dir(self.root().join("logs")).into_iter().flatten().flatten();
-        for log in logs {
-            let text = fs::read_to_string(log.path()).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            eprintln!("--- {}", log.path().display());
-            for line in &lines[lines.len().saturating_sub(20)..] {
-                eprintln!("    {line}");
-            }
-        }
-    }
 }
 
 impl Cluster {
@@ -276,7 +251,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.print_logs();
+            print_logs(&self.root());
         }
         let of_cluster = (0..self.mounts).map(|number| self.mount(number));
         for mountpoint in self.others.iter().cloned().chain(of_cluster) {
@@ -293,6 +268,19 @@ impl Drop for Cluster {
     }
 }
 
+/// The last lines of every log of a cluster's or node's directory, for whoever has to find out what went wrong.
+pub fn print_logs(root: &Path) {
+    let logs = fs::read_dir(root.join("logs")).into_iter().flatten().flatten();
+    for log in logs {
+        let text = fs::read_to_string(log.path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!("--- {}", log.path().display());
+        for line in &lines[lines.len().saturating_sub(20)..] {
+            eprintln!("    {line}");
+        }
+    }
+}
+
 /// Skips the test where nothing can be mounted.
 pub fn need_fuse() {
     if !Path::new("/dev/fuse").exists() {
@@ -302,6 +290,23 @@ pub fn need_fuse() {
     if unsafe { libc::geteuid() } != 0 {
         skip("only root can mount");
     }
+}
+
+/// All processes of a cluster's or node's directory, the agent first, also those that are not ready.
+pub fn pids_of(root: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(root.join("run")).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort_by_key(|path| !path.ends_with("agent.json"));
+    let pids = paths.iter().filter_map(|path| {
+        let text = fs::read_to_string(path).ok()?;
+        let pid = match path.extension()?.to_str()? {
+            "json" => serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()?,
+            "birth" => text.trim().parse().ok()?,
+            _ => return None,
+        };
+        u32::try_from(pid).ok().filter(|pid| is_okapifs(*pid))
+    });
+    pids.collect()
 }
 
 /// Runs a command that must succeed, and gives what it printed.

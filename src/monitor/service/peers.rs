@@ -270,16 +270,15 @@ impl Service for Door {
         }
         match others {
             Some(others) => Arc::clone(others).call(caller, header, payload).await,
-            None => {
-                let refused = metadata::Response::Refused(Refusal::NoLeader);
-                Answer { header: encode(&refused), payload: Vec::new() }
-            }
+            None => not_yet(),
         }
     }
 
     async fn guest_call(self: Arc<Self>, guest: Arc<Guest>, header: Vec<u8>) -> Option<Answer> {
-        let others = self.others.get()?;
-        Arc::clone(others).guest_call(guest, header).await
+        match self.others.get() {
+            Some(others) => Arc::clone(others).guest_call(guest, header).await,
+            None => Some(not_yet()),
+        }
     }
 
     fn opened(&self, caller: &Arc<Caller>) {
@@ -297,6 +296,12 @@ impl Service for Door {
             None => drop(early.remove(&caller.id)),
         }
     }
+}
+
+/// The answer of a monitor that is still starting: whoever gets it asks again.
+fn not_yet() -> Answer {
+    let refused = metadata::Response::Refused(Refusal::NoLeader);
+    Answer { header: encode(&refused), payload: Vec::new() }
 }
 
 /// What a monitor says of itself.
