@@ -16,7 +16,8 @@ use crate::env::system::rpc::Connection;
 use crate::types::MonitorRole;
 use crate::wire::admin;
 use crate::wire::metadata::{Request, Response};
-use crate::wire::{decode, encode};
+use crate::wire::peers::Profile;
+use crate::wire::{self, decode, encode};
 
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTER: ClusterId = ClusterId(0xdef);
@@ -110,6 +111,25 @@ impl Cluster {
         let running = self.running.remove(name).unwrap();
         running.shutdown.send_replace(true);
         running.task.await.unwrap().unwrap();
+    }
+
+    /// What is on the disks now is all that is left of these monitors; they start again.
+    async fn crash(&mut self, names: &[&str]) {
+        let image = |name: &str| self.dir_of(&format!("{name} after a crash"));
+        for name in names {
+            copy_dir(&self.dir_of(name), &image(name));
+        }
+        let images: Vec<PathBuf> = names.iter().map(|name| image(name)).collect();
+        for name in names {
+            self.stop(name).await;
+        }
+        for (name, image) in names.iter().zip(images) {
+            std::fs::remove_dir_all(self.dir_of(name)).unwrap();
+            std::fs::rename(image, self.dir_of(name)).unwrap();
+        }
+        for name in names {
+            self.start(name).await;
+        }
     }
 
     /// Asks every monitor until one answers as the leader does.
@@ -216,6 +236,53 @@ async fn monitors_come_together_survive_and_are_replaced() {
         cluster.start(name).await;
     }
     cluster.wait_for(&["m1", "m3", "m4"], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_soon_others_ask_the_founder_is_the_first_member() {
+    for _ in 0..5 {
+        let mut cluster = Cluster::new();
+        let address = Listener::bind("127.0.0.1:0").unwrap().local_address();
+        let config = cluster.config("m1", &cluster.dir_of("m1"), true);
+        let config = Config { listen: address.to_string(), ..config };
+        std::fs::create_dir_all(&config.dir).unwrap();
+        let (stop, stopping) = watch::channel(false);
+        let founder = tokio::spawn(run(config, |_| {}, stopping));
+        let profile = peers::profile(address, None, 0);
+        join_at_once(&cluster.credentials(Role::Monitor, "m2"), address, profile).await;
+        stop.send_replace(true);
+        founder.await.unwrap().unwrap();
+    }
+}
+
+/// Asks without a pause until it is let in.
+async fn join_at_once(credentials: &Credentials, founder: SocketAddr, profile: Profile) {
+    let (founder, any) = (founder.to_string(), Incarnation(0));
+    let ask = encode(&wire::peers::Request::Join(profile));
+    let began = Instant::now();
+    while began.elapsed() < LONG {
+        let opened = Connection::open(&founder, credentials, Role::Monitor, any, LONG).await;
+        let Ok((connection, _)) = opened else { continue };
+        while let Ok((answer, _)) = connection.call(ask.clone(), Vec::new(), LONG).await {
+            if matches!(decode(&answer).unwrap(), wire::peers::Response::Joined { .. }) {
+                return;
+            }
+        }
+    }
+    panic!("it is never let in");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_dies_before_the_state_is_on_the_disk_comes_back() {
+    let mut cluster = Cluster::new();
+    cluster.start("m1").await;
+    cluster.crash(&["m1"]).await;
+    cluster.wait_for(&["m1"], &[]).await;
+    cluster.start("m2").await;
+    cluster.start("m3").await;
+    cluster.wait_for(&["m1", "m2", "m3"], &[]).await;
+    cluster.crash(&["m1", "m2", "m3"]).await;
+    cluster.wait_for(&["m1", "m2", "m3"], &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

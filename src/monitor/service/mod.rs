@@ -346,8 +346,11 @@ async fn begin(
 /// Waits until this monitor has a state, and knows a leader or has given one its time.
 async fn wait_for_state(peers: &Peers, raft: &Raft) -> Result<(), RunError> {
     const LOOK: Duration = Duration::from_millis(50);
-    while query::cluster(&*peers.store)?.is_none() {
-        tokio::time::sleep(LOOK).await;
+    if query::cluster(&*peers.store)?.is_none() {
+        while query::cluster(&*peers.store)?.is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
+        start::persist(peers).await?;
     }
     let mut leadership = raft.leadership();
     let known = leadership.wait_for(|now| now.leader.is_some());

@@ -84,20 +84,35 @@ impl Peers {
 
     /// Puts an action into the log, if this monitor leads.
     pub(super) async fn propose(&self, action: Action) -> Result<Outcome, ProposeError> {
+        let mut outcomes = self.propose_all(vec![action]).await?;
+        Ok(outcomes.pop().expect("one outcome an action"))
+    }
+
+    /// Puts actions into the log as one: nothing comes between them.
+    pub(super) async fn propose_all(
+        &self,
+        actions: Vec<Action>,
+    ) -> Result<Vec<Outcome>, ProposeError> {
         let (_, raft) = self.member.get().ok_or(ProposeError::NotLeader { leader: None })?;
         let term = raft.leadership().borrow().term;
-        let command = Command { term, time: self.clock.now(), actions: vec![action] };
-        let mut outcomes = raft.propose(&command).await?;
-        Ok(outcomes.pop().expect("one outcome an action"))
+        let outcomes = raft.propose(&Command { term, time: self.clock.now(), actions }).await?;
+        if outcomes.contains(&Outcome::Superseded) {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        Ok(outcomes)
     }
 
     /// Says where this monitor is, as the leader that it is.
     pub(super) async fn introduce_self(&self) -> Result<Outcome, ProposeError> {
-        let Some((id, _)) = self.member.get() else {
-            return Err(ProposeError::NotLeader { leader: None });
-        };
+        let introduction = self.introduction().ok_or(ProposeError::NotLeader { leader: None })?;
+        self.propose(introduction).await
+    }
+
+    /// What a leader puts into the log to say where it is; nothing before it is a member.
+    pub(super) fn introduction(&self) -> Option<Action> {
+        let (id, _) = self.member.get()?;
         let (name, profile) = (self.name.clone(), self.profile.clone());
-        self.propose(Action::IntroduceMonitor { id: *id, name, profile }).await
+        Some(Action::IntroduceMonitor { id: *id, name, profile })
     }
 
     /// Who leads, as far as this monitor knows.

@@ -124,15 +124,30 @@ pub(super) async fn found(
     // Whether it leads after that time is for the first command to say.
     drop(tokio::time::timeout(ELECTION, decided).await);
     let Bootstrap { cluster, incarnation, width, min_copies } = bootstrap;
-    peers.propose(Action::Bootstrap { cluster, incarnation, width, min_copies }).await?;
-    if let Outcome::Refused(why) = peers.introduce_self().await? {
-        return Err(RunError::Refused(why));
+    // All at once: others may ask to be let in as soon as there is a cluster, and the founder is its first member.
+    let mut first = vec![Action::Bootstrap { cluster, incarnation, width, min_copies }];
+    first.extend(peers.introduction());
+    let founding = founding::find(&config.dir)?;
+    let trusts = founding.is_some();
+    first.extend(founding.map(TrustAction::Found).map(Action::Trust));
+    for outcome in peers.propose_all(first).await? {
+        if let Outcome::Refused(why) = outcome {
+            return Err(RunError::Refused(why));
+        }
     }
-    if let Some(founding) = founding::find(&config.dir)? {
-        peers.propose(Action::Trust(TrustAction::Found(founding))).await?;
+    if trusts {
         founding::remove(&config.dir)?;
     }
+    persist(peers).await?;
     (config.remember)(Milestone::Founded).map_err(RunError::Remember)
+}
+
+/// Makes the state durable that this monitor needs to begin: which cluster it is of. Who has an id finds it there at
+/// its next start, before it has applied its log.
+pub(super) async fn persist(peers: &Peers) -> Result<(), RunError> {
+    let store = Arc::clone(&peers.store);
+    let persisted = tokio::task::spawn_blocking(move || store.persist()).await;
+    Ok(persisted.map_err(io::Error::other)??)
 }
 
 /// Introduces this monitor whenever the others do not know it as it is. Gives why, if it is refused: it may have
