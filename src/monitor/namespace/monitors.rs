@@ -156,6 +156,6 @@ fn too_old(txn: &Txn<'_>, profile: &Profile) -> Result<Option<Outcome>, StoreErr
 
 fn removed(name: &str) -> Outcome {
     Outcome::Refused(format!(
-        "{name} was removed from the cluster: add a monitor under a new name, with an empty directory"
+        "{name} was removed from the cluster for good: remove its directory; `okapifs monitor add` makes another monitor"
     ))
 }

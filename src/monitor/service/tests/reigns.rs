@@ -58,7 +58,8 @@ impl Group {
         });
         for (index, address) in group.addresses.iter().enumerate() {
             let (name, address) = (format!("m{index}"), address.clone());
-            let profile = Profile { address, agent: None, start: 0, level: FEATURE_LEVEL };
+            let (level, node) = (FEATURE_LEVEL, "node".to_owned());
+            let profile = Profile { address, agent: None, start: 0, level, node, pid: 1 };
             let action = Action::AddMonitor { name, profile };
             group.apply(&Command { term: 0, time: now(), actions: vec![action] });
         }
@@ -206,8 +207,6 @@ fn serve(cluster: &Cluster, group: &Arc<Group>, index: usize, listener: Listener
     let member = super::Member {
         id: id_of(index),
         cluster: CLUSTER,
-        pid: 1,
-        node: "node".to_owned(),
         vault: Vault::new(cluster.dir.path(), credentials.clone()),
         dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
