@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         ("nonsense_is_refused_with_a_sentence", nonsense_is_refused_with_a_sentence),
         ("a_cluster_is_made_by_hand", a_cluster_is_made_by_hand),
         ("a_running_cluster_is_not_harmed", a_running_cluster_is_not_harmed),
+        ("a_monitor_that_could_break_its_word_is_refused", a_monitor_that_could_break_its_word),
         ("machines_join_with_tokens", machines_join_with_tokens),
         ("a_client_is_kept_to_what_it_may_do", a_client_is_kept_to_what_it_may_do),
         ("what_is_in_force_is_shown", what_is_in_force_is_shown),
@@ -165,6 +166,60 @@ fn a_running_cluster_is_not_harmed() {
     assert_eq!(fs::read_to_string(cluster.mnt().join("file")).expect("read"), "content");
     cluster.assert_clean();
     shards_explain_themselves(&cluster);
+}
+
+/// One that runs already, one of another cluster, one whose disk was wiped: the others go on, and another takes its
+/// place.
+fn a_monitor_that_could_break_its_word() {
+    let cluster = Cluster::of_monitors(3);
+    let path = |name: &str| cluster.scratch().join(name).display().to_string();
+    let root = cluster.root().display().to_string();
+    fs::write(cluster.mnt().join("file"), "content").expect("written");
+    cluster.sync();
+    let leader = cluster.leader();
+    let names = ["monitor-1", "monitor-2", "monitor-3"];
+    let victim = names.into_iter().find(|name| *name != leader).expect("three");
+    let home = format!("{root}/{victim}");
+
+    // Started twice: here, at the same address, at another one.
+    refused(&["monitor", "run", &home], "is in use by process");
+    success(Command::new("cp").args(["-r", &home, &path("copy")]));
+    refused(&["monitor", "run", &path("copy")], "is in use");
+    let elsewhere = ["monitor", "run", &path("copy"), "--set", "listen=127.0.0.1:0"];
+    refused(&elsewhere, "must not be copied and started twice");
+
+    // Of another cluster.
+    success(Command::new(OKAPIFS).args(["init", &path("other")]));
+    let ours = cluster.status()["monitors"][0]["address"].as_str().expect("text").to_owned();
+    let file = format!("listen = \"127.0.0.1:0\"\nmonitors = [\"{ours}\"]\n");
+    fs::write(path("other/monitor-1/monitor.toml"), file).expect("written");
+    refused(&["monitor", "run", &path("other/monitor-1")], "is of another cluster");
+
+    // Wiped.
+    fs::rename(format!("{home}/raft"), path("raft")).expect("moved");
+    fs::rename(format!("{home}/store"), path("store")).expect("moved");
+    common::cluster::send(cluster.unit_pid(victim), libc::SIGKILL);
+    wait_for("its agent hears why it does not start", Duration::from_secs(20), || {
+        let trouble = cluster.unit(victim)["trouble"].clone();
+        trouble.as_str().is_some_and(|why| why.contains("and with them what it had")).then_some(())
+    });
+    fs::write(cluster.mnt().join("without"), "content").expect("two of three go on");
+    success(Command::new(OKAPIFS).args(["monitor", "replace", victim, &root, "--cluster", &root]));
+    // The new one runs from now on; that the old one does not is still said.
+    refused(&["up", &root, "--detach"], &format!("{victim} does not work"));
+    wait_for("the new one has its place", Duration::from_secs(30), || {
+        let status = cluster.status();
+        let monitors = status["monitors"].as_array().expect("a list");
+        let has = |name: &str| monitors.iter().any(|monitor| monitor["name"] == name);
+        (has("monitor-4") && !has(victim)).then_some(())
+    });
+    fs::remove_dir_all(&home).expect("removed");
+    success(Command::new(OKAPIFS).args(["up", &root, "--detach"]));
+    cluster.wait_healthy();
+    for name in ["file", "without"] {
+        assert_eq!(fs::read_to_string(cluster.mnt().join(name)).expect("read"), "content");
+    }
+    cluster.assert_clean();
 }
 
 fn shards_explain_themselves(cluster: &Cluster) {

@@ -4,10 +4,11 @@
 
 mod common;
 
-use std::process::ExitCode;
+use std::fs;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, send};
+use common::cluster::{Cluster, OKAPIFS, send, success};
 use common::files::{Random, make_tree};
 use common::load::Load;
 use common::runner::{long, run};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ("programs_go_on_while_leaders_are_killed", programs_go_on_while_leaders_are_killed),
         ("programs_go_on_while_leaders_hang", programs_go_on_while_leaders_hang),
         ("whatever_is_killed_comes_back", whatever_is_killed_comes_back),
+        ("a_mount_goes_on_with_monitors_that_came_later", a_mount_goes_on_with_monitors),
     ])
 }
 
@@ -88,5 +90,28 @@ fn whatever_is_killed_comes_back() {
     println!("processes killed at random: {waits}");
     cluster.wait_healthy();
     cluster.sync();
+    cluster.assert_clean();
+}
+
+/// It began when there was one, which is gone for good then.
+fn a_mount_goes_on_with_monitors() {
+    let cluster = Cluster::supervised(3, 2, 1);
+    let root = cluster.root().display().to_string();
+    let file = cluster.mnt().join("file");
+    fs::write(&file, "with one").expect("written");
+    success(Command::new(OKAPIFS).args(["up", &root, "--monitors", "3", "--detach"]));
+    let roles = cluster.status()["monitors"].clone();
+    let voters = roles.as_array().expect("a list").iter().filter(|one| one["role"] != "learner");
+    assert_eq!(voters.count(), 3, "`up` returned too early: {roles}");
+    let first = cluster.unit_pid("monitor-1");
+    send(cluster.agent_pid(), libc::SIGKILL);
+    send(first, libc::SIGKILL);
+    let (sender, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(fs::write(&file, "with three")));
+    let written = done.recv_timeout(Duration::from_secs(20));
+    // Else nothing could be unmounted.
+    cluster.up();
+    written.expect("it went on without the first one").expect("written");
+    cluster.wait_healthy();
     cluster.assert_clean();
 }

@@ -23,6 +23,7 @@ const REPLACE_AFTER_S: u64 = 600;
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     Run(Run),
+    /// Show the monitors: who leads, who votes, who lags.
     List,
     Add(Add),
     Remove(Remove),
@@ -101,12 +102,15 @@ pub(super) fn run(command: &Command, cluster: Option<&str>) -> anyhow::Result<()
         Command::Add(arguments) => add(arguments),
         Command::Remove(arguments) => {
             remove(&arguments.name, false, cluster)?;
-            say::line(format_args!("{} goes; its directory can be removed", arguments.name));
+            say::line(format_args!("{} goes for good; next: remove its directory", arguments.name));
             Ok(())
         }
         Command::Replace(arguments) => {
             remove(&arguments.name, true, cluster)?;
-            say::line(format_args!("{} goes when the new one has caught up", arguments.name));
+            say::line(format_args!(
+                "{} goes when the new one has caught up; remove its directory then",
+                arguments.name
+            ));
             add(&arguments.by)
         }
     }

@@ -14,13 +14,14 @@ use tokio::task::JoinHandle;
 use super::admin::{self, Admin};
 use super::agent::{self, Restarts};
 use super::agent_link::AgentLink;
-use super::cluster_dir::{AGENT, ClusterDir, mount_unit};
+use super::cluster_dir::{self, AGENT, ClusterDir, mount_unit};
 use super::config::{ClusterFile, ConfigFile, MountEntry, MountsFile};
 use super::ports::{self, ANY_PORT};
 use super::{down, find, init, node, say};
-use crate::agent::stages::Unit;
+use crate::agent::stages::{Role, Unit};
 use crate::fuse;
-use crate::types::{ServerState, Width, limits};
+use crate::types::{MonitorRole, ServerState, Width, limits};
+use crate::wire::admin::MonitorStatus;
 use crate::wire::agent::{UnitState, UnitStatus};
 
 /// How long everything may take until it is ready.
@@ -91,13 +92,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             error = supervision.failed() => Err(error),
             asked = admin::asked_to_end() => asked.and_then(|()| Err(anyhow!("it was interrupted"))),
         };
-        if let Err(error) = works {
-            supervision.give_up(&dir, &before).await?;
-            return Err(error);
-        }
+        let broken = match works {
+            Ok(broken) => broken,
+            Err(error) => {
+                supervision.give_up(&dir, &before).await?;
+                return Err(error);
+            }
+        };
         report(&dir, &supervision).await?;
         drop(lock);
-        supervision.stay(&dir).await
+        supervision.stay(&dir, &broken).await
     })
 }
 
@@ -233,9 +237,16 @@ impl Supervision {
         }
     }
 
-    /// Stays as long as this process is the agent.
-    async fn stay(self, dir: &ClusterDir) -> anyhow::Result<()> {
-        let Self::Here { end, mut agent } = self else { return Ok(()) };
+    /// Stays as long as this process is the agent. Whoever waits for this command to end must hear of what is
+    /// broken by its code.
+    async fn stay(self, dir: &ClusterDir, broken: &[String]) -> anyhow::Result<()> {
+        let Self::Here { end, mut agent } = self else {
+            return match broken {
+                [] => Ok(()),
+                _ => Err(anyhow!("{}; all others work, and it is tried again", broken.join("; "))),
+            };
+        };
+        broken.iter().for_each(say::note);
         tokio::select! {
             ended = &mut agent => return ended?,
             asked = admin::asked_to_end() => asked?,
@@ -265,56 +276,71 @@ impl Supervision {
     }
 }
 
-/// Waits until the agent says of everything that it works, and the monitors of every server.
-async fn wait_until_all_works(dir: &ClusterDir) -> anyhow::Result<()> {
+/// Waits until the agent says of everything that it works, and the monitors of every server. A cluster outlives
+/// some of its processes, so what fails is only waited for as long as for the others; a sentence for each.
+async fn wait_until_all_works(dir: &ClusterDir) -> anyhow::Result<Vec<String>> {
     let since = Instant::now();
-    let mut agent = None;
+    let agent = agent(dir, since).await?;
     loop {
-        let link = match &mut agent {
-            Some(link) => link,
-            none => match AgentLink::connect(dir).await {
-                Ok(Some(link)) => none.insert(link),
-                Ok(None) if since.elapsed() > READY => bail!("the agent does not answer"),
-                Err(error) if since.elapsed() > READY => return Err(error),
-                // A cluster that was off for months has expired certificates only, until its monitor runs.
-                _ => {
-                    tokio::time::sleep(POLL).await;
-                    continue;
-                }
-            },
+        let units = agent.status().await?;
+        let (failed, others): (Vec<_>, Vec<_>) = units.iter().partition(|unit| has_failed(unit));
+        let broken: Vec<String> = failed
+            .iter()
+            .map(|unit| format!("{} does not work: {}", unit.name, unit.trouble))
+            .collect();
+        let lost = failed.iter().find(|unit| role(unit) == Some(Role::Monitor));
+        let has_others = others.iter().any(|unit| role(unit) == Some(Role::Monitor));
+        if let Some(lost) = lost.filter(|_| !has_others) {
+            bail!("{} does not work: {}", lost.name, lost.trouble);
+        }
+        let Some(late) = others.iter().find(|unit| unit.state != UnitState::Up) else {
+            let servers = others.iter().filter(|unit| role(unit) == Some(Role::Server));
+            let servers = servers.map(|unit| unit.name.clone()).collect();
+            return match (wait_for_members(dir, servers).await, broken.is_empty()) {
+                (Err(_), false) => bail!("{}", broken.join("; ")),
+                (waited, _) => waited.map(|()| broken),
+            };
         };
-        let units = link.status().await?;
-        if let Some(failed) = units.iter().find(|unit| has_failed(unit)) {
-            bail!("{} does not work: {}", failed.name, failed.trouble);
+        if since.elapsed() > READY {
+            let (name, log) = (&late.name, dir.log_file(&late.name));
+            let late =
+                format!("{name} is not ready after {} s; see {}", READY.as_secs(), log.display());
+            bail!("{}", broken.into_iter().chain([late]).collect::<Vec<String>>().join("; "));
         }
-        match units.iter().find(|unit| unit.state != UnitState::Up) {
-            None => break,
-            Some(late) if since.elapsed() > READY => bail!(
-                "{} is not ready after {} s; see {}",
-                late.name,
-                READY.as_secs(),
-                dir.log_file(&late.name).display()
-            ),
-            Some(_) => tokio::time::sleep(POLL).await,
-        }
+        tokio::time::sleep(POLL).await;
     }
-    wait_for_servers(dir).await
 }
 
-/// Whether waiting for it is in vain.
+/// The agent, as soon as it answers. A cluster that was off for months has expired certificates only, until its
+/// monitor runs.
+async fn agent(dir: &ClusterDir, since: Instant) -> anyhow::Result<AgentLink> {
+    loop {
+        match AgentLink::connect(dir).await {
+            Ok(Some(link)) => return Ok(link),
+            Ok(None) if since.elapsed() > READY => bail!("the agent does not answer"),
+            Err(error) if since.elapsed() > READY => return Err(error),
+            _ => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+fn role(unit: &UnitStatus) -> Option<Role> {
+    cluster_dir::unit(&unit.name).map(|unit| unit.role)
+}
+
+/// Whether it may never work.
 fn has_failed(unit: &UnitStatus) -> bool {
     unit.failures > 0 && unit.state != UnitState::Up
 }
 
-/// Waits until the monitor itself says that every server is up.
-async fn wait_for_servers(dir: &ClusterDir) -> anyhow::Result<()> {
-    let names = dir.servers()?;
+/// Waits until the monitors themselves say that these servers are up, and that all monitors vote that are to.
+async fn wait_for_members(dir: &ClusterDir, servers: Vec<String>) -> anyhow::Result<()> {
     let cluster = find::configured(&dir.client())?;
     let since = Instant::now();
     loop {
-        let missing = match missing_servers(&cluster, &names).await {
-            Ok(missing) if missing.is_empty() => return Ok(()),
-            Ok(missing) => format!("{} did not register", missing.join(", ")),
+        let missing = match missing(&cluster, &servers).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(missing)) => missing,
             Err(error) => format!("{error:#}"),
         };
         if since.elapsed() > READY {
@@ -324,13 +350,24 @@ async fn wait_for_servers(dir: &ClusterDir) -> anyhow::Result<()> {
     }
 }
 
-async fn missing_servers(cluster: &find::Cluster, names: &[String]) -> anyhow::Result<Vec<String>> {
+/// What the monitors still wait for.
+async fn missing(cluster: &find::Cluster, servers: &[String]) -> anyhow::Result<Option<String>> {
     let status = Admin::connect(cluster).await?.status().await?;
-    let up = |name: &&String| {
+    let is_up = |name: &&String| {
         let mut servers = status.servers.iter();
         servers.any(|server| server.name == **name && server.state == ServerState::Up)
     };
-    Ok(names.iter().filter(|name| !up(name)).cloned().collect())
+    if let Some(name) = servers.iter().find(|name| !is_up(name)) {
+        return Ok(Some(format!("{name} did not register")));
+    }
+    // Of an even number one waits for another.
+    let learns = |monitor: &&MonitorStatus| {
+        monitor.role == MonitorRole::Learner && monitor.state == ServerState::Up
+    };
+    let learner = status.monitors.iter().find(learns);
+    let learner =
+        learner.filter(|_| MONITORS.contains(&status.monitors.len().to_string().as_str()));
+    Ok(learner.map(|monitor| format!("{} does not vote yet", monitor.name)))
 }
 
 /// What runs, where, and what to try.

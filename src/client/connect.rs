@@ -30,6 +30,8 @@ use crate::wire::metadata::{Answer, ClientInfo, Notice, Query, Request, Response
 
 /// How long monitors that do not answer are tried at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long giving back what is held may take at the end, when nothing unsaved is left.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 impl Fs {
     /// Connects to a cluster: closes sessions of this machine's dead processes, and opens one.
@@ -72,6 +74,13 @@ impl Fs {
         if let Err(errno) = self.sync_all().await {
             log::error!("not everything that was written could be saved: {errno}");
         }
+        // Nothing is lost any more if nobody hears the rest of it: the monitors find out by themselves.
+        if tokio::time::timeout(FAREWELL, self.give_back()).await.is_err() {
+            log::warn!("the monitors do not answer, and will miss this mount for a while");
+        }
+    }
+
+    async fn give_back(&self) {
         let held = self.files.all();
         for file in &held {
             file.state.lock().recalled = true;
@@ -177,8 +186,8 @@ async fn obey(
             Notice::Recall(inos) => {
                 grants.recall(inos.into_iter().map(|ino| (ino, files.find(ino))).collect());
             }
-            // The link has obeyed that already.
-            Notice::Leader { .. } => {}
+            // The link has obeyed those already.
+            Notice::Leader { .. } | Notice::Monitors(_) => {}
         }
     }
 }

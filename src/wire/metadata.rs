@@ -713,6 +713,8 @@ pub enum Notice {
         /// `host:port`.
         address: String,
     },
+    /// To everybody: where the monitors are, `host:port` each; again whenever that changes.
+    Monitors(Vec<String>),
 }
 
 /// See [`Request::Register`]. The server's name is the one in its certificate.

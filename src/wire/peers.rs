@@ -118,6 +118,10 @@ pub struct Profile {
     pub start: u64,
     /// The newest feature level that it knows.
     pub level: u32,
+    /// The node it runs on (machine id).
+    pub node: String,
+    /// Its process on that node.
+    pub pid: u32,
 }
 
 /// No monitor has this id.

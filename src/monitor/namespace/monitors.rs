@@ -45,7 +45,14 @@ pub(super) fn add(
 /// A monitor of that name may come: its node has a certificate for it, and has not started it yet. Its id is
 /// reserved.
 pub(super) fn expect(txn: &mut Txn<'_>, at: At, name: &str) {
-    let nowhere = Profile { address: String::new(), agent: None, start: 0, level: 0 };
+    let nowhere = Profile {
+        address: String::new(),
+        agent: None,
+        start: 0,
+        level: 0,
+        node: String::new(),
+        pid: 0,
+    };
     put(txn, at, MonitorId(at.op.0), name, &nowhere, MonitorState::Joining);
 }
 
@@ -190,6 +197,6 @@ fn too_old(txn: &Txn<'_>, profile: &Profile) -> Result<Option<Outcome>, StoreErr
 
 fn removed(name: &str) -> Outcome {
     Outcome::Refused(format!(
-        "{name} was removed from the cluster: add a monitor under a new name, with an empty directory"
+        "{name} was removed from the cluster for good: remove its directory; `okapifs monitor add` makes another monitor"
     ))
 }

@@ -249,7 +249,7 @@ async fn however_soon_others_ask_the_founder_is_the_first_member() {
         std::fs::create_dir_all(&config.dir).unwrap();
         let (stop, stopping) = watch::channel(false);
         let founder = tokio::spawn(run(config, |_| {}, stopping));
-        let profile = peers::profile(address, None, 0);
+        let profile = peers::profile(address, None, 0).unwrap();
         join_at_once(&cluster.credentials(Role::Monitor, "m2"), address, profile).await;
         stop.send_replace(true);
         founder.await.unwrap().unwrap();

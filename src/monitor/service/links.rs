@@ -43,6 +43,8 @@ struct Inner {
     incarnation: AtomicU32,
     me: OnceLock<MonitorId>,
     book: RwLock<BTreeMap<MonitorId, Monitor>>,
+    /// Rings when the book has changed.
+    changed: watch::Sender<()>,
     /// Where somebody was seen since its record was written.
     seen: RwLock<BTreeMap<MonitorId, String>>,
     links: Mutex<BTreeMap<MonitorId, Arc<Link>>>,
@@ -76,6 +78,7 @@ impl Links {
             incarnation: AtomicU32::new(0),
             me: OnceLock::new(),
             book: RwLock::default(),
+            changed: watch::Sender::default(),
             seen: RwLock::default(),
             links: Mutex::default(),
             expelled: watch::Sender::new(None),
@@ -92,11 +95,6 @@ impl Links {
         self.0.incarnation.store(incarnation.0, Ordering::Relaxed);
     }
 
-    /// The cluster's incarnation; 0 while it is not known.
-    pub(super) fn incarnation(&self) -> Incarnation {
-        Incarnation(self.0.incarnation.load(Ordering::Relaxed))
-    }
-
     /// What the replicated records say of all monitors.
     pub(super) fn learn(&self, monitors: Vec<(MonitorId, Monitor)>) {
         let monitors: BTreeMap<_, _> = monitors.into_iter().collect();
@@ -109,6 +107,9 @@ impl Links {
             let profile = |book: &BTreeMap<_, Monitor>| book.get(id).map(|one| one.profile.clone());
             profile(&before) == profile(&monitors)
         });
+        if before != monitors {
+            self.0.changed.send_replace(());
+        }
     }
 
     /// That monitor was just seen there: when all of them move at the same time, nobody leads who could write it
@@ -120,6 +121,11 @@ impl Links {
     /// The record of that monitor, as far as it is known.
     pub(super) fn record(&self, id: MonitorId) -> Option<Monitor> {
         self.0.book.read().get(&id).cloned()
+    }
+
+    /// Changes whenever what is known of the monitors does.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// Where all monitors are, as far as it is known.

@@ -86,8 +86,7 @@ use crate::crypto::seal::SealError;
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::{Random, SystemRandom};
 use crate::env::system::lock::{DirLock, LockError};
-use crate::env::system::node;
-use crate::env::system::rpc::{BindError, Listener};
+use crate::env::system::rpc::{BindError, ConnectError, Listener};
 use crate::monitor::namespace;
 use crate::monitor::namespace::query;
 use crate::monitor::raft::batch::Batcher;
@@ -163,7 +162,7 @@ pub enum RunError {
     System(#[from] io::Error),
     /// It has an id and no log: what it has acknowledged is lost with its disk.
     #[error(
-        "this monitor has the id {id}, but its data in {} are gone, and with them what it had promised the others: remove it from the group (okapifs monitor remove {name}) and add one under another name", .dir.display()
+        "this monitor has the id {id}, but its data in {} are gone, and with them what it had promised the others: put another in its place (okapifs monitor replace {name}), then remove this directory", .dir.display()
     )]
     DataGone {
         /// Its id.
@@ -176,6 +175,9 @@ pub enum RunError {
     /// The other monitors will not have it.
     #[error("{0}")]
     Refused(String),
+    /// None of the monitors that it was told of is one of its cluster.
+    #[error(transparent)]
+    Strangers(ConnectError),
     /// What must not be forgotten could not be written down.
     #[error("monitor.toml cannot be written: {0}")]
     Remember(#[source] io::Error),
@@ -212,8 +214,6 @@ struct Monitor {
 struct Member {
     id: MonitorId,
     cluster: ClusterId,
-    pid: u32,
-    node: String,
     vault: Vault,
     dir: PathBuf,
     /// For how long a monitor is missed before another takes its place.
@@ -245,7 +245,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         dir: config.dir.clone(),
         name: config.credentials.identity().name.clone(),
-        profile: peers::profile(address, config.agent.clone(), config.start),
+        profile: peers::profile(address, config.agent.clone(), config.start)?,
         instance: SystemRandom.u128(),
         member: OnceLock::new(),
     });
@@ -265,8 +265,6 @@ pub async fn run(
     let member = Member {
         id,
         cluster: identity.id,
-        pid: std::process::id(),
-        node: node()?.id,
         vault,
         short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
         replace_after: config.replace_after,
@@ -277,6 +275,8 @@ pub async fn run(
     let monitor = Arc::new(Monitor::new(member, Arc::clone(&store), clock, consensus, credentials));
     let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
     let renewing = tokio::spawn(trust::keep_renewed(Arc::clone(&monitor)));
+    let introducing =
+        tokio::spawn(audience::keep_introduced(peers.links.clone(), Arc::clone(&monitor.audience)));
     door.open(Arc::clone(&monitor));
     ready(address);
     let ended = tokio::select! {
@@ -295,6 +295,7 @@ pub async fn run(
     serving.abort();
     following.abort();
     renewing.abort();
+    introducing.abort();
     monitor.abdicate();
     raft.shutdown().await?;
     store.persist()?;

@@ -5,6 +5,7 @@
 //! is told so, and ends.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -16,8 +17,8 @@ use super::Monitor;
 use super::links::Links;
 use crate::crypto::Role;
 use crate::env::clock::Clock;
-use crate::env::system::credentials;
 use crate::env::system::rpc::{Answer, Caller, Guest, Service};
+use crate::env::system::{credentials, node};
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
@@ -305,7 +306,12 @@ fn not_yet() -> Answer {
 }
 
 /// What a monitor says of itself.
-pub(super) fn profile(address: SocketAddr, agent: Option<String>, start: u64) -> Profile {
+pub(super) fn profile(
+    address: SocketAddr,
+    agent: Option<String>,
+    start: u64,
+) -> io::Result<Profile> {
     let level = crate::monitor::namespace::monitors::FEATURE_LEVEL;
-    Profile { address: address.to_string(), agent, start, level }
+    let (address, node, pid) = (address.to_string(), node()?.id, std::process::id());
+    Ok(Profile { address, agent, start, level, node, pid })
 }

@@ -21,8 +21,10 @@ use tokio::time::Instant;
 
 use super::peers::Peers;
 use super::{Bootstrap, Config, RunError};
+use crate::crypto::Role;
 use crate::crypto::seal::SealKey;
 use crate::env::system::credentials;
+use crate::env::system::rpc::{ConnectError, Connection};
 use crate::monitor::founding;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
@@ -57,7 +59,8 @@ pub enum Milestone {
 /// Keeps a [`Milestone`].
 pub type Remember = Box<dyn Fn(Milestone) -> io::Result<()> + Send + Sync>;
 
-/// The incarnation of the cluster, found before anybody connects: in its own state, or with its siblings.
+/// The incarnation of the cluster, found before anybody connects: in its own state, or with its siblings. Where all
+/// of those are of another cluster there is no point in waiting.
 pub(super) async fn incarnation(config: &Config, peers: &Peers) -> Result<Incarnation, RunError> {
     if let Some(cluster) = query::cluster(&*peers.store)? {
         let expected = config.credentials.identity().cluster;
@@ -71,11 +74,21 @@ pub(super) async fn incarnation(config: &Config, peers: &Peers) -> Result<Incarn
     }
     let mut patience = Patience::new();
     loop {
+        let mut errors = Vec::new();
         for address in &config.monitors {
-            match peers.links.call(address, &Request::Who, ANSWER).await {
-                Ok(_) => return Ok(peers.links.incarnation()),
-                Err(error) => patience.note(error),
+            let (credentials, any) = (&config.credentials, Incarnation::default());
+            match Connection::open(address, credentials, Role::Monitor, any, ANSWER).await {
+                Ok((connection, _)) => return Ok(connection.incarnation()),
+                Err(error) => {
+                    patience.note(&error);
+                    errors.push(error);
+                }
             }
+        }
+        if !errors.iter().any(ConnectError::may_pass)
+            && let Some(error) = errors.pop()
+        {
+            return Err(RunError::Strangers(error));
         }
         patience.wait("a monitor of the cluster").await;
     }

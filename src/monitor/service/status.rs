@@ -74,6 +74,7 @@ impl Reign {
             MonitorStatus {
                 id,
                 name: record.name,
+                pid: (record.profile.node == node).then_some(record.profile.pid),
                 address: record.profile.address,
                 role: match (is_self, votes) {
                     (true, _) => MonitorRole::Leader,
@@ -88,7 +89,6 @@ impl Reign {
                 },
                 applied,
                 lag: group.applied.saturating_sub(applied),
-                pid: (is_self && node == self.member.node).then_some(self.member.pid),
             }
         };
         Ok(here.map(status).collect())

@@ -67,6 +67,13 @@ impl FakeMonitor {
         state.leader = Some(notice);
     }
 
+    /// Tells everybody who is connected where there are monitors.
+    pub(crate) fn introduce(&self, monitors: &[String]) {
+        let notice = encode(&Notice::Monitors(monitors.to_vec()));
+        let state = self.service.state.lock();
+        state.callers.iter().for_each(|caller| caller.notify(notice.clone()));
+    }
+
     pub(crate) fn stop(&self) {
         self.shutdown.send_replace(true);
     }

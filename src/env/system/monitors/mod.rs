@@ -260,6 +260,9 @@ impl Shared {
         while let Some(bytes) = told.recv().await {
             match decode(&bytes) {
                 Ok(Notice::Leader { term, address }) => self.told(term, &address),
+                Ok(Notice::Monitors(addresses)) => {
+                    addresses.iter().for_each(|address| self.learn(address));
+                }
                 // Nobody listens any more only while the process ends.
                 Ok(notice) => drop(self.notices.send(notice)),
                 Err(error) => log::error!("a monitor said something unreadable: {error}"),

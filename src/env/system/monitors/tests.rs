@@ -120,3 +120,19 @@ fn pauses_grow_to_a_limit_and_are_never_quite_the_same() {
     assert!(pauses[9..].iter().all(|pause| *pause < most.mul_f64(1.25)));
     assert!(pauses[9..].iter().any(|pause| *pause != pauses[9]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn monitors_that_there_were_not_yet_are_learnt() {
+    let cluster = FakeCluster::new(1);
+    let (first, mut later) = (cluster.monitor(Mode::Answers), cluster.monitor(Mode::Answers));
+    let links = links(&cluster, &[&first]);
+    answered(&links).await;
+    first.introduce(&[first.address.clone(), later.address.clone()]);
+    let connected = || links.0.state.lock().links.values().all(|link| link.connection.is_some());
+    while links.0.state.lock().links.len() < 2 || !connected() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    first.stop();
+    answered(&links).await;
+    assert_eq!(later.asked.recv().await, Some(QUESTION));
+}

@@ -6,7 +6,8 @@ use crate::types::MonitorId;
 use crate::wire::peers::Profile;
 
 fn profile(address: &str, level: u32) -> Profile {
-    Profile { address: address.to_owned(), agent: None, start: 0, level }
+    let (address, node) = (address.to_owned(), "node".to_owned());
+    Profile { address, agent: None, start: 0, level, node, pid: 1 }
 }
 
 fn add(name: &str) -> Action {

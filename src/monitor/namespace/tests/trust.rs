@@ -195,7 +195,7 @@ fn the_first_three_nodes_get_monitors() {
     assert!(query::may_monitor(&world.store, "n50").unwrap());
 
     // One of them starts, another never does and is given up.
-    let profile = Profile { address: "a:1".to_owned(), agent: None, start: 1, level: 1 };
+    let profile = profile();
     let add = |name: &str| Action::AddMonitor { name: name.to_owned(), profile: profile.clone() };
     let Outcome::Monitor(id) = world.act(add("monitor-n10")) else { panic!("it is awaited") };
     let name = "monitor-n10".to_owned();
@@ -213,7 +213,7 @@ fn the_first_three_nodes_get_monitors() {
 #[test]
 fn a_monitor_is_enrolled_in_the_place_of_one_that_is_lost() {
     let mut world = World::new(0);
-    let profile = Profile { address: "a:1".to_owned(), agent: None, start: 1, level: 1 };
+    let profile = profile();
     let (id, name) = (MonitorId(1), "monitor-1".to_owned());
     world.act(Action::IntroduceMonitor { id, name, profile });
     let mut enroll = |number: u8, name: &str, replaces| {
@@ -233,4 +233,9 @@ fn a_monitor_is_enrolled_in_the_place_of_one_that_is_lost() {
     ];
     assert_eq!(states(&world), expected.map(|(name, state)| (name.to_owned(), state)));
     world.verify();
+}
+
+fn profile() -> Profile {
+    let (address, node) = ("a:1".to_owned(), "node".to_owned());
+    Profile { address, agent: None, start: 1, level: 1, node, pid: 1 }
 }

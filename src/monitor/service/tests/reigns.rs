@@ -60,7 +60,8 @@ impl Group {
         });
         for (index, address) in group.addresses.iter().enumerate() {
             let (name, address) = (format!("m{index}"), address.clone());
-            let profile = Profile { address, agent: None, start: 0, level: FEATURE_LEVEL };
+            let (level, node) = (FEATURE_LEVEL, "node".to_owned());
+            let profile = Profile { address, agent: None, start: 0, level, node, pid: 1 };
             let action = Action::AddMonitor { name, profile };
             group.apply(&Command { term: 0, time: now(), actions: vec![action] });
         }
@@ -226,8 +227,6 @@ fn monitor(
     let member = super::Member {
         id: id_of(index),
         cluster: CLUSTER,
-        pid: 1,
-        node: "node".to_owned(),
         vault: Vault::new(cluster.dir.path(), credentials.clone()),
         dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
@@ -415,8 +414,14 @@ async fn who_comes_before_a_monitor_serves_is_told_who_leads_too() {
     let address = listener.local_address();
     let group = Group::new(vec![address.to_string()]);
     let credentials = cluster.credentials(Role::Monitor, "m0");
-    let profile =
-        Profile { address: address.to_string(), agent: None, start: 0, level: FEATURE_LEVEL };
+    let profile = Profile {
+        address: address.to_string(),
+        agent: None,
+        start: 0,
+        level: FEATURE_LEVEL,
+        node: "node".to_owned(),
+        pid: 1,
+    };
     let door = Arc::new(Door::new(Arc::new(Peers {
         links: Links::new(credentials.clone()),
         store: Arc::clone(&group.store) as Arc<dyn Store>,
