@@ -77,17 +77,17 @@ fn monitors_are_cut_off() {
     let (times, seconds) = if long() { (3, 20) } else { (1, 5) };
     for time in 1..=times {
         disturbs_nobody(&hosts, &format!("the leader is cut off {time}"), seconds, |hosts| {
-            hosts.net.cut(hosts.leader(CLIENT));
+            hosts.net.cut(hosts.leader());
         });
         disturbs_nobody(&hosts, &format!("a follower is cut off {time}"), seconds, |hosts| {
-            hosts.net.cut(follower(hosts.leader(CLIENT)));
+            hosts.net.cut(follower(hosts.leader()));
         });
         disturbs_nobody(&hosts, &format!("the leader is deaf {time}"), seconds, |hosts| {
-            let leader = hosts.leader(CLIENT);
+            let leader = hosts.leader();
             others(leader).for_each(|other| hosts.net.deafen(leader, other));
         });
         disturbs_nobody(&hosts, &format!("the leader is mute {time}"), seconds, |hosts| {
-            let leader = hosts.leader(CLIENT);
+            let leader = hosts.leader();
             others(leader).for_each(|other| hosts.net.deafen(other, leader));
         });
     }
@@ -98,18 +98,18 @@ fn members_are_parted() {
     let hosts = Hosts::start();
     let seconds = if long() { 20 } else { 4 };
     disturbs_nobody(&hosts, "leader and client are parted", seconds, |hosts| {
-        hosts.net.split(&[hosts.leader(CLIENT)], &[CLIENT]);
+        hosts.net.split(&[hosts.leader()], &[CLIENT]);
     });
     disturbs_nobody(&hosts, "leader and follower are parted", seconds, |hosts| {
-        let leader = hosts.leader(CLIENT);
+        let leader = hosts.leader();
         hosts.net.split(&[leader], &[follower(leader)]);
     });
     disturbs_nobody(&hosts, "client and follower are parted from the leader", seconds, |hosts| {
-        let leader = hosts.leader(CLIENT);
+        let leader = hosts.leader();
         hosts.net.split(&[leader], &[follower(leader), CLIENT]);
     });
     disturbs_nobody(&hosts, "leader and server are parted", seconds, |hosts| {
-        hosts.net.split(&[hosts.leader(CLIENT)], &[4]);
+        hosts.net.split(&[hosts.leader()], &[4]);
     });
     disturbs_nobody(&hosts, "client and server are parted", seconds, |hosts| {
         hosts.net.split(&[CLIENT], &[4]);

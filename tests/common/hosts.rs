@@ -53,11 +53,11 @@ impl Hosts {
         hosts.make_directories();
         for host in 1..=MONITORS {
             let name = format!("monitor-{host}");
-            hosts.run(host, &name, &["monitor", "run"], &[]);
+            hosts.run(host, &name, &["monitor", "run"]);
         }
         for host in 1..=SERVERS {
             let name = format!("server-{host}");
-            hosts.run(host, &name, &["server", "run"], &[]);
+            hosts.run(host, &name, &["server", "run"]);
         }
         hosts.wait_healthy();
         hosts.mount(CLIENT);
@@ -83,23 +83,13 @@ impl Hosts {
         self.dir.path().join(format!("mnt{CLIENT}"))
     }
 
-    /// The host whose monitor leads, in the opinion of those whom `from` reaches.
-    pub fn leader(&self, from: usize) -> usize {
-        self.try_leader(from).expect("who answers leads")
-    }
-
-    /// Waits until the monitor of another host leads; `from` is a host that is to see it.
-    pub fn wait_other_leader(&self, from: usize, before: usize) -> usize {
-        wait_for("another monitor leads", PATIENCE, || {
-            self.try_leader(from).filter(|leader| *leader != before)
-        })
-    }
-
-    fn try_leader(&self, from: usize) -> Option<usize> {
-        let status = self.status(from)?;
-        let mut monitors = status["monitors"].as_array()?.iter();
-        let leader = monitors.find(|monitor| monitor["role"] == "leader")?;
-        leader["name"].as_str()?.strip_prefix("monitor-")?.parse().ok()
+    /// The host whose monitor leads.
+    pub fn leader(&self) -> usize {
+        let status = self.status().expect("somebody leads");
+        let mut monitors = status["monitors"].as_array().expect("it is a list").iter();
+        let leader = monitors.find(|monitor| monitor["role"] == "leader").expect("who answers");
+        let number = leader["name"].as_str().and_then(|name| name.strip_prefix("monitor-"));
+        number.and_then(|number| number.parse().ok()).expect("names have numbers")
     }
 
     /// Waits until all is well, and gives how long that took.
@@ -107,7 +97,7 @@ impl Hosts {
         let since = Instant::now();
         let mut last = Value::Null;
         while since.elapsed() < PATIENCE {
-            if let Some(status) = self.status(CLIENT) {
+            if let Some(status) = self.status() {
                 if is_healthy(&status) {
                     return since.elapsed();
                 }
@@ -123,18 +113,18 @@ impl Hosts {
         for mountpoint in &self.mounts {
             success(Command::new(OKAPIFS).arg("sync").arg(mountpoint));
         }
-        let output = self.okapifs(CLIENT, &["check", "--data"]);
+        let output = self.okapifs(&["check", "--data"]);
         assert!(output.status.success(), "check --data: {}", text(&output));
     }
 
-    /// `okapifs status --json` as somebody on that host sees it.
-    fn status(&self, host: usize) -> Option<Value> {
-        let output = self.okapifs(host, &["status", "--json"]);
+    /// `okapifs status --json`, asked on [`CLIENT`].
+    fn status(&self) -> Option<Value> {
+        let output = self.okapifs(&["status", "--json"]);
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    fn okapifs(&self, host: usize, arguments: &[&str]) -> Output {
-        let mut command = self.net.command(host, OKAPIFS);
+    fn okapifs(&self, arguments: &[&str]) -> Output {
+        let mut command = self.net.command(CLIENT, OKAPIFS);
         command.arg("--cluster").arg(self.root()).args(arguments);
         command.output().expect("the program can be run")
     }
@@ -175,10 +165,10 @@ impl Hosts {
     }
 
     /// Starts what a directory has on its host.
-    fn run(&mut self, host: usize, name: &str, command: &[&str], more: &[&str]) {
+    fn run(&mut self, host: usize, name: &str, command: &[&str]) {
         let home = self.root().join(name);
         let home = home.to_str().expect("an ordinary path");
-        self.spawn(host, name, &[command, &[home], more].concat());
+        self.spawn(host, name, &[command, &[home]].concat());
     }
 
     /// Starts a process and waits until it is ready.
