@@ -253,8 +253,8 @@ mod tests {
         let (orders, _) = pass(&mut spares, &all, &["b", "c"], 1200);
         assert!(orders.is_empty(), "one is awaited: {orders:?}");
         // It never came.
-        let (orders, _) = pass(&mut spares, &all, &["c"], 1206);
-        assert_eq!(orders[0], (1206, "c".to_owned(), MonitorId(3)));
+        let (orders, _) = pass(&mut spares, &all, &["c"], 1220);
+        assert_eq!(orders[0], (1215, "c".to_owned(), MonitorId(3)), "b is silent since 1200");
         let all = voters(&[Member, Member, Gone, Gone, Member], &[]);
         let (orders, goes) = pass(&mut spares, &all, &["c"], 3000);
         assert!(orders.is_empty() && goes.is_empty(), "all is well");
