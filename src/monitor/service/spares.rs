@@ -215,13 +215,16 @@ mod tests {
         (1..).zip(states).map(seen).collect()
     }
 
+    /// When which agent was told to replace which monitor.
+    type Ordered = (u64, String, MonitorId);
+
     /// A second a tick, while these agents beat as spares; gives the orders that they got, and who is to go.
     fn pass(
         spares: &mut Spares,
         all: &[Seen],
         agents: &[&str],
         until: u64,
-    ) -> (Vec<(u64, String, MonitorId)>, Vec<(u64, MonitorId)>) {
+    ) -> (Vec<Ordered>, Vec<(u64, MonitorId)>) {
         let (mut orders, mut goes) = (Vec::new(), Vec::new());
         let from = spares.ticked.map_or(0, |ticked| ticked.as_secs() + 1);
         for now in from..=until {
