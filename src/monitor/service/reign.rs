@@ -190,7 +190,8 @@ impl Reign {
     pub(super) fn monitors(&self) -> Result<Vec<String>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
         let is_here = |(_, monitor): &(MonitorId, records::Monitor)| {
-            !matches!(monitor.state, MonitorState::Joining | MonitorState::Gone)
+            // One that is awaited has no address yet.
+            monitor.state != MonitorState::Gone && !monitor.profile.address.is_empty()
         };
         Ok(monitors.into_iter().filter(is_here).map(|(_, one)| one.profile.address).collect())
     }

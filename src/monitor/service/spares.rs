@@ -215,13 +215,16 @@ mod tests {
         (1..).zip(states).map(seen).collect()
     }
 
+    /// When which agent was told to replace which monitor.
+    type Ordered = (u64, String, MonitorId);
+
     /// A second a tick, while these agents beat as spares; gives the orders that they got, and who is to go.
     fn pass(
         spares: &mut Spares,
         all: &[Seen],
         agents: &[&str],
         until: u64,
-    ) -> (Vec<(u64, String, MonitorId)>, Vec<(u64, MonitorId)>) {
+    ) -> (Vec<Ordered>, Vec<(u64, MonitorId)>) {
         let (mut orders, mut goes) = (Vec::new(), Vec::new());
         let from = spares.ticked.map_or(0, |ticked| ticked.as_secs() + 1);
         for now in from..=until {
@@ -253,8 +256,8 @@ mod tests {
         let (orders, _) = pass(&mut spares, &all, &["b", "c"], 1200);
         assert!(orders.is_empty(), "one is awaited: {orders:?}");
         // It never came.
-        let (orders, _) = pass(&mut spares, &all, &["c"], 1206);
-        assert_eq!(orders[0], (1206, "c".to_owned(), MonitorId(3)));
+        let (orders, _) = pass(&mut spares, &all, &["c"], 1220);
+        assert_eq!(orders[0], (1215, "c".to_owned(), MonitorId(3)), "b is silent since 1200");
         let all = voters(&[Member, Member, Gone, Gone, Member], &[]);
         let (orders, goes) = pass(&mut spares, &all, &["c"], 3000);
         assert!(orders.is_empty() && goes.is_empty(), "all is well");
