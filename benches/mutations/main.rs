@@ -11,6 +11,9 @@
 //! again. With `--scattered` each file is taken by itself: then nothing that a change needs is in any cache. One
 //! session fills its 256 slots: four requests of 64 changes under way at any time.
 //!
+//! With `--cluster` and `--mount` it measures a cluster that `okapifs up` runs, three monitors for example; then with
+//! `--failovers` how long a program waits when the leader is killed, and with `--restarts` when everything is.
+//!
 //! CPU is what the monitor's process used, user and system. On a machine that is busy with other things it is
 //! the figure to compare.
 
