@@ -397,6 +397,9 @@ async fn report(dir: &ClusterDir, supervision: &Supervision) -> anyhow::Result<(
             width.total()
         ));
     }
+    for reason in &status.reasons {
+        say::line(format_args!("Health: {reason}"));
+    }
     match dir.mounts()?.first() {
         Some(mount) => say::line(format_args!("Try: cp -a /usr/share/doc {}", mount.at.display())),
         None => say::line(format_args!("Mount it with: okapifs up {root} --mount DIRECTORY")),

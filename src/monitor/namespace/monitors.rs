@@ -34,7 +34,7 @@ pub(super) fn add(
         Some((_, Monitor { state: MonitorState::Gone, .. })) => return Ok(removed(name)),
         Some(_) => {
             return Ok(Outcome::Refused(format!(
-                "{name} is a member already. If its data are lost: okapifs monitor remove {name}, then add one under another name"
+                "{name} is a member already. If its data are lost, put another in its place (okapifs monitor replace {name}), then remove this directory"
             )));
         }
     };
