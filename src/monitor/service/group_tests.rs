@@ -304,7 +304,7 @@ async fn who_lost_its_disk_runs_twice_or_has_anothers_name_is_refused() {
     let empty = cluster.dir_of("empty");
     std::fs::create_dir(&empty).unwrap();
     let why = cluster.refused("m2", &empty).await;
-    assert!(why.contains("are gone") && why.contains("okapifs monitor remove m2"), "{why}");
+    assert!(why.contains("are gone") && why.contains("okapifs monitor replace m2"), "{why}");
     cluster.memories.remove("m2");
     let why = cluster.refused("m2", &empty).await;
     assert!(why.contains("m2 is a member already"), "{why}");

@@ -120,11 +120,11 @@ impl Peer {
         ask(self.connection.clone(), encode(request)).await
     }
 
-    /// What a monitor says unasked, but for who leads.
+    /// What a monitor says unasked, but for where the monitors are and who leads.
     async fn noticed(&mut self) -> Vec<u8> {
         loop {
             let notice = tokio::time::timeout(LONG, self.notices.recv()).await.unwrap().unwrap();
-            if !matches!(decode(&notice).unwrap(), Notice::Leader { .. }) {
+            if !matches!(decode(&notice).unwrap(), Notice::Leader { .. } | Notice::Monitors(_)) {
                 return notice;
             }
         }
