@@ -151,6 +151,16 @@ impl Machines {
         });
     }
 
+    /// Waits until the file of a server names the monitors of these machines.
+    fn wait_until_known(&self, server: &str, monitors: &[usize]) {
+        let file = self.dir.path().join(server).join("server.toml");
+        wait_for("the addresses of the monitors are kept", SLOW, || {
+            let is_known =
+                |number: &usize| read(&file).contains(&format!("{}:7001", self.host(*number)));
+            monitors.iter().all(is_known).then_some(())
+        });
+    }
+
     fn has_monitor(&self, number: usize) -> bool {
         self.home(number).join(format!("monitor-host{number}/monitor.toml")).exists()
     }
@@ -188,11 +198,7 @@ fn three_commands_make_a_cluster() {
     machines.wait_for(4, &["monitor-1", "monitor-host2", "monitor-host3"], 4);
 
     // Who joined through machine 1 finds the others without it.
-    let file = machines.home(4).join("server-host4/server.toml");
-    let others = [2, 3].map(|number| format!("{}:7001", machines.host(number)));
-    wait_for("the addresses of the monitors are kept", SLOW, || {
-        others.iter().all(|address| read(&file).contains(address)).then_some(())
-    });
+    machines.wait_until_known("host4/server-host4", &[2, 3]);
     machines.kill(1);
     machines.kill(4);
     machines.start(4);
@@ -216,6 +222,7 @@ fn a_lost_monitor_is_replaced_by_one_spare() {
     }
     machines.wait_for(1, &["monitor-1", "monitor-host2", "monitor-host3"], 5);
     assert!(!machines.has_monitor(4) && !machines.has_monitor(5));
+    machines.wait_until_known("host1/server-1", &[2, 3]);
     machines.kill(1);
     let replaced = wait_for("a spare takes its place", SLOW, || {
         (4..=5).find(|number| machines.has_monitor(*number))
