@@ -63,6 +63,11 @@ impl Peers {
                 leader: self.leader(),
             },
             Request::Join(profile) => {
+                // While a cluster is being founded there is nothing to join: its founder comes first.
+                match query::cluster(&*self.store) {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return self.not_leader(),
+                }
                 let name = name.to_owned();
                 self.lead(Action::AddMonitor { name, profile }).await
             }
@@ -149,13 +154,15 @@ impl Peers {
                 self.refresh();
                 Response::Introduced
             }
-            Err(_) => {
-                // Who was deposed this moment knows no better than to name nobody.
-                let leads = self.leads();
-                let here = self.member.get().map(|(id, _)| *id);
-                Response::NotLeader { here, leader: self.leader().filter(|_| !leads) }
-            }
+            Err(_) => self.not_leader(),
         }
+    }
+
+    /// Ask another, or later. Who was deposed this moment knows no better than to name nobody.
+    fn not_leader(&self) -> Response {
+        let leads = self.leads();
+        let here = self.member.get().map(|(id, _)| *id);
+        Response::NotLeader { here, leader: self.leader().filter(|_| !leads) }
     }
 
     /// Whether this monitor leads, and there is nothing to write down.
