@@ -52,8 +52,10 @@ impl Hosts {
         let mut hosts = Self { processes: Vec::new(), mounts: Vec::new(), dir, net };
         hosts.make_directories();
         for host in 1..=MONITORS {
-            let name = format!("monitor-{host}");
-            hosts.run(host, &name, &["monitor", "run"]);
+            if host > 1 {
+                hosts.add_monitor(host);
+            }
+            hosts.run(host, &format!("monitor-{host}"), &["monitor", "run"]);
         }
         for host in 1..=SERVERS {
             let name = format!("server-{host}");
@@ -137,31 +139,28 @@ impl Hosts {
         (1..=MONITORS).map(|host| format!("{}:7001", self.net.ip(host))).collect()
     }
 
+    /// As if one machine had all servers; then each is told of its own host.
     fn make_directories(&self) {
-        let okapifs = |words: &[&str]| {
-            success(Command::new(OKAPIFS).args(words).arg(self.root()));
-        };
-        let monitors = self.monitors();
-        let anywhere = "10.0.0.0:7002";
-        let servers = SERVERS.to_string();
-        okapifs(&[
-            "init",
-            "--listen",
-            &monitors[0],
-            "--servers",
-            &servers,
-            "--server-listen",
-            anywhere,
-        ]);
-        for monitor in &monitors[1..] {
-            okapifs(&["monitor", "add", "--listen", monitor]);
-        }
+        let (monitors, servers) = (self.monitors(), SERVERS.to_string());
+        let mut init = Command::new(OKAPIFS);
+        init.args(["init", "--no-start", "--listen", &monitors[0], "--servers", &servers]);
+        success(init.arg(self.root()));
         for host in 1..=SERVERS {
-            let address = format!("{}:7002", self.net.ip(host));
-            edit(&self.root().join(format!("server-{host}/server.toml")), anywhere, &address);
+            let file = self.root().join(format!("server-{host}/server.toml"));
+            set(&file, "listen", &format!("\"{}:7002\"", self.net.ip(host)));
+            set(&file, "domain", &format!("\"host-{host}\""));
+            set(&file, "monitors", &format!("{monitors:?}"));
         }
-        let (first, all) = (format!("[\"{}\"]", monitors[0]), format!("{monitors:?}"));
-        edit(&self.root().join("client/okapifs.toml"), &first, &all);
+        set(&self.root().join("client/okapifs.toml"), "monitors", &format!("{monitors:?}"));
+    }
+
+    /// Asks the monitors that run for one more.
+    fn add_monitor(&self, host: usize) {
+        let root = self.root();
+        let root = root.to_str().expect("an ordinary path");
+        let output =
+            self.okapifs(&["monitor", "add", "--listen", &self.monitors()[host - 1], root]);
+        assert!(output.status.success(), "monitor add: {}", text(&output));
     }
 
     /// Starts what a directory has on its host.
@@ -235,9 +234,14 @@ fn is_healthy(status: &Value) -> bool {
         && all("servers", SERVERS, "state", &["up"])
 }
 
-/// Says something else in a configuration file.
-fn edit(file: &Path, old: &str, new: &str) {
+/// Gives a key of a configuration file another value.
+fn set(file: &Path, key: &str, value: &str) {
     let text = fs::read_to_string(file).expect("read");
-    assert!(text.contains(old), "{old:?} is not in {}: {text}", file.display());
-    fs::write(file, text.replace(old, new)).expect("written");
+    let is_key = |line: &str| line.split('=').next().is_some_and(|name| name.trim() == key);
+    assert!(text.lines().any(is_key), "no {key} in {text}");
+    let changed = |line: &str| match is_key(line) {
+        true => format!("{key} = {value}\n"),
+        false => format!("{line}\n"),
+    };
+    fs::write(file, text.lines().map(changed).collect::<String>()).expect("written");
 }

@@ -63,11 +63,13 @@ enum State {
     Failed { at: Instant, why: String },
 }
 
-/// A connection, and when something was last answered on it.
+/// A connection, and when the first question was asked on it of those that wait for an answer since the last one
+/// came. (Not when the last answer came: after an idle hour, one late answer would end a connection that is well, and
+/// with it the vote that is on its way.)
 struct Up {
     connection: Connection,
     address: String,
-    answered: Mutex<Instant>,
+    unanswered: Mutex<Option<Instant>>,
 }
 
 impl Links {
@@ -213,11 +215,11 @@ impl Inner {
                 .or_insert_with(|| Arc::new(Link(watch::Sender::new(State::Idle)))),
         );
         let up = self.connected(&link, address).await?;
-        let asked_at = Instant::now();
+        up.unanswered.lock().get_or_insert_with(Instant::now);
         let response = call(&up.connection, &Request::Raft { from, to, ask }, timeout).await;
         match response {
             Ok(response) => {
-                *up.answered.lock() = Instant::now();
+                *up.unanswered.lock() = None;
                 match response? {
                     Response::Raft(answer) => Ok(answer),
                     Response::Refused(why) => {
@@ -228,7 +230,7 @@ impl Inner {
                 }
             }
             Err(error) => {
-                if *up.answered.lock() + MUTE < asked_at + timeout {
+                if up.unanswered.lock().is_some_and(|since| since.elapsed() >= MUTE) {
                     up.connection.close();
                 }
                 Err(Unreached(format!("{address}: {error}")))
@@ -274,8 +276,8 @@ impl Inner {
     async fn connect(&self, link: &Link, address: String) {
         let state = match self.open(&address, CONNECT).await {
             Ok(connection) => {
-                let answered = Mutex::new(Instant::now());
-                State::Up(Arc::new(Up { connection, address, answered }))
+                let unanswered = Mutex::new(None);
+                State::Up(Arc::new(Up { connection, address, unanswered }))
             }
             Err(Unreached(why)) => State::Failed { at: Instant::now(), why },
         };

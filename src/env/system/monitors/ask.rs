@@ -52,7 +52,7 @@ impl MonitorLinks {
             };
             let answer = tokio::select! {
                 biased;
-                () = changed(&mut targets) => continue,
+                () = left(&mut targets, &target) => continue,
                 answer = target.connection.call(header.clone(), Vec::new(), attempt) => answer,
             };
             let why = match answer {
@@ -75,6 +75,18 @@ impl MonitorLinks {
             if Instant::now() >= deadline {
                 return Err(why);
             }
+        }
+    }
+}
+
+/// Resolves when another is to be asked. Not when it only became known that the one that is asked leads, or leads
+/// anew: the call is on its way there, and is answered, if only by a refusal. To send it twice would do it twice.
+async fn left(targets: &mut watch::Receiver<Option<Target>>, asked: &Target) {
+    loop {
+        changed(targets).await;
+        let same = |now: &Target| now.connection.is_same(&asked.connection);
+        if !targets.borrow_and_update().as_ref().is_some_and(same) {
+            return;
         }
     }
 }

@@ -51,6 +51,20 @@ async fn a_leader_that_hangs_is_left_as_soon_as_another_is_announced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_asked_and_turns_out_to_lead_is_not_asked_twice() {
+    let cluster = FakeCluster::new(1);
+    let mut leader = cluster.monitor(Mode::Hangs);
+    let links = links(&cluster, &[&leader]);
+    let question = tokio::spawn(async move { links.ask(&QUESTION, LONG, LONG).await });
+    assert_eq!(leader.asked.recv().await, Some(QUESTION));
+    leader.announce(1, &leader.address);
+    leader.announce(2, &leader.address);
+    let again = tokio::time::timeout(Duration::from_millis(300), leader.asked.recv()).await;
+    assert!(again.is_err(), "{again:?}");
+    question.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_reached_first_leads_to_the_leader() {
     let cluster = FakeCluster::new(1);
     let first = cluster.monitor(Mode::Refuses);
