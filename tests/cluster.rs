@@ -14,8 +14,12 @@ use common::load;
 use common::runner::{long, run};
 use common::wait_for;
 
-/// No operation may wait longer for a new leader.
-const FAILOVER: Duration = Duration::from_secs(3);
+/// What is promised of operations that wait for a new leader, on a machine with nothing else to do.
+const PROMISED: Duration = Duration::from_secs(3);
+/// What is asked of a busy one.
+const FAILOVER: Duration = Duration::from_secs(6);
+/// Rounds of the programs that are at work: about a second's, when nothing is wrong.
+const A_WHILE: u64 = 100;
 
 fn main() -> ExitCode {
     run(&[
@@ -50,14 +54,14 @@ fn programs_go_on_while_leaders_end(signal: i32) {
         });
         // The next death is not to take the majority.
         cluster.wait_healthy();
-        load.work_on(1);
+        load.work_on(A_WHILE);
         while Instant::now() < next {
-            load.work_on(1);
+            load.work_on(A_WHILE);
         }
     }
     let waits = load.finish();
     println!("leaders ended by signal {signal}: {waits}");
-    assert!(waits.longest() < FAILOVER, "{waits}");
+    assert!(waits.longest() < if long() { PROMISED } else { FAILOVER }, "{waits}");
     cluster.sync();
     cluster.assert_clean();
 }
@@ -88,9 +92,9 @@ fn whatever_is_killed_comes_back() {
             send(cluster.unit_pid(victim), libc::SIGKILL);
         }
         let next = Instant::now() + Duration::from_millis(random.below(pause + 1));
-        load.work_on(1);
+        load.work_on(A_WHILE);
         while Instant::now() < next {
-            load.work_on(1);
+            load.work_on(A_WHILE);
         }
     }
     let waits = load.finish();

@@ -23,6 +23,8 @@ use common::runner::{long, run};
 const PROMISED: Duration = Duration::from_secs(3);
 /// What is asked of a busy one.
 const FAILOVER: Duration = Duration::from_secs(6);
+/// Rounds of the programs that are at work: about a second's, when nothing is wrong.
+const A_WHILE: u64 = 100;
 
 fn main() -> ExitCode {
     run(&[
@@ -42,13 +44,13 @@ fn happens(
     break_it: impl FnOnce(&Hosts),
 ) -> Duration {
     let programs = ledger::start(&hosts.mnt(), what, errors);
-    programs.work_on(1);
+    programs.work_on(A_WHILE);
     break_it(hosts);
     // So long it stays broken.
     std::thread::sleep(Duration::from_secs(seconds));
     hosts.net.heal();
     let healed = hosts.wait_healthy();
-    programs.work_on(1);
+    programs.work_on(A_WHILE);
     let waits = programs.finish();
     println!("{what}, {seconds} s, well again after {healed:?}: {waits}");
     waits.longest()
@@ -166,7 +168,7 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
         file.write_all_at(b"before", 0).and_then(|()| file.sync_all()).expect("written");
     }
     let programs = ledger::start(&mnt, "given up", Errors::Possible);
-    programs.work_on(1);
+    programs.work_on(A_WHILE);
     hosts.net.cut(CLIENT);
     let healed = AtomicBool::new(false);
     std::thread::scope(|scope| {

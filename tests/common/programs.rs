@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::wait_until;
 
-/// No program needs longer for a round, whatever happens to it meanwhile.
-const ROUND: Duration = Duration::from_secs(120);
+/// Whatever happens, it is over sooner.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long operations took.
 #[derive(Default)]
@@ -120,23 +120,21 @@ impl Programs {
         self.programs.push(Program { name, begun, thread });
     }
 
-    /// Lets all of them work until each has finished so many whole rounds.
+    /// Lets them work until they have begun so many more rounds, all of them together: a measure of time that does
+    /// not depend on how fast this machine is.
     pub fn work_on(&self, rounds: u64) {
-        for program in &self.programs {
-            let begun = || program.begun.load(Ordering::Relaxed);
-            // The one that is under way does not count.
-            let enough = begun() + rounds + 1;
-            wait_until("working on", ROUND, || {
+        let enough = self.begun() + rounds;
+        wait_until("working on", PATIENCE, || {
+            for program in &self.programs {
                 assert!(!program.thread.is_finished(), "{} has ended", program.name);
-                let begun = begun();
-                let missing = enough.saturating_sub(begun);
-                if missing == 0 {
-                    Ok(())
-                } else {
-                    Err(format!("{}: {missing} rounds", program.name))
-                }
-            });
-        }
+            }
+            let begun = self.begun();
+            if begun >= enough { Ok(()) } else { Err(format!("({} rounds left)", enough - begun)) }
+        });
+    }
+
+    fn begun(&self) -> u64 {
+        self.programs.iter().map(|program| program.begun.load(Ordering::Relaxed)).sum()
     }
 
     /// Lets them come to an end, and has them check what they made.
