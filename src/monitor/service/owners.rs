@@ -16,7 +16,7 @@
 //! | the evicted session whose replies are wanted | its owner, from the process that had it |
 //! | the session of a dead process | its owner, on the node it was opened on |
 //! | the server that beats or lists | its owner |
-//! | the node of an agent, the monitor that a spare replaces | nobody names them: they follow from the name |
+//! | the monitor that a spare is to replace | the agent that was told to (`spares`) |
 //! | a monitor, to its siblings | the holder of its name (`peers`) |
 //! | a stripe, to a storage server | the holder of a ticket (`tickets`) |
 //!
