@@ -84,7 +84,12 @@ pub enum Action {
         removes: Option<Removal>,
     },
     /// A client begins.
-    OpenSession(ClientInfo),
+    OpenSession {
+        /// What the client says of itself.
+        client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
+    },
     /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go; when it ends by itself, its
     /// replies too.
     CloseSession {

@@ -217,6 +217,8 @@ records! {
     Session {
         /// Whose it is.
         client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
         /// When it was opened, by the leader's clock.
         opened: Timestamp,
         /// It changes nothing any more; what it held is being cleared away in steps, which have looked at the

@@ -18,7 +18,7 @@ use super::keys::{self, IdKind};
 use super::orphans;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
-use super::txn::{Txn, get, take};
+use super::txn::{Txn, get, scan, take};
 use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
@@ -36,12 +36,23 @@ const NO_MORE: Ino = Ino(u64::MAX);
 // A range's numbers are the bits of `Range::used`.
 const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 
-/// A client begins.
-pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
+/// A client begins. One that asks again with the nonce of a session that is open has missed the answer.
+pub(super) fn open(
+    txn: &mut Txn<'_>,
+    at: At,
+    client: &ClientInfo,
+    nonce: u128,
+) -> Result<Outcome, StoreError> {
+    for found in scan(txn, &keys::all::<Session>()) {
+        let (id, session) = found?;
+        if session.nonce == nonce && session.client == *client && session.closing.is_none() {
+            return Ok(Outcome::Session(id));
+        }
+    }
     let id = SessionId(at.op.0);
-    let session = Session { client: client.clone(), opened: at.time, closing: None };
+    let session = Session { client: client.clone(), nonce, opened: at.time, closing: None };
     txn.put(&keys::session(id), &session);
-    Outcome::Session(id)
+    Ok(Outcome::Session(id))
 }
 
 /// A client ends, or is given up.

@@ -23,10 +23,11 @@ impl Reign {
         &self,
         caller: &Origin,
         client: ClientInfo,
+        nonce: u128,
     ) -> Result<Response, Refusal> {
         check_client(&client)?;
         log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
-        match self.submit(Action::OpenSession(client)).await? {
+        match self.submit(Action::OpenSession { client, nonce }).await? {
             Outcome::Session(session) => self.attached(caller, session),
             other => Err(Refusal::Malformed(format!(
                 "a session was asked for and answered with {other:?}"

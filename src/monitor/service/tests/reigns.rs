@@ -81,7 +81,7 @@ impl Group {
     }
 
     /// Nobody has noticed yet.
-    fn elect_silently(&self, leader: Option<usize>) {
+    pub(super) fn elect_silently(&self, leader: Option<usize>) {
         let mut led = self.led.lock();
         led.term += 1;
         led.leader = leader;
@@ -168,7 +168,7 @@ pub(super) struct Monitors {
 }
 
 impl Monitors {
-    fn start(count: usize) -> Self {
+    pub(super) fn start(count: usize) -> Self {
         Self::of(Cluster::new(), count)
     }
 
@@ -191,7 +191,7 @@ impl Monitors {
         Self { running: running.collect(), group, cluster }
     }
 
-    async fn client(&self, at: usize) -> Client {
+    pub(super) async fn client(&self, at: usize) -> Client {
         Client::open(&self.cluster, &self.running[at]).await
     }
 
@@ -228,7 +228,6 @@ fn monitor(
         id: id_of(index),
         cluster: CLUSTER,
         vault: Vault::new(cluster.dir.path(), credentials.clone()),
-        dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
         replace_after: None,
     };
