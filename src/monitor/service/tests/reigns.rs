@@ -595,7 +595,7 @@ async fn a_call_passed_on_is_answered_for_its_caller_alone_and_not_after_its_end
     assert_eq!(pass_on(5, Role::Client, CLUSTER).await, NO_LEADER, "it is over");
     let (refused, _) = monitor.connection.call(vec![99; 9], Vec::new(), LONG).await.unwrap();
     let refused = decode::<peers::Response>(&refused).unwrap();
-    assert!(matches!(refused, peers::Response::Refused(_)), "{refused:?}");
+    assert!(matches!(refused, peers::Response::Unable(_)), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
