@@ -186,9 +186,15 @@ fn servers(status: &Status) -> Vec<Vec<String>> {
 }
 
 fn clients(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row(["MOUNT", "HOST", "AT", "PID"])];
+    let mut rows = vec![row(["MOUNT", "CLIENT", "HOST", "AT", "PID"])];
     rows.extend(status.clients.iter().map(|client| {
-        vec![client.id.to_string(), client.host.clone(), client.mountpoint.clone(), pid(client.pid)]
+        vec![
+            client.id.to_string(),
+            client.name.clone(),
+            client.host.clone(),
+            client.mountpoint.clone(),
+            pid(client.pid),
+        ]
     }));
     rows
 }

@@ -83,9 +83,11 @@ pub enum Action {
         /// done ([`Outcome::Held`]).
         removes: Option<Removal>,
     },
-    /// A client begins.
+    /// A client begins. Answered by [`Outcome::Session`], or by [`Outcome::NoSession`] when it was revoked.
     OpenSession {
-        /// What the client says of itself.
+        /// Its name, as in its certificate.
+        owner: String,
+        /// What it says of itself.
         client: ClientInfo,
         /// Drawn by it for this session.
         nonce: u128,

@@ -84,9 +84,10 @@ impl Peers {
                 let action = Action::IntroduceMonitor { id, name: name.to_owned(), profile };
                 self.lead(name, action).await
             }
-            // Only somebody who has a state can lead (`Door`).
+            // Only somebody who has a state can lead, and only a member speaks for others (`Door`).
             Request::Forward(_) | Request::ForwardClosed { .. } | Request::ForwardGuest { .. } => {
-                Response::Unable("this monitor does not serve yet: ask another".to_owned())
+                let later = "this monitor does not serve yet: ask another".to_owned();
+                self.removed(name).unwrap_or(Response::Unable(later))
             }
         }
     }
@@ -272,7 +273,7 @@ impl Service for Door {
                         | Request::ForwardGuest { .. },
                     ),
                     Some(others),
-                ) => {
+                ) if self.peers.links.gone(&caller.identity.name).is_none() => {
                     return Arc::clone(others).call(caller, header, payload).await;
                 }
                 (Ok(request), _) => self.peers.answer(&caller.identity.name, request).await,

@@ -129,6 +129,7 @@ impl Reign {
             .into_iter()
             .map(|(id, record)| ClientStatus {
                 id,
+                name: record.owner,
                 pid: (record.client.node == node).then_some(record.client.pid),
                 host: record.client.host,
                 mountpoint: record.client.mountpoint,

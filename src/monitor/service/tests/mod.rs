@@ -8,7 +8,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod crowds;
+mod doors;
 mod expulsion;
+mod owners;
 mod reigns;
 mod tickets;
 mod trust;
