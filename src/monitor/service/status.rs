@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::reign::Reign;
-use super::unreadable;
+use super::{room, unreadable};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft;
-use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
+use crate::types::{DiskRoom, Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
 };
@@ -31,14 +31,16 @@ impl Reign {
         let (mut health, mut reasons) = health(width, &servers, stripes);
         if self.member.short_of_room.load(Ordering::Relaxed) {
             health = Health::Error;
-            let why = format!(
-                "monitor {} has nearly no room on its disk ({}): new names and data are refused, deleting works",
-                self.member.id,
-                self.member.dir.display()
-            );
-            reasons.insert(0, why);
+            let why = "no majority of the monitors has room on its disk: new names and data are refused, deleting works";
+            reasons.insert(0, why.to_owned());
         }
         let monitors = self.monitor_status(node)?;
+        for MonitorStatus { name, address, room, .. } in &monitors {
+            if let Some(advice) = room::advice(name, address, *room) {
+                health = health.max(Health::Warn);
+                reasons.push(advice);
+            }
+        }
         for monitor in monitors.iter().filter(|monitor| monitor.state == ServerState::Down) {
             health = health.max(Health::Warn);
             let name = &monitor.name;
@@ -91,6 +93,11 @@ impl Reign {
                 },
                 applied,
                 lag: group.applied.saturating_sub(applied),
+                room: if is_self {
+                    group.room
+                } else {
+                    heard.map_or(DiskRoom::Enough, |at| at.room)
+                },
             }
         };
         Ok(here.map(status).collect())
