@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use okapifs::crypto::Role;
 use okapifs::env::system::rpc::Connection;
 use okapifs::env::system::{load_credentials, node};
-use okapifs::types::{Errno, Incarnation, SessionId};
+use okapifs::types::{Errno, Incarnation, Program, SessionId};
 use okapifs::wire;
 use okapifs::wire::metadata::{
     Answer, Attach, ClientInfo, Mutation, Query, Refusal, Renew, Reply, Request, Response,
@@ -35,6 +35,7 @@ impl Client {
             host: node.host,
             mountpoint: "a benchmark".to_owned(),
             pid: std::process::id(),
+            program: Program::this(),
         };
         Self::begin(dir, Request::OpenSession(info)).await
     }

@@ -166,6 +166,7 @@ pub(super) fn begin(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Res
         id: None,
         agent: None,
         replace_after_s: None,
+        hold_level: None,
         new_cluster: Some(cluster.clone()),
     };
     monitor.save(&dir.of(MONITOR))?;
@@ -235,6 +236,7 @@ pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow
             id: None,
             agent: None,
             replace_after_s: None,
+            hold_level: None,
             new_cluster: None,
         };
         monitor.save(&home)?;

@@ -15,6 +15,7 @@ use super::command::Outcome;
 use super::fail::Fail;
 use super::inodes::At;
 use super::keys::{self, IdKind};
+use super::level;
 use super::orphans;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
@@ -37,11 +38,14 @@ const NO_MORE: Ino = Ino(u64::MAX);
 const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 
 /// A client begins.
-pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
+pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Result<Outcome, StoreError> {
+    if let Some(refused) = level::too_old(txn, &client.program)? {
+        return Ok(refused);
+    }
     let id = SessionId(at.op.0);
     let session = Session { client: client.clone(), opened: at.time, closing: None };
     txn.put(&keys::session(id), &session);
-    Outcome::Session(id)
+    Ok(Outcome::Session(id))
 }
 
 /// A client ends, or is given up.

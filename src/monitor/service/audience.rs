@@ -1,16 +1,23 @@
 //! Everybody who is connected to this monitor, whoever leads: they are told who does, and where all monitors are.
 //! So whoever has reached one can go on with the others, also with those that there were not yet when it began.
+//!
+//! All of them speak the cluster's level. When it rises they are shown out; they come again at once, and find out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::links::Links;
+use super::peers::Peers;
 use crate::crypto::Role;
 use crate::env::system::rpc::Caller;
+use crate::monitor::namespace::query;
 use crate::wire::encode;
 use crate::wire::metadata::Notice;
+
+/// How often the cluster's level is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Default)]
@@ -24,6 +31,8 @@ struct State {
     leader: Option<Leader>,
     /// `host:port` of all monitors; empty while that is not known.
     monitors: Vec<String>,
+    /// The cluster's level; 0 while that is not known.
+    level: u32,
 }
 
 /// Who leads.
@@ -46,6 +55,7 @@ impl Audience {
             tell(caller, &leader.notice());
         }
         state.callers.insert(caller.id, Arc::clone(caller));
+        state.show_out_others();
     }
 
     /// Somebody is gone.
@@ -70,6 +80,15 @@ impl Audience {
         }
     }
 
+    /// Shows everybody out who speaks another level than the cluster.
+    pub(super) fn is_at(&self, level: u32) {
+        let mut state = self.state.lock();
+        if state.level != level {
+            state.level = level;
+            state.show_out_others();
+        }
+    }
+
     /// Tells everybody where the monitors are, if that is news.
     pub(super) fn introduce(&self, monitors: Vec<String>) {
         let mut state = self.state.lock();
@@ -80,18 +99,30 @@ impl Audience {
     }
 }
 
-/// Tells everybody where the monitors are, now and whenever that changes.
-pub(super) async fn keep_introduced(links: Links, audience: Arc<Audience>) {
-    let mut changes = links.changes();
+/// Tells everybody where the monitors are, now and whenever that changes; and that the cluster's level has risen.
+pub(super) async fn keep_introduced(peers: Arc<Peers>, audience: Arc<Audience>) {
+    let mut changes = peers.links.changes();
     loop {
-        audience.introduce(links.addresses());
-        if changes.changed().await.is_err() {
-            return;
+        audience.introduce(peers.links.addresses());
+        match query::level(&*peers.store) {
+            Ok(level) => audience.is_at(level),
+            Err(error) => log::error!("{error}: the cluster's level cannot be read"),
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
 
 impl State {
+    fn show_out_others(&self) {
+        let is_other = |caller: &&Arc<Caller>| {
+            caller.identity.role != Role::Monitor && caller.level != self.level && self.level > 0
+        };
+        self.callers.values().filter(is_other).for_each(|caller| caller.close());
+    }
+
     fn tell_all(&self, notice: &Notice) {
         self.callers.values().for_each(|caller| tell(caller, notice));
     }

@@ -13,7 +13,7 @@ use super::*;
 use crate::crypto::{Authority, Role};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::Connection;
-use crate::types::MonitorRole;
+use crate::types::{MonitorRole, Program};
 use crate::wire::admin;
 use crate::wire::metadata::{Request, Response};
 use crate::wire::peers::Profile;
@@ -75,6 +75,7 @@ impl Cluster {
             agent: None,
             start: 0,
             replace_after: None,
+            hold_level: None,
             credentials: self.credentials(Role::Monitor, name),
             bootstrap: (founds && !founded).then_some(bootstrap),
             remember: Box::new(move |milestone| {
@@ -249,7 +250,7 @@ async fn however_soon_others_ask_the_founder_is_the_first_member() {
         std::fs::create_dir_all(&config.dir).unwrap();
         let (stop, stopping) = watch::channel(false);
         let founder = tokio::spawn(run(config, |_| {}, stopping));
-        let profile = peers::profile(address, None, 0).unwrap();
+        let profile = peers::profile(address, None, 0, Program::this()).unwrap();
         join_at_once(&cluster.credentials(Role::Monitor, "m2"), address, profile).await;
         stop.send_replace(true);
         founder.await.unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 mod content;
 mod fences;
+mod level;
 mod model;
 mod monitors;
 mod shadow;
@@ -79,6 +80,7 @@ impl World {
             instance: self.log.len() as u64,
             dir: String::new(),
             usage: Usage { used_bytes: 300, capacity_bytes: 3_000 },
+            program: Program::this(),
         };
         // Another each time, as a leader makes it.
         let (name, key) = (name.to_owned(), TicketKey([self.log.len() as u8; 32]));
@@ -96,6 +98,7 @@ impl World {
             host: String::new(),
             mountpoint: String::new(),
             pid: 1,
+            program: Program::this(),
         };
         match self.act(Action::OpenSession(info)) {
             Outcome::Session(session) => Client { session, seq: 0, inodes: 0..0, stripes: 0..0 },
@@ -343,6 +346,7 @@ fn a_batch_is_its_actions_one_by_one() {
         host: "h".into(),
         mountpoint: "m".into(),
         pid: 1,
+        program: Program::this(),
     };
     let first = SessionId((1 << 44) + 1);
     let mutate = |slot, op| Action::Mutate {

@@ -10,11 +10,10 @@ use crate::env::system::rpc::{self, Caller};
 use crate::monitor::founding;
 use crate::monitor::namespace::apply;
 use crate::monitor::namespace::command::{Action, Command, Outcome};
-use crate::monitor::namespace::monitors::FEATURE_LEVEL;
 use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
-use crate::types::{MonitorRole, OpSeq, ServerState, ShardIndex};
+use crate::types::{MonitorRole, OpSeq, Program, ServerState, ShardIndex};
 use crate::wire::metadata::{Beat, Inventory, Renew};
 use crate::wire::peers;
 use crate::wire::peers::Profile;
@@ -60,8 +59,8 @@ impl Group {
         });
         for (index, address) in group.addresses.iter().enumerate() {
             let (name, address) = (format!("m{index}"), address.clone());
-            let (level, node) = (FEATURE_LEVEL, "node".to_owned());
-            let profile = Profile { address, agent: None, start: 0, level, node, pid: 1 };
+            let (program, node) = (Program::this(), "node".to_owned());
+            let profile = Profile { address, agent: None, start: 0, program, node, pid: 1 };
             let action = Action::AddMonitor { name, profile };
             group.apply(&Command { term: 0, time: now(), actions: vec![action] });
         }
@@ -418,7 +417,7 @@ async fn who_comes_before_a_monitor_serves_is_told_who_leads_too() {
         address: address.to_string(),
         agent: None,
         start: 0,
-        level: FEATURE_LEVEL,
+        program: Program::this(),
         node: "node".to_owned(),
         pid: 1,
     };
