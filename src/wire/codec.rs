@@ -9,10 +9,11 @@ use bincode::{Decode, Encode};
 use crate::types::limits::FRAME_HEADER_MAX;
 
 const LIMIT: usize = FRAME_HEADER_MAX as usize;
-const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> = bincode::config::standard()
-    .with_little_endian()
-    .with_fixed_int_encoding()
-    .with_limit::<LIMIT>();
+pub(super) const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
+    bincode::config::standard()
+        .with_little_endian()
+        .with_fixed_int_encoding()
+        .with_limit::<LIMIT>();
 
 /// Bytes that are not what they should be: cut off, too long, or of another version.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 mod content;
 mod fences;
+mod formats;
 mod level;
 mod model;
 mod monitors;

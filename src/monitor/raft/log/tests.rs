@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::fake::{FakeFiles, Random};
 use super::*;
+use crate::wire::formats::{check, of_bytes};
 
 const SMALL: LogConfig = LogConfig { segment_bytes: 2048, cache_bytes: 1000 };
 
@@ -375,4 +376,13 @@ fn a_segment_that_was_laid_out_ahead_is_filled_before_and_after_a_restart() {
 fn name_of_newest(files: &FakeFiles) -> String {
     let names = files.list().unwrap();
     names.into_iter().rfind(|name| name.ends_with(".log")).unwrap()
+}
+
+#[test]
+fn formats_of_the_log_are_those_of_their_level() {
+    let mut bytes = record::segment_head(7);
+    record::write_entry(&mut bytes, &entry(7, 3), 5);
+    record::write_committed(&mut bytes, at(7, 3), 6);
+    let found = [("a segment with its records".to_owned(), of_bytes(&bytes))];
+    check("monitor/raft/log/formats.table", &found);
 }
