@@ -91,10 +91,11 @@ fn whoever_comes_below_it_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_state_of_a_level_that_is_not_known_is_left_alone() {
-    let mut world = World::new(0);
-    world.act(Action::RaiseFeatureLevel(NEW + 1));
-    let command = Command { term: 1, time: Timestamp::default(), actions: vec![session(NEW)] };
-    let error = apply(&world.store, &command).expect_err("nobody here knows what it means");
+    let store = MemoryStore::new();
+    let command = |action| Command { term: 1, time: Timestamp::default(), actions: vec![action] };
+    let raised = apply(&store, &command(Action::RaiseFeatureLevel(NEW + 1))).unwrap();
+    store.write(&raised.batch).unwrap();
+    let error = apply(&store, &command(bootstrap())).expect_err("nobody here knows what it means");
     assert!(error.to_string().ends_with("upgrade it"), "{error}");
 }
 
