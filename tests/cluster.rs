@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 
 use common::cluster::{Cluster, OKAPIFS, send, success};
 use common::files::{Random, make_tree};
-use common::load::Load;
+use common::load;
 use common::runner::{long, run};
 use common::wait_for;
 
-/// No operation may wait longer for a new leader.
-const FAILOVER: Duration = Duration::from_secs(3);
+/// What is promised of operations that wait for a new leader, on a machine with nothing else to do.
+const PROMISED: Duration = Duration::from_secs(3);
+/// What is asked of a busy one.
+const FAILOVER: Duration = Duration::from_secs(6);
+/// Rounds of the programs that are at work: about a second's, when nothing is wrong.
+const A_WHILE: u64 = 100;
 
 fn main() -> ExitCode {
     run(&[
@@ -39,22 +43,25 @@ fn programs_go_on_while_leaders_end(signal: i32) {
     let cluster = Cluster::of_monitors(3);
     let source = cluster.scratch().join("source");
     make_tree(&source, if long() { 800 } else { 150 }, 4, 3);
-    let (times, every) = if long() { (9, 20) } else { (2, 16) };
-    let load = Load::start(&cluster.mnt(), "load", &source);
+    let (times, every) = if long() { (9, Duration::from_secs(20)) } else { (2, Duration::ZERO) };
+    let load = load::start(&cluster.mnt(), "load", &source);
     for _ in 0..times {
-        let next = Instant::now() + Duration::from_secs(every);
+        let next = Instant::now() + every;
         let leader = cluster.leader();
         send(cluster.unit_pid(&leader), signal);
         wait_for("another monitor leads", Duration::from_secs(10), || {
             (cluster.leader() != leader).then_some(())
         });
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
         // The next death is not to take the majority.
         cluster.wait_healthy();
+        load.work_on(A_WHILE);
+        while Instant::now() < next {
+            load.work_on(A_WHILE);
+        }
     }
     let waits = load.finish();
     println!("leaders ended by signal {signal}: {waits}");
-    assert!(waits.longest() < FAILOVER, "{waits}");
+    assert!(waits.longest() < if long() { PROMISED } else { FAILOVER }, "{waits}");
     cluster.sync();
     cluster.assert_clean();
 }
@@ -71,8 +78,8 @@ fn whatever_is_killed_comes_back() {
     let names =
         ["agent", "monitor-1", "monitor-2", "monitor-3", "server-1", "server-2", "server-3"];
     let mut left = names.repeat(if long() { 4 } else { 1 });
-    let pause = if long() { 600_000 / left.len() as u64 } else { 4_000 };
-    let load = Load::start(&cluster.mnt(), "load", &source);
+    let pause = if long() { 2 * 600_000 / left.len() as u64 } else { 0 };
+    let load = load::start(&cluster.mnt(), "load", &source);
     while !left.is_empty() {
         let at = usize::try_from(random.below(left.len() as u64)).expect("few");
         let victim = left.swap_remove(at);
@@ -84,7 +91,11 @@ fn whatever_is_killed_comes_back() {
         } else {
             send(cluster.unit_pid(victim), libc::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(pause / 2 + random.below(pause)));
+        let next = Instant::now() + Duration::from_millis(random.below(pause + 1));
+        load.work_on(A_WHILE);
+        while Instant::now() < next {
+            load.work_on(A_WHILE);
+        }
     }
     let waits = load.finish();
     println!("processes killed at random: {waits}");

@@ -13,7 +13,7 @@
 
 use std::collections::HashSet;
 
-use crate::types::Ino;
+use crate::monitor::namespace::caps;
 use crate::wire::metadata::{Mutation, Op};
 
 /// The changes in the order in which they are to be begun, each with its place in the request.
@@ -21,7 +21,7 @@ pub(super) fn of_work(mutations: Vec<Mutation>) -> Vec<(usize, Mutation)> {
     let mut named = HashSet::new();
     let (mut first, mut then) = (Vec::new(), Vec::new());
     for (place, mutation) in mutations.into_iter().enumerate() {
-        let inos = names(&mutation.op);
+        let inos = caps::subjects(&mutation.op);
         let gives_back = matches!(mutation.op, Op::Release { .. } | Op::Commit(_));
         if gives_back && !inos.iter().any(|ino| named.contains(ino)) {
             first.push((place, mutation));
@@ -34,33 +34,10 @@ pub(super) fn of_work(mutations: Vec<Mutation>) -> Vec<(usize, Mutation)> {
     first
 }
 
-/// The inodes that a change names.
-fn names(op: &Op) -> Vec<Ino> {
-    match op {
-        Op::Create(create) => vec![create.ino],
-        Op::Link { ino, .. }
-        | Op::SetAttr { ino, .. }
-        | Op::Truncate { ino, .. }
-        | Op::Punch { ino, .. }
-        | Op::SetXattr { ino, .. }
-        | Op::RemoveXattr { ino, .. }
-        | Op::Acquire { ino }
-        | Op::Release { ino }
-        | Op::SetMd5 { ino, .. } => vec![*ino],
-        Op::Clone(range) => vec![range.from, range.to],
-        Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
-        Op::Unlink { .. }
-        | Op::Rmdir { .. }
-        | Op::Rename(_)
-        | Op::LeaseInodes
-        | Op::LeaseStripes { .. } => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Slot, SlotSeq};
+    use crate::types::{Ino, Slot, SlotSeq};
 
     fn order(ops: Vec<Op>) -> Vec<usize> {
         let mutation = |op| Mutation { slot: Slot(0), seq: SlotSeq(1), op };

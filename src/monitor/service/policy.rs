@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::reign::{Reign, State};
 use super::unreadable;
-use crate::monitor::namespace::query;
+use crate::monitor::namespace::{caps, query};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{ClientPolicy, Errno, Ino, SessionId};
 use crate::wire::metadata::{Answer, Op, Query, Refusal};
@@ -165,25 +165,13 @@ fn changes(op: &Op) -> bool {
     )
 }
 
-/// The inodes that an operation names.
+/// The inodes that an operation names and that are there already.
 fn named_by_op(op: &Op) -> Vec<Ino> {
-    match op {
-        Op::Create(create) => vec![create.parent],
-        Op::Link { ino, parent, .. } => vec![*ino, *parent],
-        Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => vec![*parent],
-        Op::Rename(rename) => vec![rename.parent, rename.new_parent],
-        Op::Clone(range) => vec![range.from, range.to],
-        Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
-        Op::SetAttr { ino, .. }
-        | Op::Truncate { ino, .. }
-        | Op::Punch { ino, .. }
-        | Op::SetXattr { ino, .. }
-        | Op::RemoveXattr { ino, .. }
-        | Op::Acquire { ino }
-        | Op::Release { ino }
-        | Op::SetMd5 { ino, .. } => vec![*ino],
-        Op::LeaseInodes | Op::LeaseStripes { .. } => Vec::new(),
+    let mut named = caps::directories(op);
+    if !matches!(op, Op::Create(_)) {
+        named.extend(caps::subjects(op));
     }
+    named
 }
 
 /// The inode that a question names.
