@@ -13,16 +13,20 @@ use std::time::Duration;
 
 use common::cluster::{Cluster, send};
 use common::files::make_tree;
-use common::load::Load;
-use common::runner::run;
+use common::load;
+use common::runner::{long, run};
 use common::wait_for;
 use serde_json::Value;
 
 /// The levels of the two releases.
 const OLD: u64 = 1;
 const NEW: u64 = 2;
-/// No operation may wait longer for a new leader.
-const FAILOVER: Duration = Duration::from_secs(3);
+/// What is promised of operations that wait for a new leader, on a machine with nothing else to do.
+const PROMISED: Duration = Duration::from_secs(3);
+/// What is asked of a busy one.
+const FAILOVER: Duration = Duration::from_secs(6);
+/// Rounds of the programs that are at work: about a second's, when nothing is wrong.
+const A_WHILE: u64 = 100;
 const MONITORS: [&str; 3] = ["monitor-3", "monitor-1", "monitor-2"];
 
 fn main() -> ExitCode {
@@ -34,7 +38,7 @@ fn monitors_are_upgraded_one_by_one() {
     let source = cluster.scratch().join("source");
     make_tree(&source, 60, 2, 7);
     assert_eq!(behind(&cluster), MONITORS.len());
-    let load = Load::start(&cluster.mnt(), "load", &source);
+    let load = load::start(&cluster.mnt(), "load", &source);
 
     cluster.install_release();
     restart(&cluster, "monitor-3");
@@ -47,16 +51,17 @@ fn monitors_are_upgraded_one_by_one() {
     for (done, name) in MONITORS.into_iter().enumerate() {
         assert_eq!(behind(&cluster), MONITORS.len() - done);
         restart(&cluster, name);
+        load.work_on(A_WHILE);
     }
     wait_for("the level has risen", Duration::from_secs(10), || {
         let status = cluster.status();
         (status["level"] == NEW && status["rise"].is_null()).then_some(())
     });
     // On connections of the new level.
-    std::thread::sleep(Duration::from_secs(2));
+    load.work_on(A_WHILE);
     let waits = load.finish();
     println!("monitors upgraded one by one: {waits}");
-    assert!(waits.longest() < FAILOVER, "{waits}");
+    assert!(waits.longest() < if long() { PROMISED } else { FAILOVER }, "{waits}");
 
     too_late_to_go_back(&cluster);
     cluster.sync();
