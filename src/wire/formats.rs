@@ -12,12 +12,10 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 
-use bincode::de::read::Reader;
-use bincode::error::{AllowedEnumVariants, DecodeError};
 use bincode::{Decode, Encode};
 use crc_fast::{CrcAlgorithm, checksum};
 
-use super::codec::CONFIG;
+use super::codec::{NotDictated, dictate};
 use crate::types::Levels;
 
 /// Set to anything, it has the tables written anew.
@@ -85,8 +83,7 @@ pub(crate) fn of_bytes(sample: &[u8]) -> u32 {
 fn sample<T: Decode<()>>(asked: BTreeMap<usize, u32>) -> (T, Dictation) {
     let mut dictation = Dictation { asked, widths: Vec::new() };
     loop {
-        dictation.widths.clear();
-        let read = bincode::decode_from_reader::<T, _, _>(&mut dictation, CONFIG);
+        let read = dictation.read();
         let last = dictation.widths.len().saturating_sub(1);
         match read {
             Ok(value) => return (value, dictation),
@@ -108,37 +105,32 @@ fn variants<T: Decode<()>>(
     }
     let asked = before.iter().map(|(at, is)| (*at, *is)).chain([(at, NO_VARIANT)]).collect();
     let mut dictation = Dictation { asked, widths: Vec::new() };
-    match bincode::decode_from_reader::<T, _, _>(&mut dictation, CONFIG) {
-        Err(DecodeError::UnexpectedVariant { type_name, allowed, found: NO_VARIANT })
-            if seen.insert(type_name) =>
-        {
-            let of = match allowed {
-                AllowedEnumVariants::Range { min, max } => (*min..=*max).collect(),
-                AllowedEnumVariants::Allowed(of) => of.to_vec(),
-                other => panic!("{type_name} has variants of another kind: {other:?}"),
-            };
-            of.into_iter().map(|variant| (at, variant)).collect()
+    match dictation.read::<T>() {
+        Err(NotDictated::Variant { of, all }) if dictation.widths.len() == at + 1 => {
+            let all = all.filter(|_| !seen.contains(of)).map(|variant| (at, variant)).collect();
+            seen.insert(of);
+            all
         }
         _ => Vec::new(),
     }
 }
 
-/// Bytes that are made while they are read.
+/// What a value is read from.
 struct Dictation {
     /// By number of the read: the number that it gets.
     asked: BTreeMap<usize, u32>,
-    /// How long each read was.
+    /// How long each read was, in bytes.
     widths: Vec<usize>,
 }
 
-impl Reader for Dictation {
-    fn read(&mut self, bytes: &mut [u8]) -> Result<(), DecodeError> {
-        let number = self.asked.get(&self.widths.len()).copied().unwrap_or(1).to_le_bytes();
-        self.widths.push(bytes.len());
-        bytes.fill(0);
-        let width = bytes.len().min(number.len());
-        bytes[..width].copy_from_slice(&number[..width]);
-        Ok(())
+impl Dictation {
+    fn read<T: Decode<()>>(&mut self) -> Result<T, NotDictated> {
+        let Self { asked, widths } = self;
+        widths.clear();
+        dictate(|width| {
+            widths.push(width);
+            asked.get(&(widths.len() - 1)).copied().unwrap_or(1)
+        })
     }
 }
 

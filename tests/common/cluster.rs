@@ -61,8 +61,15 @@ impl Cluster {
     /// What is started from now on is of this release; what runs goes on.
     pub fn install_release(&mut self) {
         self.held_at = None;
-        send(self.agent_pid(), libc::SIGKILL);
+        self.kill_agent();
         self.up();
+    }
+
+    /// Kills the agent, and waits until it is dead: one that is about to die cannot be asked for anything.
+    pub fn kill_agent(&self) {
+        let agent = self.agent_pid();
+        send(agent, libc::SIGKILL);
+        wait_for("the agent is dead", DETECTION, || (!is_okapifs(agent)).then_some(()));
     }
 
     fn start(shape: &[(&str, u32)], is_supervised: bool, held_at: Option<u32>) -> Self {

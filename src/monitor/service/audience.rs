@@ -31,8 +31,6 @@ struct State {
     leader: Option<Leader>,
     /// `host:port` of all monitors; empty while that is not known.
     monitors: Vec<String>,
-    /// The cluster's level; 0 while that is not known.
-    level: u32,
 }
 
 /// Who leads.
@@ -55,7 +53,6 @@ impl Audience {
             tell(caller, &leader.notice());
         }
         state.callers.insert(caller.id, Arc::clone(caller));
-        state.show_out_others();
     }
 
     /// Somebody is gone.
@@ -80,13 +77,13 @@ impl Audience {
         }
     }
 
-    /// Shows everybody out who speaks another level than the cluster.
-    pub(super) fn is_at(&self, level: u32) {
-        let mut state = self.state.lock();
-        if state.level != level {
-            state.level = level;
-            state.show_out_others();
-        }
+    /// Shows everybody out who speaks another level than the cluster: a lower one since before the rise, or a higher one
+    /// since before this monitor knew the cluster's.
+    fn show_out_all_but(&self, level: u32) {
+        let state = self.state.lock();
+        let is_other =
+            |caller: &&Arc<Caller>| caller.identity.role != Role::Monitor && caller.level != level;
+        state.callers.values().filter(is_other).for_each(|caller| caller.close());
     }
 
     /// Tells everybody where the monitors are, if that is news.
@@ -105,7 +102,7 @@ pub(super) async fn keep_introduced(peers: Arc<Peers>, audience: Arc<Audience>) 
     loop {
         audience.introduce(peers.links.addresses());
         match query::level(&*peers.store) {
-            Ok(level) => audience.is_at(level),
+            Ok(level) => audience.show_out_all_but(level),
             Err(error) => log::error!("{error}: the cluster's level cannot be read"),
         }
         tokio::select! {
@@ -116,13 +113,6 @@ pub(super) async fn keep_introduced(peers: Arc<Peers>, audience: Arc<Audience>) 
 }
 
 impl State {
-    fn show_out_others(&self) {
-        let is_other = |caller: &&Arc<Caller>| {
-            caller.identity.role != Role::Monitor && caller.level != self.level && self.level > 0
-        };
-        self.callers.values().filter(is_other).for_each(|caller| caller.close());
-    }
-
     fn tell_all(&self, notice: &Notice) {
         self.callers.values().for_each(|caller| tell(caller, notice));
     }
