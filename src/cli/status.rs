@@ -192,10 +192,11 @@ fn servers(status: &Status) -> Vec<Vec<String>> {
 }
 
 fn clients(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row(["MOUNT", "HOST", "AT", "PID", "RUNS"])];
+    let mut rows = vec![row(["MOUNT", "CLIENT", "HOST", "AT", "PID", "RUNS"])];
     rows.extend(status.clients.iter().map(|client| {
         vec![
             client.id.to_string(),
+            client.name.clone(),
             client.host.clone(),
             client.mountpoint.clone(),
             pid(client.pid),

@@ -192,6 +192,8 @@ pub struct ServerStatus {
 pub struct ClientStatus {
     /// Its session.
     pub id: SessionId,
+    /// Its name, as in its certificate.
+    pub name: String,
     /// Host name.
     pub host: String,
     /// Where it is mounted.

@@ -12,7 +12,7 @@ use bincode::{Decode, Encode};
 pub enum Request {
     /// How are the processes? For monitors, agents and clients. Answered by [`Response::Status`].
     Status,
-    /// Start this process again, unless that has happened since. For monitors, agents and administrators.
+    /// Start this process again, unless that has happened since. For monitors and administrators.
     /// Answered by [`Response::Restart`].
     Restart {
         /// Its name on its node, which for monitors and servers is the one in their certificates.

@@ -10,7 +10,8 @@
 //! a call on, whole, over a connection of its own to the leader, and passes back what the leader answers and,
 //! unasked, what it has to tell that caller. To the leader each caller behind another monitor is an **origin**:
 //! a number that the other monitor chose, never twice on one connection. Identities are believed: whoever
-//! connects as a monitor has proved to be one, and monitors check the certificates of their own callers.
+//! connects as a monitor has proved to be one (and is believed until it was removed), and monitors check the
+//! certificates of their own callers.
 
 use bincode::{Decode, Encode};
 

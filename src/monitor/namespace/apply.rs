@@ -79,7 +79,7 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::Mutate { session, mutation, removes } => {
             return mutate(txn, at, *session, mutation, removes.as_ref());
         }
-        Action::OpenSession(client) => return sessions::open(txn, at, client),
+        Action::OpenSession { owner, client } => return sessions::open(txn, at, owner, client),
         Action::CloseSession { session, evicted } => {
             return sessions::close(txn, at, *session, *evicted);
         }

@@ -84,8 +84,13 @@ pub enum Action {
         /// done ([`Outcome::Held`]).
         removes: Option<Removal>,
     },
-    /// A client begins.
-    OpenSession(ClientInfo),
+    /// A client begins. Answered by [`Outcome::Session`], or by [`Outcome::NoSession`] when it was revoked.
+    OpenSession {
+        /// Its name, as in its certificate.
+        owner: String,
+        /// What it says of itself.
+        client: ClientInfo,
+    },
     /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go; when it ends by itself, its
     /// replies too.
     CloseSession {
@@ -154,7 +159,7 @@ impl Action {
             | Self::MonitorLeft { .. }
             | Self::RaiseFeatureLevel(_)
             | Self::Mutate { .. }
-            | Self::OpenSession(_)
+            | Self::OpenSession { .. }
             | Self::CloseSession { .. }
             | Self::ForgetSession { .. }
             | Self::Unpin { .. }

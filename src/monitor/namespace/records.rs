@@ -215,7 +215,9 @@ records! {
 
     /// `C`: a session.
     Session {
-        /// Whose it is.
+        /// Whose it is: the name in the certificate of the client that opened it.
+        owner: String,
+        /// What that client said of itself.
         client: ClientInfo,
         /// When it was opened, by the leader's clock.
         opened: Timestamp,
@@ -226,7 +228,9 @@ records! {
 
     /// `J`: a session that was evicted; its slots are kept a while for its process, if that lives.
     Evicted {
-        /// Whose it was.
+        /// Whose it was, as in [`Session`].
+        owner: String,
+        /// What its client had said of itself.
         client: ClientInfo,
         /// When it went, by the leader's clock.
         at: Timestamp,

@@ -20,6 +20,7 @@ use super::orphans;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
 use super::txn::{Txn, get, take};
+use crate::crypto::Role;
 use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
@@ -37,14 +38,23 @@ const NO_MORE: Ino = Ino(u64::MAX);
 // A range's numbers are the bits of `Range::used`.
 const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 
-/// A client begins.
-pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Result<Outcome, StoreError> {
+/// A client begins, unless it was revoked: of the two commands the log has one first, and whoever revokes it closes
+/// the sessions that it has by then.
+pub(super) fn open(
+    txn: &mut Txn<'_>,
+    at: At,
+    owner: &str,
+    client: &ClientInfo,
+) -> Result<Outcome, StoreError> {
+    if get(txn, &keys::member(Role::Client, owner))?.is_some_and(|member| member.revoked) {
+        return Ok(Outcome::NoSession);
+    }
     if let Some(refused) = level::too_old(txn, &client.program)? {
         return Ok(refused);
     }
     let id = SessionId(at.op.0);
-    let session = Session { client: client.clone(), opened: at.time, closing: None };
-    txn.put(&keys::session(id), &session);
+    let (owner, client) = (owner.to_owned(), client.clone());
+    txn.put(&keys::session(id), &Session { owner, client, opened: at.time, closing: None });
     Ok(Outcome::Session(id))
 }
 
@@ -66,7 +76,8 @@ pub(super) fn close(
         return Ok(Outcome::Partly);
     }
     if evicted {
-        txn.put(&keys::evicted(id), &Evicted { client: session.client, at: at.time });
+        let Session { owner, client, .. } = session;
+        txn.put(&keys::evicted(id), &Evicted { owner, client, at: at.time });
     } else {
         drop_replies(txn, id)?;
     }

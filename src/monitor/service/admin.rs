@@ -29,9 +29,7 @@ impl Reign {
             Request::Status { node } => {
                 self.status(&node).await.map(|status| Response::Status(Box::new(status)))
             }
-            Request::Trust(request) => {
-                self.administer_trust(by, request).await.map(Response::Trust)
-            }
+            Request::Trust(request) => self.administer_trust(request).await.map(Response::Trust),
             Request::Placement => Ok(Response::Placement(self.state.lock().servers.placement())),
             Request::Tickets => Ok(Response::Tickets(self.tickets_to_read(by))),
             Request::Where { ino, offset } => {

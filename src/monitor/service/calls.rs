@@ -161,11 +161,11 @@ impl Reign {
                 self.check_attached(caller, session).await?;
                 self.unpin(session, pins).await
             }
-            Request::SessionsOfNode { node } => self.sessions_of_node(&node).await,
-            Request::EvictDead { session, node } => self.evict_dead(session, &node).await,
+            Request::SessionsOfNode { node } => self.sessions_of_node(caller, &node).await,
+            Request::EvictDead { session, node } => self.evict_dead(caller, session, &node).await,
             Request::Register(register) => self.register(caller, register).await,
             Request::Beat(beat) => self.beat(caller, beat).await,
-            Request::Inventory(inventory) => self.inventory(inventory).await,
+            Request::Inventory(inventory) => self.inventory(caller, inventory).await,
             Request::Admin(request) => {
                 self.administer(caller.identity(), request).await.map(Response::Admin)
             }

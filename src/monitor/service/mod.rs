@@ -7,7 +7,8 @@
 //! [`reign`], which is one leadership of this monitor. The rest of the folder is edge:
 //!
 //! * [`calls`] takes a call from the wire, checks who asks, and hands it on: to the reign, or, where another
-//!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected;
+//!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected, and [`owners`] what
+//!   of all that a call names is the asker's;
 //! * [`audience`] tells everybody who is connected which monitor leads;
 //! * [`consensus`] is what all this needs of Raft;
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer; [`order`]
@@ -45,6 +46,7 @@ mod members;
 mod mutate;
 mod order;
 mod origin;
+mod owners;
 mod peers;
 mod pins;
 mod policy;

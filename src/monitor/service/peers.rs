@@ -84,9 +84,12 @@ impl Peers {
                 let name = name.to_owned();
                 self.lead(Action::IntroduceMonitor { id, name, profile }).await
             }
-            // Only somebody who has a state can lead (`Door`).
+            // Only somebody who has a state can lead, and only a member speaks for others (`Door`).
             Request::Forward(_) | Request::ForwardClosed { .. } | Request::ForwardGuest { .. } => {
-                Response::Refused("this monitor does not serve yet: ask another".to_owned())
+                Response::Refused(match self.links.is_gone(name) {
+                    true => removed(name),
+                    false => "this monitor does not serve yet: ask another".to_owned(),
+                })
             }
         }
     }
@@ -268,7 +271,7 @@ impl Service for Door {
                         | Request::ForwardGuest { .. },
                     ),
                     Some(others),
-                ) => {
+                ) if !self.peers.links.is_gone(&caller.identity.name) => {
                     return Arc::clone(others).call(caller, header, payload).await;
                 }
                 (Ok(request), _) => self.peers.answer(&caller.identity.name, request).await,

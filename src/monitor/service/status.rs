@@ -126,6 +126,7 @@ impl Reign {
             .into_iter()
             .map(|(id, record)| ClientStatus {
                 id,
+                name: record.owner,
                 pid: (record.client.node == node).then_some(record.client.pid),
                 program: record.client.program,
                 host: record.client.host,

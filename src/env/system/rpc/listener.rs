@@ -171,7 +171,7 @@ impl Listener {
             service,
             guests: Semaphore::new(GUESTS_MAX),
             next_id: AtomicU64::new(1),
-            complaints: Complaints::new(),
+            complaints: Complaints::default(),
         });
         let mut connections = JoinSet::new();
         loop {

@@ -41,6 +41,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use complaints::Complaints;
 pub use connection::Connection;
 pub use errors::{BindError, CallError, ConnectError};
 pub use listener::{Answer, Caller, Guest, Listener, Service};

@@ -22,8 +22,8 @@ use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
 use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
-    cluster, doomed, evicted, is_orphan, monitors, old_replies, op_seq, orphans, servers, session,
-    sessions, space, space_of, usage, volume,
+    cluster, doomed, evicted, is_orphan, monitors, old_replies, op_seq, orphans, server, servers,
+    session, sessions, space, space_of, usage, volume,
 };
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;

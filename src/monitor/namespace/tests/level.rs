@@ -35,7 +35,7 @@ fn server(level: u32) -> Action {
 }
 
 fn session(level: u32) -> Action {
-    Action::OpenSession(ClientInfo {
+    let client = ClientInfo {
         node: String::new(),
         boot: String::new(),
         run_lock: String::new(),
@@ -43,7 +43,8 @@ fn session(level: u32) -> Action {
         mountpoint: "/mnt".to_owned(),
         pid: 1,
         program: program(level),
-    })
+    };
+    Action::OpenSession { owner: "c".to_owned(), client }
 }
 
 fn raised(world: &mut World) -> bool {

@@ -101,7 +101,7 @@ impl World {
             pid: 1,
             program: Program::this(),
         };
-        match self.act(Action::OpenSession(info)) {
+        match self.act(Action::OpenSession { owner: "mount".to_owned(), client: info }) {
             Outcome::Session(session) => Client { session, seq: 0, inodes: 0..0, stripes: 0..0 },
             other => panic!("{other:?}"),
         }
@@ -358,7 +358,7 @@ fn a_batch_is_its_actions_one_by_one() {
     let ino = Ino(1 << 44);
     let actions = vec![
         bootstrap(),
-        Action::OpenSession(info),
+        Action::OpenSession { owner: "mount".into(), client: info },
         mutate(0, Op::LeaseInodes),
         mutate(1, create(Ino::ROOT, "d", ino, FileKind::Directory)),
         mutate(2, create(ino, "f", Ino(ino.0 + 1), FileKind::Regular)),

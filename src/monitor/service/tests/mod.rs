@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod doors;
+mod owners;
 mod reigns;
 mod tickets;
 mod trust;

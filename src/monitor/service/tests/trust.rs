@@ -251,6 +251,9 @@ async fn clients_are_kept_to_what_they_may_do() {
 
     let command = Request::Admin(admin::Request::Trust(trust::Request::Tokens));
     assert_eq!(guest.peer.call(&command).await, Response::Refused(Refusal::Forbidden));
+    let name = "one".to_owned();
+    let command = Request::Admin(admin::Request::RemoveMonitor { name, once_replaced: true });
+    assert_eq!(guest.peer.call(&command).await, Response::Refused(Refusal::Forbidden));
     let mine = guest.create(b"mine").await;
     servers(&cluster, &monitor).await;
     let tickets = guest.tickets().await;
