@@ -65,6 +65,7 @@ pub use pulse::Heard;
 use pulse::Heart;
 use snapshot::{Receiver, Transfers};
 use state::StateMachine;
+pub use state::certain_voters;
 use storage::LogStorage;
 pub use transport::{Transport, Unreached};
 use types::{Peer, Proposal, TypeConfig};

@@ -8,6 +8,7 @@ use super::reign::Reign;
 use super::unreadable;
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
+use crate::monitor::raft;
 use crate::types::{Health, MonitorId, MonitorRole, Program, ServerId, ServerState, Width};
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, RiseStatus, ServerStatus, Status, StatusWidth, StripesStatus,
@@ -67,10 +68,11 @@ impl Reign {
     fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
         let group = self.group();
+        let voters = raft::certain_voters(&*self.store).map_err(unreadable)?;
         let here = monitors.into_iter().filter(|(_, record)| record.state != MonitorState::Gone);
         let status = |(id, record): (MonitorId, records::Monitor)| {
             let is_self = id == self.member.id;
-            let votes = group.voters.iter().any(|voters| voters.contains(&id));
+            let votes = voters.contains(&id);
             let heard = group.heard.get(&id);
             let applied = if is_self { group.applied } else { heard.map_or(0, |at| at.applied) };
             MonitorStatus {
