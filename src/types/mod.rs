@@ -10,6 +10,7 @@ mod cluster;
 mod errno;
 mod ids;
 pub mod limits;
+mod lock;
 mod stripe;
 mod ticket;
 mod trust;
@@ -18,9 +19,10 @@ pub use attr::{Attr, FileKind, Timestamp};
 pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
 pub use errno::Errno;
 pub use ids::{
-    ClusterId, DataVersion, Epoch, Incarnation, Ino, MonitorId, OpSeq, ServerId, SessionId,
-    ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
+    ClusterId, DataVersion, Epoch, Incarnation, Ino, LockOwner, MonitorId, OpSeq, ServerId,
+    SessionId, ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
+pub use lock::{Conflict, HeldRanges, LockKind, LockMode, LockRange, LockRequest};
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
 pub use ticket::{Operation, SignedTicket, TICKET_LIFE, TICKETS_MAX, Ticket, TicketKey};
 pub use trust::{

@@ -73,6 +73,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
         | Op::Commit(_)
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Ok(Vec::new()),
     }
@@ -94,6 +95,7 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
         | Query::ReadLink { .. }
         | Query::GetXattr { .. }
         | Query::ListXattr { .. }
+        | Query::Lock { .. }
         | Query::Space => Ok(Vec::new()),
     }
 }

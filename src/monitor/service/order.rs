@@ -47,6 +47,7 @@ fn names(op: &Op) -> Vec<Ino> {
         | Op::Acquire { ino }
         | Op::Release { ino }
         | Op::SetMd5 { ino, .. } => vec![*ino],
+        Op::Lock(lock) => vec![lock.request.ino],
         Op::Clone(range) => vec![range.from, range.to],
         Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
         Op::Unlink { .. }

@@ -14,7 +14,7 @@ use super::reign::{Reign, State};
 use super::unreadable;
 use crate::monitor::namespace::query;
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{ClientPolicy, Errno, Ino, SessionId};
+use crate::types::{ClientPolicy, Errno, Ino, LockMode, SessionId};
 use crate::wire::metadata::{Answer, Op, Query, Refusal};
 
 /// What the sessions of a client are kept to.
@@ -153,8 +153,11 @@ impl State {
     }
 }
 
-/// Whether an operation changes what others see.
+/// Whether an operation changes what others see, or keeps them from writing.
 fn changes(op: &Op) -> bool {
+    if let Op::Lock(lock) = op {
+        return lock.request.mode == Some(LockMode::Exclusive);
+    }
     !matches!(
         op,
         Op::Acquire { .. }
@@ -182,6 +185,7 @@ fn named_by_op(op: &Op) -> Vec<Ino> {
         | Op::Acquire { ino }
         | Op::Release { ino }
         | Op::SetMd5 { ino, .. } => vec![*ino],
+        Op::Lock(lock) => vec![lock.request.ino],
         Op::LeaseInodes | Op::LeaseStripes { .. } => Vec::new(),
     }
 }
@@ -197,6 +201,7 @@ fn named_by_query(query: &Query) -> Option<Ino> {
         | Query::ReadLink { ino }
         | Query::GetXattr { ino, .. }
         | Query::ListXattr { ino } => Some(*ino),
+        Query::Lock { request, .. } => Some(request.ino),
         Query::Space => None,
     }
 }
