@@ -2,6 +2,7 @@
 
 mod content;
 mod fences;
+mod locks;
 mod model;
 mod monitors;
 mod shadow;

@@ -168,7 +168,7 @@ pub(super) struct Monitors {
 }
 
 impl Monitors {
-    fn start(count: usize) -> Self {
+    pub(super) fn start(count: usize) -> Self {
         Self::of(Cluster::new(), count)
     }
 
@@ -191,11 +191,16 @@ impl Monitors {
         Self { running: running.collect(), group, cluster }
     }
 
-    async fn client(&self, at: usize) -> Client {
+    pub(super) async fn client(&self, at: usize) -> Client {
         Client::open(&self.cluster, &self.running[at]).await
     }
 
-    async fn attach(&self, client: &mut Client, at: usize, pins: Vec<(Ino, u64)>) -> Response {
+    pub(super) async fn attach(
+        &self,
+        client: &mut Client,
+        at: usize,
+        pins: Vec<(Ino, u64)>,
+    ) -> Response {
         client.reattach(&self.cluster, &self.running[at], pins).await
     }
 
