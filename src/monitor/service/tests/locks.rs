@@ -5,14 +5,14 @@ use super::*;
 use crate::types::{LockKind, LockMode, LockOwner, LockRange, LockRequest};
 use crate::wire::locks::{Awaited, LockWait, SetLock};
 
-fn exclusive(ino: Ino, owner: u64) -> LockRequest {
+pub(super) fn exclusive(ino: Ino, owner: u64) -> LockRequest {
     let (kind, range) = (LockKind::Posix, LockRange::WHOLE);
     let mode = Some(LockMode::Exclusive);
     LockRequest { ino, kind, owner: LockOwner(owner), pid: 1, range, mode }
 }
 
 impl Client {
-    async fn lock(&mut self, request: LockRequest) -> Result<(), Errno> {
+    pub(super) async fn lock(&mut self, request: LockRequest) -> Result<(), Errno> {
         self.mutate(Op::Lock(SetLock { request, ticket: None })).await.map(|_| ())
     }
 
