@@ -51,6 +51,7 @@ mod answer;
 mod capabilities;
 mod directory;
 mod invalidate;
+mod kernel;
 mod modes;
 mod mount;
 mod mountinfo;
