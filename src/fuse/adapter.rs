@@ -20,8 +20,8 @@ use super::mount::REQUEST_BYTES_MAX;
 use super::privileges;
 use super::shared::{BELIEVED_FOR, Shared, Write};
 use super::translate::{self, Nodes, bare_attr, caller, permissions, type_bits};
-use crate::client::fs::{Fs, Handle, NewInode};
-use crate::types::{Errno, FileKind, Ino, limits};
+use crate::client::fs::{Fs, Handle, Lock, NewInode};
+use crate::types::{Errno, FileKind, Ino, LockOwner, limits};
 use crate::wire::metadata::Space;
 
 /// Unit in which `statfs` counts, in bytes.
@@ -58,7 +58,9 @@ impl Handler for Adapter {
             Op::Create { name, mode, flags } => self.create(&request, name, mode, flags, reply),
             Op::Read { handle, offset, size } => self.read(Handle(handle), offset, size, reply),
             Op::Write(write) => self.write(node, &write, reply),
-            Op::Flush { handle, .. } => self.flush(Handle(handle), reply),
+            Op::Flush { handle, owner } => {
+                self.flush(node, Handle(handle), LockOwner(owner), reply);
+            }
             Op::Release { handle, .. } => self.release(node, Handle(handle), reply),
             Op::FSync { handle } => self.fsync(Handle(handle), reply),
             Op::OpenDir => self.opendir(node, reply),
@@ -83,9 +85,11 @@ impl Handler for Adapter {
             }
             Op::CopyFileRange(range) => self.copy_file_range(&range, by_root, reply),
             Op::Ioctl => reply.refuse(libc::ENOTTY),
-            // The kernel does not ask again, and does without: locks are its own, regular files are always ready,
-            // no block of ours is a block of a device, and `default_permissions` has checked access.
-            Op::GetLock(_) | Op::SetLock { .. } | Op::TmpFile { .. } | Op::Other => {
+            Op::GetLock(lock) => self.get_lock(&lock, reply),
+            Op::SetLock { lock, wait } => self.set_lock(&lock, wait, reply),
+            // The kernel does not ask again, and does without: regular files are always ready, no block of ours is
+            // a block of a device, and `default_permissions` has checked access.
+            Op::TmpFile { .. } | Op::Other => {
                 reply.refuse(libc::ENOSYS);
             }
         }
@@ -341,9 +345,12 @@ impl Adapter {
         });
     }
 
-    fn flush(&self, handle: Handle, reply: Reply) {
+    fn flush(&self, node: NodeId, handle: Handle, owner: LockOwner, reply: Reply) {
+        let ino = self.ino(node);
         self.begin(reply, |my, reply| async move {
-            answer!(reply, my.fs.flush(handle).await, |()| reply.ok());
+            let flushed = my.fs.flush(handle).await;
+            my.fs.drop_locks(ino, owner).await;
+            answer!(reply, flushed, |()| reply.ok());
         });
     }
 
@@ -407,6 +414,44 @@ impl Adapter {
             };
             answer!(reply, copied.await, |bytes| reply
                 .written(u32::try_from(bytes).unwrap_or(u32::MAX)));
+        });
+    }
+}
+
+/// Locks.
+impl Adapter {
+    fn get_lock(&self, asked: &kernel::Lock, reply: Reply) {
+        let (handle, lock) = match translate::lock(asked) {
+            Ok(lock) => (Handle(asked.handle), lock),
+            Err(errno) => return reply.error(errno),
+        };
+        self.begin(reply, |my, reply| async move {
+            let found = my.fs.get_lock(handle, lock).await;
+            answer!(reply, found, |found| reply.lock(found.map(translate::found_lock)));
+        });
+    }
+
+    /// A wait ends with any signal, as POSIX has it.
+    fn set_lock(&self, asked: &kernel::Lock, wait: bool, reply: Reply) {
+        let (handle, lock) = match translate::lock(asked) {
+            Ok(lock) => (Handle(asked.handle), lock),
+            Err(errno) => return reply.error(errno),
+        };
+        self.begin(reply, |my, reply| async move {
+            let set = tokio::select! {
+                biased;
+                set = my.fs.set_lock(handle, lock, wait) => set,
+                () = reply.interrupted(), if wait => Err(Errno::Interrupted),
+            };
+            answer!(reply, set, |()| {
+                if reply.locked() == Delivery::Abandoned && lock.mode.is_some() {
+                    // Its program dies, and has perhaps said already that it holds no locks any more.
+                    let unlock = Lock { mode: None, ..lock };
+                    if let Err(errno) = my.fs.set_lock(handle, unlock, false).await {
+                        log::debug!("a lock of a program that died is not given up: {errno}");
+                    }
+                }
+            });
         });
     }
 }

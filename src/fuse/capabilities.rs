@@ -1,7 +1,6 @@
 //! What the kernel and we agree on when a mount begins (FUSE_INIT).
 //!
-//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS (the
-//! kernel's own locks do on one host), FUSE_SETXATTR_EXT (it is about POSIX ACLs), FUSE_DONT_MASK (the kernel
+//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_SETXATTR_EXT (it is about POSIX ACLs), FUSE_DONT_MASK (the kernel
 //! applies the umask), FUSE_CACHE_SYMLINKS and FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
 
 use super::kernel::{Agreement, Init, capability};
@@ -17,8 +16,10 @@ const CONGESTED_AT: u16 = BACKGROUND_MAX / 4 * 3;
 const PAGE_BYTES: u32 = 4096;
 
 /// What we ask the kernel for.
-const WANTED: [(u64, &str); 12] = [
+const WANTED: [(u64, &str); 14] = [
     (capability::ASYNC_READ, "FUSE_ASYNC_READ"),
+    (capability::POSIX_LOCKS, "FUSE_POSIX_LOCKS"),
+    (capability::FLOCK_LOCKS, "FUSE_FLOCK_LOCKS"),
     (capability::ATOMIC_O_TRUNC, "FUSE_ATOMIC_O_TRUNC"),
     (capability::BIG_WRITES, "FUSE_BIG_WRITES"),
     (capability::AUTO_INVAL_DATA, "FUSE_AUTO_INVAL_DATA"),

@@ -44,7 +44,7 @@
 //! # What is absent on purpose
 //!
 //! Permission checks (the kernel makes them: `default_permissions`), POSIX ACLs (refused, not stored
-//! unenforced), locks (the kernel's own, valid on this host), ioctl and poll.
+//! unenforced), ioctl and poll. Locks on directories are the kernel's own, valid on this host: it does not ask for them.
 
 mod adapter;
 mod answer;

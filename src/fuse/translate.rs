@@ -3,10 +3,12 @@
 //! One number needs a word: the kernel calls the root of every mount inode 1. A mount of a subdirectory has
 //! another inode there, so the two change names at this border ([`Nodes`]).
 
-use super::kernel::{self, NodeAttr, NodeId, Request, TimeOrNow};
-use crate::client::fs::{Allocate, Caller, OpenMode, Seek, SetAttr};
+use super::kernel::{self, FoundLock, NodeAttr, NodeId, Request, TimeOrNow};
+use crate::client::fs::{Allocate, Caller, Lock, OpenMode, Seek, SetAttr};
 use crate::env::clock::{Clock, SystemClock};
-use crate::types::{Attr, Errno, FileKind, Ino, Timestamp};
+use crate::types::{
+    Attr, Conflict, Errno, FileKind, Ino, LockKind, LockMode, LockOwner, LockRange, Timestamp,
+};
 use crate::wire::metadata::{RenameMode, XattrMode};
 
 /// What `stat` shows as the best size for reading and writing, in bytes: one request of the kernel.
@@ -120,6 +122,33 @@ pub(super) fn open_mode(flags: i32) -> OpenMode {
         sync: has(libc::O_DSYNC),
         truncate: has(libc::O_TRUNC),
     }
+}
+
+/// A lock of flock(2) or fcntl(2).
+pub(super) fn lock(asked: &kernel::Lock) -> Result<Lock, Errno> {
+    let mode = match asked.kind {
+        libc::F_RDLCK => Some(LockMode::Shared),
+        libc::F_WRLCK => Some(LockMode::Exclusive),
+        libc::F_UNLCK => None,
+        _ => return Err(Errno::Invalid),
+    };
+    Ok(Lock {
+        kind: if asked.is_flock { LockKind::Flock } else { LockKind::Posix },
+        owner: LockOwner(asked.owner),
+        pid: asked.pid,
+        range: LockRange { start: asked.start, end: asked.end },
+        mode,
+    })
+}
+
+/// A lock in somebody's way.
+pub(super) fn found_lock(conflict: Conflict) -> FoundLock {
+    let Conflict { pid, range: LockRange { start, end }, .. } = conflict;
+    let kind = match conflict.mode {
+        LockMode::Shared => libc::F_RDLCK,
+        LockMode::Exclusive => libc::F_WRLCK,
+    };
+    FoundLock { start, end, kind, pid }
 }
 
 /// What `setattr` changes.
@@ -270,6 +299,26 @@ mod tests {
         assert_eq!(node_kind(libc::S_IFIFO | 0o600), Ok(FileKind::Fifo));
         assert_eq!(node_kind(libc::S_IFCHR), Ok(FileKind::CharDevice));
         assert_eq!(node_kind(libc::S_IFDIR), Err(Errno::Invalid));
+    }
+
+    #[test]
+    fn locks() {
+        let asked = |kind, is_flock| kernel::Lock {
+            handle: 1,
+            owner: 2,
+            start: 3,
+            end: 4,
+            kind,
+            pid: 5,
+            is_flock,
+        };
+        let shared = lock(&asked(libc::F_RDLCK, false)).unwrap();
+        assert_eq!((shared.kind, shared.mode), (LockKind::Posix, Some(LockMode::Shared)));
+        assert_eq!((shared.owner, shared.range), (LockOwner(2), LockRange { start: 3, end: 4 }));
+        let exclusive = lock(&asked(libc::F_WRLCK, true)).unwrap();
+        assert_eq!((exclusive.kind, exclusive.mode), (LockKind::Flock, Some(LockMode::Exclusive)));
+        assert_eq!(lock(&asked(libc::F_UNLCK, true)).unwrap().mode, None);
+        assert_eq!(lock(&asked(9, true)).unwrap_err(), Errno::Invalid);
     }
 
     #[test]

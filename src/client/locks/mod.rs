@@ -34,7 +34,7 @@ use crate::wire::locks::SetLock;
 use crate::wire::metadata::{Op, Reply};
 
 /// How long closing a file waits until its locks are given up.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// See the module.
 pub(crate) struct Locks {

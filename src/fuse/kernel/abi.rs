@@ -47,10 +47,14 @@ opcodes! {
 pub(in crate::fuse) mod init {
     /// Several reads of one file at a time.
     pub(in crate::fuse) const ASYNC_READ: u64 = 1 << 0;
+    /// Locks of fcntl(2) are ours.
+    pub(in crate::fuse) const POSIX_LOCKS: u64 = 1 << 1;
     /// `open` cuts the file itself.
     pub(in crate::fuse) const ATOMIC_O_TRUNC: u64 = 1 << 3;
     /// Writes of more than a page.
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
+    /// Locks of flock(2) are ours.
+    pub(in crate::fuse) const FLOCK_LOCKS: u64 = 1 << 10;
     /// Cached pages go when mtime or size changed.
     pub(in crate::fuse) const AUTO_INVAL_DATA: u64 = 1 << 12;
     /// Attributes come with directory entries,

@@ -60,6 +60,19 @@ pub(in crate::fuse) struct Opened {
     pub(in crate::fuse) direct: bool,
 }
 
+/// A lock that is in the way of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::fuse) struct FoundLock {
+    /// First byte.
+    pub(in crate::fuse) start: u64,
+    /// Last byte.
+    pub(in crate::fuse) end: u64,
+    /// `F_RDLCK` or `F_WRLCK`.
+    pub(in crate::fuse) kind: i32,
+    /// The process, in our process namespace; 0 on another host.
+    pub(in crate::fuse) pid: u32,
+}
+
 /// What `statfs` shows. Blocks are of `block_bytes`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::fuse) struct Room {
@@ -223,6 +236,16 @@ pub(super) fn room(room: &Room) -> Body {
         .u32(room.name_bytes_max)
         .u32(room.block_bytes)
         .zeros(4 + 24)
+}
+
+/// `struct fuse_lk_out`
+pub(super) fn lock(found: Option<FoundLock>) -> Body {
+    let (start, end, kind, pid) = match found {
+        Some(FoundLock { start, end, kind, pid }) => (start, end, kind, pid),
+        None => (0, 0, libc::F_UNLCK, 0),
+    };
+    let kind = u32::try_from(kind).expect("small and positive");
+    Body::new().u64(start).u64(end).u32(kind).u32(pid)
 }
 
 /// `struct fuse_write_out`, `struct fuse_getxattr_out`

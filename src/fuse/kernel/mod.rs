@@ -44,8 +44,10 @@ mod session;
 mod watch;
 
 pub(super) use abi::init as capability;
-pub(super) use encode::{Agreement, Entries, Entry, NodeAttr, Opened, Room};
+pub(super) use encode::{Agreement, Entries, Entry, FoundLock, NodeAttr, Opened, Room};
 pub(super) use notify::Notifier;
 pub(super) use reply::{Delivery, Question, Reply};
-pub(super) use request::{CopyFileRange, Init, NodeId, Op, Request, SetAttr, TimeOrNow, Write};
+pub(super) use request::{
+    CopyFileRange, Init, Lock, NodeId, Op, Request, SetAttr, TimeOrNow, Write,
+};
 pub(super) use session::{Handler, Session};

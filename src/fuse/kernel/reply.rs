@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::abi::Body;
 use super::device::Device;
-use super::encode::{self, Entries, Entry, NodeAttr, Opened, Room};
+use super::encode::{self, Entries, Entry, FoundLock, NodeAttr, Opened, Room};
 use super::watch::Watch;
 use crate::types::Errno;
 
@@ -77,6 +77,7 @@ impl Question {
 
     /// Ends the wait of a program that dies.
     pub(super) fn abandon(&self) {
+        self.tell_interrupted();
         if self.send(libc::EINTR, &[]) == Delivery::Taken {
             log::debug!("request {} was abandoned: thread {} dies", self.unique, self.thread);
         }
@@ -153,7 +154,6 @@ impl Reply {
 
     /// Ends when whoever waits has got a signal, any signal. For what a signal ends even if nobody dies, the wait
     /// for a lock say. To be awaited once.
-    #[expect(dead_code, reason = "the waits for locks end so, once locks are the cluster's")]
     pub(in crate::fuse) fn interrupted(&self) -> impl Future<Output = ()> + Send + use<> {
         let question = self.question();
         async move { question.interrupted.notified().await }
@@ -198,6 +198,16 @@ impl Reply {
     /// A file was made and opened.
     pub(in crate::fuse) fn created(self, entry: &Entry, opened: Opened) -> Delivery {
         self.0.send(0, &[encode::created(entry, opened).as_slice()])
+    }
+
+    /// A lock was taken or given up.
+    pub(in crate::fuse) fn locked(self) -> Delivery {
+        self.0.send(0, &[])
+    }
+
+    /// The lock in the way, if there is one.
+    pub(in crate::fuse) fn lock(self, found: Option<FoundLock>) {
+        self.body(&encode::lock(found));
     }
 
     /// Bytes.
