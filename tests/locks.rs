@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     run(&[
         ("locks_of_one_mount_hold_on_the_other", locks_of_one_mount_hold_on_the_other),
         ("locks_outlive_leaders_and_end_with_their_mount", locks_outlive_leaders),
+        ("a_program_that_waits_can_be_killed_while_nobody_answers", killed_while_nobody_answers),
     ])
 }
 
@@ -236,7 +237,37 @@ fn locks_outlive_leaders() {
         flock(&here, libc::LOCK_EX).expect("free");
         cluster.wait_healthy();
     }
-    let waiting = begin(move || flock(&there, libc::LOCK_EX));
+    // Both mounts die, one after the other; each has a lock that the other one wants. What died comes back, and
+    // what its programs had open says so.
+    flock(&here, libc::LOCK_EX).expect("free");
+    let waiting = begin(move || flock(&there, libc::LOCK_EX).map(|()| there));
+    cluster.kill_mount(0);
+    let there = soon(waiting).expect("the dead hold nothing");
+    assert_eq!(flock(&here, libc::LOCK_EX), Err(libc::ENOTCONN));
     drop(here);
+    let path = mounts[0].join("file");
+    let here = wait_for("it is mounted again", SOON, || File::open(&path).ok());
+    assert_eq!(flock(&here, libc::LOCK_SH | libc::LOCK_NB), BUSY);
+    let waiting = begin(move || flock(&here, libc::LOCK_EX));
+    drop(there);
     soon(waiting).expect("closed");
+}
+
+fn killed_while_nobody_answers() {
+    let cluster = Cluster::new(3, 2, 1);
+    let path = cluster.mnt().join("file");
+    let file = open(&path);
+    let monitor = cluster.unit_pid("monitor-1");
+    send(monitor, libc::SIGSTOP);
+    // It has the file open already: so it waits for the lock, not for the file.
+    let mut command = Command::new("flock");
+    command.arg("0").stdin(file.try_clone().expect("cloned"));
+    let child = command.spawn().expect("flock(1) can be run");
+    thread::sleep(Duration::from_millis(500));
+    send(child.id(), libc::SIGKILL);
+    assert_eq!(ended_within_a_second(child), libc::SIGKILL);
+    send(monitor, libc::SIGCONT);
+    let other = open(&path);
+    wait_for("nobody has it", SOON, || flock(&other, libc::LOCK_EX | libc::LOCK_NB).ok());
+    drop(file);
 }

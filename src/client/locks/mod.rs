@@ -180,13 +180,7 @@ impl Locks {
             (own.steps(&request), own.undo(&request))
         };
         let session = self.session.id();
-        let replies = self.ask(&steps, ticket).await;
-        if self.session.id() != session {
-            // In which session it was done is not known: it must be in none.
-            let unlock = LockRequest { mode: None, ..request };
-            self.ask(&[unlock], None).await;
-            return Err(Errno::Io);
-        }
+        let replies = self.ask(session, &steps, ticket).await.ok_or(Errno::Io)?;
         for (step, reply) in steps.iter().zip(&replies) {
             if is_done(step, reply) {
                 file.own.lock().done(step, handle, session);
@@ -198,10 +192,35 @@ impl Locks {
             _ => return Err(Errno::Io),
         }
         let undo = if request.mode.is_some() { undo } else { Vec::new() };
-        Ok(Granted { locks: self, file, turn: Some(turn), handle, undo })
+        Ok(Granted { locks: self, file, turn: Some(turn), handle, session, undo })
     }
 
-    async fn ask(&self, steps: &[LockRequest], ticket: Option<u64>) -> Vec<Result<Reply, Errno>> {
+    /// Has the monitors do that in this session. `None` when it is over: then nothing is held.
+    async fn ask(
+        &self,
+        session: SessionId,
+        steps: &[LockRequest],
+        ticket: Option<u64>,
+    ) -> Option<Vec<Result<Reply, Errno>>> {
+        if self.session.id() != session {
+            return None;
+        }
+        let replies = self.mutate(steps, ticket).await;
+        if self.session.id() == session {
+            return Some(replies);
+        }
+        // In which session it was done is not known: it must be in none.
+        let unlocks: Vec<LockRequest> =
+            steps.iter().map(|step| LockRequest { mode: None, ..*step }).collect();
+        self.mutate(&unlocks, None).await;
+        None
+    }
+
+    async fn mutate(
+        &self,
+        steps: &[LockRequest],
+        ticket: Option<u64>,
+    ) -> Vec<Result<Reply, Errno>> {
         let set = |request: &LockRequest| {
             let ticket = ticket.filter(|_| request.mode.is_some());
             Op::Lock(SetLock { request: *request, ticket })
@@ -243,7 +262,8 @@ impl Locks {
 
     async fn unlock(&self, file: &FileLocks, steps: &[LockRequest]) {
         let session = self.session.id();
-        for (step, reply) in steps.iter().zip(self.ask(steps, None).await) {
+        let replies = self.ask(session, steps, None).await.into_iter().flatten();
+        for (step, reply) in steps.iter().zip(replies) {
             if let Err(errno) = &reply {
                 // The file is gone, or the session: so is the lock.
                 log::debug!("inode {}: a lock was not given up: {errno}", step.ino);
@@ -288,6 +308,7 @@ struct Granted {
     file: Arc<FileLocks>,
     turn: Option<Turn>,
     handle: Handle,
+    session: SessionId,
     undo: Vec<LockRequest>,
 }
 
@@ -304,10 +325,9 @@ impl Drop for Granted {
             return;
         }
         let (locks, file) = (Arc::clone(&self.locks), Arc::clone(&self.file));
-        let (turn, handle) = (self.turn.take(), self.handle);
+        let (turn, handle, session) = (self.turn.take(), self.handle, self.session);
         self.locks.runtime.spawn(async move {
-            let session = locks.session.id();
-            let replies = locks.ask(&undo, None).await;
+            let replies = locks.ask(session, &undo, None).await.into_iter().flatten();
             for (step, _) in undo.iter().zip(replies).filter(|(step, reply)| is_done(step, reply)) {
                 file.own.lock().done(step, handle, session);
             }
