@@ -129,13 +129,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A number of 16 bits.
-    #[expect(clippy::host_endian_bytes, reason = "the kernel speaks this machine's byte order")]
     pub(super) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_ne_bytes)
     }
 
     /// A number of 32 bits.
-    #[expect(clippy::host_endian_bytes, reason = "the kernel speaks this machine's byte order")]
     pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_ne_bytes)
     }
@@ -146,7 +144,6 @@ impl<'a> Fields<'a> {
     }
 
     /// A number of 64 bits.
-    #[expect(clippy::host_endian_bytes, reason = "the kernel speaks this machine's byte order")]
     pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_ne_bytes)
     }
