@@ -40,7 +40,7 @@ fn locks_of_one_mount_hold_on_the_other() {
     owners_come_and_go(files);
     waits_can_be_ended(files);
     circles_are_refused(files, [&mounts[0].join("other"), &mounts[1].join("other")]);
-    counting_loses_nothing(files);
+    counting_loses_nothing(files, 40, || {});
     cluster.sync();
     cluster.assert_clean();
 }
@@ -194,14 +194,13 @@ fn circles_are_refused(x: [&Path; 2], y: [&Path; 2]) {
     soon(waiting).expect("free");
 }
 
-/// Each reads what the one before has written.
-fn counting_loses_nothing(paths: [&Path; 2]) {
-    const EACH: usize = 40;
+/// Two threads a mount count so many steps each, in one file: each reads what the one before has written.
+fn counting_loses_nothing(paths: [&Path; 2], steps: usize, meanwhile: impl FnOnce()) {
     std::fs::write(paths[0], "0").expect("written");
     let counting = paths.into_iter().cycle().take(4).map(|path| {
         let file = open(path);
         thread::spawn(move || {
-            for _ in 0..EACH {
+            for _ in 0..steps {
                 flock(&file, libc::LOCK_EX).expect("it comes");
                 let mut text = [0; 16];
                 let length = file.read_at(&mut text, 0).expect("read");
@@ -213,9 +212,10 @@ fn counting_loses_nothing(paths: [&Path; 2]) {
         })
     });
     let counting: Vec<_> = counting.collect();
+    meanwhile();
     counting.into_iter().for_each(|thread| thread.join().expect("no panic"));
     let text = std::fs::read_to_string(paths[1]).expect("read");
-    assert_eq!(text, (4 * EACH).to_string());
+    assert_eq!(text, (4 * steps).to_string());
 }
 
 fn locks_outlive_leaders() {
@@ -237,8 +237,12 @@ fn locks_outlive_leaders() {
         flock(&here, libc::LOCK_EX).expect("free");
         cluster.wait_healthy();
     }
-    // Both mounts die, one after the other; each has a lock that the other one wants. What died comes back, and
-    // what its programs had open says so.
+    let counted = mounts.each_ref().map(|mount| mount.join("counted"));
+    counting_loses_nothing(counted.each_ref().map(AsRef::as_ref), 100, || {
+        let leader = cluster.leader();
+        send(cluster.unit_pid(&leader), libc::SIGKILL);
+    });
+    // A mount dies. It comes back, and what its programs had open says so.
     flock(&here, libc::LOCK_EX).expect("free");
     let waiting = begin(move || flock(&there, libc::LOCK_EX).map(|()| there));
     cluster.kill_mount(0);
