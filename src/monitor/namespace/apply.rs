@@ -8,8 +8,8 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
 use super::{
-    attrs, caps, commit, level, monitors, orphans, rename, servers, sessions, stripes, tree, trust,
-    usage,
+    attrs, caps, commit, level, locks, monitors, orphans, rename, servers, sessions, stripes, tree,
+    trust, usage,
 };
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
@@ -263,6 +263,7 @@ fn operate(
         Op::Acquire { ino } => content::acquire(txn, at, session, *ino)?,
         Op::Release { ino } => content::release(txn, session, *ino)?,
         Op::SetMd5 { ino, dv, md5 } => content::set_md5(txn, at, *ino, *dv, *md5)?,
+        Op::Lock(lock) => locks::set(txn, at, session, &lock.request)?,
         Op::LeaseInodes => sessions::lease_inodes(txn, at, session)?,
         Op::LeaseStripes { done_below } => sessions::lease_stripes(txn, at, session, *done_below)?,
     };
