@@ -273,3 +273,82 @@ impl Reply {
         Self::new(2, 0, &Arc::new(Device::new(device.into())), &Arc::new(Watch::new()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read};
+
+    use super::*;
+    use crate::fuse::kernel::abi::Fields;
+
+    /// A reply, and the end from which the kernel would read.
+    fn asked() -> (Reply, PipeReader) {
+        let (reader, writer) = io::pipe().unwrap();
+        let device = Arc::new(Device::new(writer.into()));
+        (Reply::new(7, 0, &device, &Arc::new(Watch::new())), reader)
+    }
+
+    /// The error and the body of everything that was sent, one message.
+    fn sent(mut reader: PipeReader) -> (i32, Vec<u8>) {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        let mut fields = Fields(&bytes);
+        let (length, error, unique) = (fields.u32(), fields.i32(), fields.u64());
+        assert_eq!(length.map(|length| length as usize), Some(bytes.len()), "one message");
+        assert_eq!(unique, Some(7));
+        (-error.unwrap(), fields.0.to_vec())
+    }
+
+    #[test]
+    fn parts_become_one_message() {
+        let (reply, reader) = asked();
+        reply.parts(&[Bytes::from_static(b"ab"), Bytes::new(), Bytes::from_static(b"c")]);
+        assert_eq!(sent(reader), (0, b"abc".to_vec()));
+        let (reply, reader) = asked();
+        reply.parts(&vec![Bytes::from_static(b"x"); 2 * PARTS_MAX]);
+        assert_eq!(sent(reader), (0, vec![b'x'; 2 * PARTS_MAX]));
+    }
+
+    #[test]
+    fn an_answer_that_came_first_is_the_answer() {
+        let (reply, reader) = asked();
+        let question = reply.question();
+        question.begin_to_wait();
+        let opened = Opened { handle: 3, direct: true };
+        assert_eq!(reply.opened(opened), Delivery::Taken);
+        question.abandon();
+        drop(question);
+        assert_eq!(sent(reader), (0, encode::opened(opened).as_slice().to_vec()));
+    }
+
+    #[test]
+    fn who_comes_after_the_end_is_told_so() {
+        let (reply, reader) = asked();
+        let question = reply.question();
+        question.begin_to_wait();
+        question.abandon();
+        drop(question);
+        assert_eq!(reply.opened(Opened { handle: 3, direct: true }), Delivery::Abandoned);
+        assert_eq!(sent(reader), (libc::EINTR, vec![]));
+    }
+
+    #[test]
+    fn what_is_dropped_is_an_error() {
+        let (reply, reader) = asked();
+        drop(reply);
+        assert_eq!(sent(reader), (libc::EIO, vec![]));
+    }
+
+    #[test]
+    fn an_attribute_that_does_not_fit_tells_its_size_only_if_asked() {
+        for (room, expected) in [
+            (0, (0, Body::new().u32(3).u32(0).as_slice().to_vec())),
+            (2, (libc::ERANGE, vec![])),
+            (3, (0, b"abc".to_vec())),
+        ] {
+            let (reply, reader) = asked();
+            reply.xattr(b"abc", room);
+            assert_eq!(sent(reader), expected);
+        }
+    }
+}
