@@ -86,13 +86,14 @@ impl Fs {
         let ((from, from_ino), (to, to_ino)) = (self.file_of(from)?, self.file_of(to)?);
         let (first, second) = if from_ino <= to_ino { (&from, &to) } else { (&to, &from) };
         let _first_order = first.order.lock().await;
-        let _second_order = match from_ino == to_ino {
-            true => None,
-            false => Some(second.order.lock().await),
-        };
+        let is_one = from_ino == to_ino;
+        let _second_order = if is_one { None } else { Some(second.order.lock().await) };
         let _first_held = self.grants.hold(first).await?;
-        let _second_held = self.grants.hold(second).await?;
-        let (from_size, to_size) = (from.state.lock().size, to.state.lock().size);
+        // Not twice of one file: a recall that comes in between lets nobody in and waits until the first ends.
+        let _second_held = if is_one { None } else { Some(self.grants.hold(second).await?) };
+        // One after the other: it may be one file, with one lock.
+        let from_size = from.state.lock().size;
+        let to_size = to.state.lock().size;
         let length = length.min(from_size.saturating_sub(from_offset));
         if length == 0 {
             return Ok(0);
