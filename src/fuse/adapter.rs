@@ -27,7 +27,7 @@ use super::mount::REQUEST_BYTES_MAX;
 use super::shared::{BELIEVED_FOR, GENERATION, Shared, Write};
 use super::translate::{self, Nodes, bare_attr, caller, file_type, permissions};
 use super::{capabilities, privileges};
-use crate::client::fs::{Fs, Handle, NewInode};
+use crate::client::fs::{Caller, Fs, Handle, NewInode};
 use crate::types::{Errno, FileKind, Ino, limits};
 use crate::wire::metadata::Space;
 
@@ -67,13 +67,13 @@ impl Adapter {
 
     fn make(
         &self,
-        request: &Request,
+        caller: Caller,
         parent: INodeNo,
         name: &OsStr,
         new: NewInode,
         reply: ReplyEntry,
     ) {
-        let (caller, parent, name) = (caller(request), self.ino(parent), bytes(name));
+        let (parent, name) = (self.ino(parent), bytes(name));
         self.begin(|my| async move {
             answer!(reply, my.fs.make(caller, parent, &name, new).await, |attr| my
                 .send_entry(reply, &attr));
@@ -93,8 +93,10 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    /// Nothing is kept for an inode because the kernel knows it.
-    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+    /// Little is kept for an inode because the kernel knows it, and not one thing for each time it was looked up.
+    fn forget(&self, _: &Request, node: INodeNo, _: u64) {
+        self.mine.fs.forget(self.ino(node));
+    }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let ino = self.ino(node);
@@ -142,14 +144,14 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         match translate::node_kind(mode) {
             Ok(kind) => {
                 let new = NewInode { kind, mode: permissions(mode), rdev, target: Vec::new() };
-                self.make(request, parent, name, new, reply);
+                self.make(caller(request, umask), parent, name, new, reply);
             }
             Err(errno) => reply.error(number(errno)),
         }
@@ -161,12 +163,12 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (kind, mode) = (FileKind::Directory, permissions(mode));
         let new = NewInode { kind, mode, rdev: 0, target: Vec::new() };
-        self.make(request, parent, name, new, reply);
+        self.make(caller(request, umask), parent, name, new, reply);
     }
 
     fn symlink(
@@ -179,7 +181,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         let target = bytes(target.as_os_str());
         let new = NewInode { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
-        self.make(request, parent, name, new, reply);
+        self.make(caller(request, 0), parent, name, new, reply);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -249,11 +251,12 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (caller, parent, name) = (caller(request), self.ino(parent), bytes(name));
+        let caller = caller(request, umask);
+        let (parent, name) = (self.ino(parent), bytes(name));
         let (mode, open) = (permissions(mode), translate::open_mode(OpenFlags(flags)));
         let exclusive = flags & libc::O_EXCL != 0;
         self.begin(|my| async move {
@@ -304,7 +307,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         flags: WriteFlags,
-        _: OpenFlags,
+        open_flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -316,6 +319,10 @@ impl fuser::Filesystem for Adapter {
             length: u32::try_from(data.len()).expect("a request is at most a mebibyte"),
             from_mapping: flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             takes_set_ids: flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            // Pages of a mapping belong where they are, whichever handle the kernel comes with.
+            append: open_flags.0 & libc::O_APPEND != 0
+                && !flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            sync: open_flags.0 & libc::O_DSYNC != 0,
         };
         if let Some(result) = self.mine.try_write(&self.runtime, write, data) {
             return self.mine.written(write, result, reply);
@@ -422,7 +429,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -431,10 +438,12 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (ino, name, value) = (self.ino(node), bytes(name), value.to_vec());
+        let caller = caller(request, 0);
         self.begin(|my| async move {
             let set = async {
-                translate::check_xattr(&name)?;
-                my.fs.setxattr(ino, &name, &value, translate::xattr_mode(flags)?).await
+                let mode = translate::xattr_mode(flags)?;
+                let takes_setgid = privileges::acl_takes_setgid(&my.fs, ino, &name, caller).await?;
+                my.fs.setxattr(ino, &name, &value, mode, takes_setgid).await
             };
             let set = set.await;
             if name == privileges::CAPABILITY {
@@ -446,9 +455,6 @@ impl fuser::Filesystem for Adapter {
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (ino, name) = (self.ino(node), bytes(name));
-        if let Err(errno) = translate::check_xattr(&name) {
-            return reply.error(number(errno));
-        }
         self.begin(|my| async move {
             answer!(reply, my.fs.getxattr(ino, &name).await, |value| send_xattr(
                 reply, &value, size
@@ -467,9 +473,6 @@ impl fuser::Filesystem for Adapter {
 
     fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (ino, name) = (self.ino(node), bytes(name));
-        if let Err(errno) = translate::check_xattr(&name) {
-            return reply.error(number(errno));
-        }
         self.begin(|my| async move {
             answer!(reply, my.fs.removexattr(ino, &name).await, |()| reply.ok());
         });

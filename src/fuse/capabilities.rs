@@ -1,8 +1,11 @@
 //! What the kernel and we agree on when a mount begins (FUSE_INIT).
 //!
 //! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS (the
-//! kernel's own locks do on one host), FUSE_SETXATTR_EXT (`fuser` panics), FUSE_DONT_MASK (the kernel applies
-//! the umask), FUSE_CACHE_SYMLINKS and FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
+//! kernel's own locks do on one host), FUSE_SETXATTR_EXT (`fuser` panics), FUSE_CACHE_SYMLINKS and
+//! FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
+//!
+//! FUSE_POSIX_ACL has the kernel ask for ACLs and enforce them; it keeps a list for as long as the attributes of
+//! the same inode. With it goes FUSE_DONT_MASK: whether the umask counts depends on the directory's default ACL.
 
 use std::io;
 
@@ -23,6 +26,8 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// Asks for it. What this kernel does not have, we do without.

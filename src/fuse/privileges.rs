@@ -7,7 +7,9 @@
 //! * a change of owner or group takes all three,
 //! * a write or a truncation takes the capabilities, and from a caller without CAP_FSETID setuid and setgid
 //!   too. For writes the kernel says so (FUSE_WRITE_KILL_SUIDGID); for truncations `fuser` drops its flag,
-//!   and a caller that is not root is taken for one without.
+//!   and a caller that is not root is taken for one without,
+//! * an ACL takes setgid when who sets it is not of the file's group. `fuser` drops that flag as well, and knows of
+//!   a caller's groups only the first.
 //!
 //! Looking costs two calls, so an open file that was seen to have nothing to lose is believed to be so for a
 //! second ([`OpenFiles::is_clean`]); a file created here is clean from the start.
@@ -17,7 +19,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::modes::OpenFiles;
-use crate::client::fs::{Fs, SetAttr};
+use crate::client::fs::{Caller, Fs, SetAttr};
+use crate::types::acl::ACCESS_ACL;
 use crate::types::{Errno, FileKind, Ino};
 
 /// The extended attribute that holds file capabilities.
@@ -65,6 +68,19 @@ pub(super) async fn take(
         open_files.lock().set_clean(ino, seen);
     }
     Ok(())
+}
+
+/// Whether setting this extended attribute takes setgid: an ACL does, set by who is not of the file's group.
+pub(super) async fn acl_takes_setgid(
+    fs: &Fs,
+    ino: Ino,
+    name: &[u8],
+    caller: Caller,
+) -> Result<bool, Errno> {
+    if name != ACCESS_ACL || caller.uid == 0 {
+        return Ok(false);
+    }
+    Ok(fs.getattr(ino).await?.gid != caller.gid)
 }
 
 async fn take_capabilities(fs: &Fs, ino: Ino) -> Result<(), Errno> {

@@ -208,7 +208,7 @@ pub(crate) fn a_big_directory() {
         println!("{what} {count} files: {seconds:.1} s, {:.0} a second", count as f64 / seconds);
     };
     timed("create", &|| {
-        (0..count).for_each(|number| drop(File::create(name(number)).expect("made")))
+        (0..count).for_each(|number| drop(File::create(name(number)).expect("made")));
     });
     timed("list", &|| {
         assert_eq!(fs::read_dir(&dir).expect("read").count() as u64, count);

@@ -14,6 +14,9 @@ use crate::types::limits::FILE_BYTES_MAX;
 use crate::types::{Attr, Errno, Ino, Timestamp};
 use crate::wire::metadata::{CloneRange, Op, Reply};
 
+/// How much of a map is looked at first for data or a hole, in bytes of the file; then ever more.
+const SEEK_WINDOW: u64 = 64 << 20;
+
 impl Fs {
     /// Reserve, punch or zero a range.
     pub async fn fallocate(
@@ -29,6 +32,9 @@ impl Fs {
         let range = offset..end.ok_or(Errno::FileTooBig)?;
         let _order = file.order.lock().await;
         let _held = self.grants.hold(&file).await?;
+        if !matches!(what, Allocate::Punch) {
+            self.check_room(&file, length).await?;
+        }
         if matches!(what, Allocate::Punch | Allocate::Zero { .. }) {
             self.punch(&file, range.clone()).await?;
         }
@@ -37,18 +43,27 @@ impl Fs {
             Allocate::Punch => false,
         };
         if grow && range.end > file.state.lock().size {
-            self.set_size(&file, range.end, None).await?;
+            self.set_size(&file, range.end, Some(self.session.now())).await?;
         }
         Ok(())
+    }
+
+    /// Refuses what the servers have no room for. Nothing is set aside: until it is written, others may take it.
+    async fn check_room(&self, file: &Arc<File>, length: u64) -> Result<(), Errno> {
+        let stored = file.state.lock().overlay().map_or(0, |attr| attr.stored);
+        let room = self.space().await?.free_bytes;
+        if length.saturating_sub(stored) > room { Err(Errno::NoSpace) } else { Ok(()) }
     }
 
     /// Find data or a hole.
     pub async fn lseek(&self, handle: Handle, offset: u64, whence: Seek) -> Result<u64, Errno> {
         let (file, _) = self.file_of(handle)?;
         let mut at = offset;
+        let mut window = SEEK_WINDOW;
         loop {
-            // As much as a map is told at a time.
-            let view = self.reader.view(&file, at..at.saturating_add(64 << 20)).await?;
+            let view = self.reader.view(&file, at..at.saturating_add(window)).await?;
+            // A file may be one hole of many tebibytes.
+            window *= 2;
             if offset >= view.size {
                 return Err(Errno::NoSuchOffset);
             }

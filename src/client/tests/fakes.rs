@@ -275,6 +275,7 @@ fn new_file(ino: Ino, mode: u16) -> Attr {
         birth: OpSeq(1),
         volume: VolumeId::ROOT,
         md5: None,
+        xattrs: 0,
     }
 }
 

@@ -24,8 +24,14 @@ struct Mounted {
     notices: mpsc::UnboundedSender<Notice>,
 }
 
-const BOTH: OpenMode =
-    OpenMode { read: true, write: true, append: false, sync: false, truncate: false };
+const BOTH: OpenMode = OpenMode {
+    read: true,
+    write: true,
+    append: false,
+    sync: false,
+    truncate: false,
+    no_atime: false,
+};
 
 async fn mounted() -> Mounted {
     let monitors = Arc::new(FakeMonitors::default());
@@ -61,21 +67,22 @@ fn config() -> Config {
         run_dir: "/nowhere".into(),
         config_dir: "/nowhere".into(),
         read_only: false,
+        no_atime: true,
     }
 }
 
 impl Mounted {
     async fn create(&self, name: &str) -> (Ino, Handle) {
-        let caller = Caller { uid: 0, gid: 0 };
+        let caller = Caller { uid: 0, gid: 0, umask: 0o022 };
         let created = self.fs.create(caller, Ino::ROOT, name.as_bytes(), 0o644, BOTH).await;
         let (attr, handle) = created.expect("created");
         (attr.ino, handle)
     }
 
     async fn write(&self, handle: Handle, offset: u64, data: &[u8]) {
-        if self.fs.try_write(handle, offset, data).is_none() {
+        if self.fs.try_write(handle, Some(offset), data).is_none() {
             let data = Bytes::copy_from_slice(data);
-            self.fs.write(handle, offset, data).await.expect("written");
+            self.fs.write(handle, Some(offset), data, false).await.expect("written");
         }
     }
 

@@ -66,6 +66,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
             named(read, &[(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)])
         }
         Op::Create(_)
+        | Op::Accessed { .. }
         | Op::Rmdir { .. }
         | Op::Truncate { .. }
         | Op::Punch { .. }

@@ -40,6 +40,7 @@ fn names(op: &Op) -> Vec<Ino> {
         Op::Create(create) => vec![create.ino],
         Op::Link { ino, .. }
         | Op::SetAttr { ino, .. }
+        | Op::Accessed { ino }
         | Op::Truncate { ino, .. }
         | Op::Punch { ino, .. }
         | Op::SetXattr { ino, .. }

@@ -181,7 +181,8 @@ fn named_by_op(op: &Op) -> Vec<Ino> {
         | Op::RemoveXattr { ino, .. }
         | Op::Acquire { ino }
         | Op::Release { ino }
-        | Op::SetMd5 { ino, .. } => vec![*ino],
+        | Op::SetMd5 { ino, .. }
+        | Op::Accessed { ino } => vec![*ino],
         Op::LeaseInodes | Op::LeaseStripes { .. } => Vec::new(),
     }
 }

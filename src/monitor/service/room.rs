@@ -36,6 +36,7 @@ pub(super) fn grows(op: &Op) -> bool {
         | Op::Rmdir { .. }
         | Op::Rename(_)
         | Op::SetAttr { .. }
+        | Op::Accessed { .. }
         | Op::Truncate { .. }
         | Op::Punch { .. }
         | Op::RemoveXattr { .. }
