@@ -187,6 +187,22 @@ async fn partial_blocks_are_completed_from_what_is_committed() {
 }
 
 #[tokio::test]
+async fn a_range_is_copied_within_its_own_file() {
+    let mounted = mounted().await;
+    let mut data = content(100_000);
+    let ino = mounted.write_and_close("a", &data).await;
+    let handle = mounted.fs.open(ino, BOTH).await.expect("opened");
+    let copied = mounted.fs.copy_range(handle, 4096, handle, 40_960, 20_480).await;
+    assert_eq!(copied.expect("copied"), 20_480);
+    data.copy_within(4096..24_576, 40_960);
+    mounted.check(ino, &data).await;
+    let ragged = mounted.fs.copy_range(handle, 1, handle, 40_960, 100).await;
+    assert_eq!(ragged, Err(Errno::NotSupported), "the kernel copies bytes then");
+    mounted.close(ino, handle).await;
+    mounted.check(ino, &data).await;
+}
+
+#[tokio::test]
 async fn truncation_leaves_zeros_behind() {
     let mounted = mounted().await;
     let mut data = content(30_000);

@@ -1,5 +1,6 @@
 //! Tests of the namespace: a small world to act in, rules one by one, and a model that knows better.
 
+mod attrs;
 mod content;
 mod fences;
 mod model;
