@@ -11,7 +11,7 @@
 //! * an ACL takes setgid when who sets it is not of the file's group. `fuser` drops that flag as well, and knows of
 //!   a caller's groups only the first.
 //!
-//! Looking costs two calls, so an open file that was seen to have nothing to lose is believed to be so for a
+//! Looking costs a call or two, so an open file that was seen to have nothing to lose is believed to be so for a
 //! second ([`OpenFiles::is_clean`]); a file created here is clean from the start.
 
 use std::time::Instant;
@@ -63,7 +63,9 @@ pub(super) async fn take(
         let changes = SetAttr { mode: left, ..SetAttr::default() };
         fs.setattr(ino, changes).await?;
     }
-    take_capabilities(fs, ino).await?;
+    if attr.xattrs > 0 {
+        take_capabilities(fs, ino).await?;
+    }
     if set_ids || left.is_none() {
         open_files.lock().set_clean(ino, seen);
     }
