@@ -83,8 +83,15 @@ pub enum Action {
         /// done ([`Outcome::Held`]).
         removes: Option<Removal>,
     },
-    /// A client begins.
-    OpenSession(ClientInfo),
+    /// A client begins. Answered by [`Outcome::Session`], or by [`Outcome::NoSession`] when it was revoked.
+    OpenSession {
+        /// Its name, as in its certificate.
+        owner: String,
+        /// What it says of itself.
+        client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
+    },
     /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go; when it ends by itself, its
     /// replies too.
     CloseSession {
