@@ -312,6 +312,7 @@ fn create(parent: Ino, name: Vec<u8>, ino: Ino, kind: FileKind) -> Op {
         mode: 0o644,
         uid: 1000,
         gid: 1000,
+        umask: 0,
         rdev: 0,
         target: Vec::new(),
         open: false,

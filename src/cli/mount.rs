@@ -209,6 +209,7 @@ async fn connect(
         run_dir: run_dir(options)?,
         config_dir: cluster.config_dir,
         read_only: options.flags.is_read_only(),
+        no_atime: options.flags.is_no_atime(),
     };
     let cannot = || format!("{} cannot be mounted", source.text);
     if arguments.start.is_some() {

@@ -27,6 +27,8 @@ pub struct Config {
     pub config_dir: PathBuf,
     /// Whether all changes are refused.
     pub read_only: bool,
+    /// Whether reads are not written down (`noatime`).
+    pub no_atime: bool,
 }
 
 /// Why there is no filesystem.

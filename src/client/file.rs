@@ -65,6 +65,8 @@ pub(crate) struct FileState {
     pub(crate) size: u64,
     /// Under the grant: when a program last wrote, unless the mtime was set since.
     pub(crate) mtime: Option<Timestamp>,
+    /// When it was last read, until the monitors have taken note of it.
+    pub(crate) accessed: Option<Timestamp>,
     /// Under the grant: bytes committed since `base` was told.
     pub(crate) grown: u64,
     /// What is committed.
@@ -240,6 +242,7 @@ impl FileState {
             attr.mtime = mtime;
             attr.ctime = attr.ctime.max(mtime);
         }
+        attr.atime = self.accessed.map_or(attr.atime, |read| attr.atime.max(read));
         if !self.is_clean() {
             attr.md5 = None;
         }

@@ -4,17 +4,20 @@
 //! it, size, mtime and content are answered here; without it nothing is, unless it was checked in the same
 //! operation. Each kind of operation has a file of its own.
 
+mod accessed;
 mod attrs;
 mod handles;
 mod locks;
 mod names;
 mod ranges;
+mod removed;
 mod writing;
 mod xattrs;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use self::removed::Removed;
 use super::config::Config;
 use super::files::Files;
 use super::flusher::Flusher;
@@ -35,6 +38,8 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
+    /// Permissions that what they make does not get, unless a default ACL says otherwise.
+    pub umask: u16,
 }
 
 /// An open file. Given by [`Fs::open`] and [`Fs::create`], ended by [`Fs::release`].
@@ -54,6 +59,8 @@ pub struct OpenMode {
     pub sync: bool,
     /// Cut to nothing first (`O_TRUNC`).
     pub truncate: bool,
+    /// Reads are not written down (`O_NOATIME`).
+    pub no_atime: bool,
 }
 
 /// What `setattr` changes; `None` leaves one as it is.
@@ -78,7 +85,7 @@ pub struct SetAttr {
 pub struct NewInode {
     /// Its type.
     pub kind: FileKind,
-    /// Permission bits, umask applied.
+    /// Permission bits, as asked for.
     pub mode: u16,
     /// Device number of a device node, else 0.
     pub rdev: u32,
@@ -132,6 +139,7 @@ pub struct Fs {
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
     pub(super) locks: Arc<Locks>,
+    removed: Removed,
     started: OnceLock<Started>,
 }
 
@@ -167,6 +175,7 @@ impl Fs {
             reader: parts.reader,
             files: parts.files,
             locks: parts.locks,
+            removed: Removed::default(),
             started: OnceLock::new(),
         })
     }

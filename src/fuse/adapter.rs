@@ -20,7 +20,7 @@ use super::mount::REQUEST_BYTES_MAX;
 use super::privileges;
 use super::shared::{BELIEVED_FOR, Shared, Write};
 use super::translate::{self, Nodes, bare_attr, caller, permissions, type_bits};
-use crate::client::fs::{Fs, Handle, Lock, NewInode};
+use crate::client::fs::{Caller, Fs, Handle, Lock, NewInode};
 use crate::types::{Errno, FileKind, Ino, LockOwner, limits};
 use crate::wire::metadata::Space;
 
@@ -45,9 +45,15 @@ impl Handler for Adapter {
             Op::StatX => self.statx(node, reply),
             Op::SetAttr(changes) => self.setattr(node, &changes, reply),
             Op::ReadLink => self.readlink(node, reply),
-            Op::Symlink { name, target } => self.symlink(&request, name, target, reply),
-            Op::MkNod { name, mode, rdev } => self.mknod(&request, name, mode, rdev, reply),
-            Op::MkDir { name, mode } => self.mkdir(&request, name, mode, reply),
+            Op::Symlink { name, target } => {
+                self.symlink(caller(&request, 0), node, name, target, reply);
+            }
+            Op::MkNod { name, mode, umask, rdev } => {
+                self.mknod(caller(&request, umask), node, name, (mode, rdev), reply);
+            }
+            Op::MkDir { name, mode, umask } => {
+                self.mkdir(caller(&request, umask), node, name, mode, reply);
+            }
             Op::Unlink { name } => self.unlink(node, name, reply),
             Op::RmDir { name } => self.rmdir(node, name, reply),
             Op::Rename { name, new_parent, new_name, flags } => {
@@ -55,7 +61,9 @@ impl Handler for Adapter {
             }
             Op::Link { node: linked, name } => self.link(linked, node, name, reply),
             Op::Open { flags, takes_set_ids } => self.open(node, flags, takes_set_ids, reply),
-            Op::Create { name, mode, flags } => self.create(&request, name, mode, flags, reply),
+            Op::Create { name, mode, umask, flags } => {
+                self.create(caller(&request, umask), node, name, (mode, flags), reply);
+            }
             Op::Read { handle, offset, size } => self.read(Handle(handle), offset, size, reply),
             Op::Write(write) => self.write(node, &write, reply),
             Op::Flush { handle, owner } => {
@@ -73,7 +81,9 @@ impl Handler for Adapter {
             Op::ReleaseDir { handle } => self.releasedir(handle, reply),
             Op::FSyncDir => self.fsyncdir(reply),
             Op::StatFs => self.statfs(reply),
-            Op::SetXattr { name, value, flags } => self.setxattr(node, name, value, flags, reply),
+            Op::SetXattr { name, value, flags } => {
+                self.setxattr(caller(&request, 0), node, (name, value), flags, reply);
+            }
             Op::GetXattr { name, size } => self.getxattr(node, name, size, reply),
             Op::ListXattr { size } => self.listxattr(node, size, reply),
             Op::RemoveXattr { name } => self.removexattr(node, name, reply),
@@ -93,6 +103,11 @@ impl Handler for Adapter {
                 reply.refuse(libc::ENOSYS);
             }
         }
+    }
+
+    /// Little is kept for an inode because the kernel knows it, and not one thing for each time it was looked up.
+    fn forget(&self, node: NodeId) {
+        self.mine.fs.forget(self.ino(node));
     }
 }
 
@@ -140,28 +155,41 @@ impl Adapter {
         });
     }
 
-    fn mknod(&self, request: &Request<'_>, name: &[u8], mode: u32, rdev: u32, reply: Reply) {
+    fn mknod(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        (mode, rdev): (u32, u32),
+        reply: Reply,
+    ) {
         match translate::node_kind(mode) {
             Ok(kind) => {
                 let new = NewInode { kind, mode: permissions(mode), rdev, target: Vec::new() };
-                self.make(request, name, new, reply);
+                self.make(caller, parent, name, new, reply);
             }
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn mkdir(&self, request: &Request<'_>, name: &[u8], mode: u32, reply: Reply) {
+    fn mkdir(&self, caller: Caller, parent: NodeId, name: &[u8], mode: u32, reply: Reply) {
         let (kind, mode) = (FileKind::Directory, permissions(mode));
-        self.make(request, name, NewInode { kind, mode, rdev: 0, target: Vec::new() }, reply);
+        self.make(
+            caller,
+            parent,
+            name,
+            NewInode { kind, mode, rdev: 0, target: Vec::new() },
+            reply,
+        );
     }
 
-    fn symlink(&self, request: &Request<'_>, name: &[u8], target: &[u8], reply: Reply) {
+    fn symlink(&self, caller: Caller, parent: NodeId, name: &[u8], target: &[u8], reply: Reply) {
         let (kind, target) = (FileKind::Symlink, target.to_vec());
-        self.make(request, name, NewInode { kind, mode: 0o777, rdev: 0, target }, reply);
+        self.make(caller, parent, name, NewInode { kind, mode: 0o777, rdev: 0, target }, reply);
     }
 
-    fn make(&self, request: &Request<'_>, name: &[u8], new: NewInode, reply: Reply) {
-        let (caller, parent, name) = (caller(request), self.ino(request.node), name.to_vec());
+    fn make(&self, caller: Caller, parent: NodeId, name: &[u8], new: NewInode, reply: Reply) {
+        let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let made = my.fs.make(caller, parent, &name, new).await;
             answer!(reply, made, |attr| my.send_entry(reply, &attr));
@@ -231,12 +259,20 @@ impl Adapter {
         });
     }
 
-    fn setxattr(&self, node: NodeId, name: &[u8], value: &[u8], flags: i32, reply: Reply) {
+    fn setxattr(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        (name, value): (&[u8], &[u8]),
+        flags: i32,
+        reply: Reply,
+    ) {
         let (ino, name, value) = (self.ino(node), name.to_vec(), value.to_vec());
         self.begin(reply, |my, reply| async move {
             let set = async {
-                translate::check_xattr(&name)?;
-                my.fs.setxattr(ino, &name, &value, translate::xattr_mode(flags)?).await
+                let mode = translate::xattr_mode(flags)?;
+                let takes_setgid = privileges::acl_takes_setgid(&my.fs, ino, &name, caller).await?;
+                my.fs.setxattr(ino, &name, &value, mode, takes_setgid).await
             };
             let set = set.await;
             if name == privileges::CAPABILITY {
@@ -247,9 +283,6 @@ impl Adapter {
     }
 
     fn getxattr(&self, node: NodeId, name: &[u8], room: u32, reply: Reply) {
-        if let Err(errno) = translate::check_xattr(name) {
-            return reply.error(errno);
-        }
         let (ino, name) = (self.ino(node), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let value = my.fs.getxattr(ino, &name).await;
@@ -267,9 +300,6 @@ impl Adapter {
     }
 
     fn removexattr(&self, node: NodeId, name: &[u8], reply: Reply) {
-        if let Err(errno) = translate::check_xattr(name) {
-            return reply.error(errno);
-        }
         let (ino, name) = (self.ino(node), name.to_vec());
         self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.removexattr(ino, &name).await, |()| reply.ok());
@@ -294,8 +324,15 @@ impl Adapter {
         });
     }
 
-    fn create(&self, request: &Request<'_>, name: &[u8], mode: u32, flags: i32, reply: Reply) {
-        let (caller, parent, name) = (caller(request), self.ino(request.node), name.to_vec());
+    fn create(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        (mode, flags): (u32, i32),
+        reply: Reply,
+    ) {
+        let (parent, name) = (self.ino(parent), name.to_vec());
         let (mode, open) = (permissions(mode), translate::open_mode(flags));
         let exclusive = flags & libc::O_EXCL != 0;
         self.begin(reply, |my, reply| async move {
@@ -334,6 +371,9 @@ impl Adapter {
             length: u32::try_from(asked.data.len()).expect("a request is at most a mebibyte"),
             from_mapping: asked.from_cache,
             takes_set_ids: asked.takes_set_ids,
+            // Pages of a mapping belong where they are, whichever handle the kernel comes with.
+            append: asked.flags & libc::O_APPEND != 0 && !asked.from_cache,
+            sync: asked.flags & libc::O_DSYNC != 0,
         };
         if let Some(result) = self.mine.try_write(&self.runtime, write, asked.data) {
             return self.mine.written(write, result, reply);

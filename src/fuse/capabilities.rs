@@ -1,7 +1,10 @@
 //! What the kernel and we agree on when a mount begins (FUSE_INIT).
 //!
-//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_SETXATTR_EXT (it is about POSIX ACLs), FUSE_DONT_MASK (the kernel
-//! applies the umask), FUSE_CACHE_SYMLINKS and FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
+//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_SETXATTR_EXT (its only flag comes with ACLs, see
+//! `privileges`), FUSE_CACHE_SYMLINKS and FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
+//!
+//! FUSE_POSIX_ACL has the kernel ask for ACLs and enforce them; it keeps a list for as long as the attributes of
+//! the same inode. With it goes FUSE_DONT_MASK: whether the umask counts depends on the directory's default ACL.
 
 use super::kernel::{Agreement, Init, capability};
 use super::mount::REQUEST_BYTES_MAX;
@@ -16,17 +19,19 @@ const CONGESTED_AT: u16 = BACKGROUND_MAX / 4 * 3;
 const PAGE_BYTES: u32 = 4096;
 
 /// What we ask the kernel for.
-const WANTED: [(u64, &str); 14] = [
+const WANTED: [(u64, &str); 16] = [
     (capability::ASYNC_READ, "FUSE_ASYNC_READ"),
     (capability::POSIX_LOCKS, "FUSE_POSIX_LOCKS"),
     (capability::FLOCK_LOCKS, "FUSE_FLOCK_LOCKS"),
     (capability::ATOMIC_O_TRUNC, "FUSE_ATOMIC_O_TRUNC"),
     (capability::BIG_WRITES, "FUSE_BIG_WRITES"),
+    (capability::DONT_MASK, "FUSE_DONT_MASK"),
     (capability::AUTO_INVAL_DATA, "FUSE_AUTO_INVAL_DATA"),
     (capability::DO_READDIRPLUS, "FUSE_DO_READDIRPLUS"),
     (capability::READDIRPLUS_AUTO, "FUSE_READDIRPLUS_AUTO"),
     (capability::ASYNC_DIO, "FUSE_ASYNC_DIO"),
     (capability::PARALLEL_DIROPS, "FUSE_PARALLEL_DIROPS"),
+    (capability::POSIX_ACL, "FUSE_POSIX_ACL"),
     (capability::MAX_PAGES, "FUSE_MAX_PAGES"),
     (capability::HANDLE_KILLPRIV_V2, "FUSE_HANDLE_KILLPRIV_V2"),
     (capability::INIT_EXT, "FUSE_INIT_EXT"),

@@ -83,24 +83,22 @@ impl OpenFiles {
         }
     }
 
-    /// Which pages a write through `handle` leaves stale.
+    /// Which pages a write through `handle` leaves stale. Of an appender's place the kernel knows only what it assumed.
     pub(super) fn stale_after_write(
         &self,
         ino: Ino,
         handle: Handle,
-        offset: u64,
+        place: Option<u64>,
         length: u64,
     ) -> Option<StaleRange> {
         let file = self.files.get(&ino)?;
         let writer = file.handles.iter().find(|open| open.handle == handle)?;
         let may_be_mapped = file.handles.iter().any(|open| open.mode.read);
-        (writer.caching == Caching::Direct && may_be_mapped).then(|| writer.range(offset, length))
-    }
-
-    /// Whether whatever is written through `handle` goes to the end of the file.
-    pub(super) fn appends(&self, ino: Ino, handle: Handle) -> bool {
-        let file = self.files.get(&ino);
-        file.is_some_and(|file| file.any(|open| open.handle == handle && open.mode.append))
+        let range = match place {
+            Some(offset) => StaleRange { offset, length },
+            None => StaleRange { offset: 0, length: 0 },
+        };
+        (writer.caching == Caching::Direct && may_be_mapped).then_some(range)
     }
 
     /// Whether a write to this open file has no privileges to take.
@@ -139,17 +137,6 @@ impl OpenFile {
 
     fn any(&self, is: impl Fn(&OpenHandle) -> bool) -> bool {
         self.handles.iter().any(is)
-    }
-}
-
-impl OpenHandle {
-    /// An appender's offset is only what the kernel assumed.
-    fn range(&self, offset: u64, length: u64) -> StaleRange {
-        if self.mode.append {
-            StaleRange { offset: 0, length: 0 }
-        } else {
-            StaleRange { offset, length }
-        }
     }
 }
 
@@ -230,16 +217,16 @@ mod tests {
     fn only_direct_writes_beside_possible_mappings_leave_pages_stale() {
         let range = Some(StaleRange { offset: 10, length: 5 });
         let (files, _) = open_all(&["w"]);
-        assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), None);
+        assert_eq!(files.stale_after_write(FILE, Handle(0), Some(10), 5), None);
         let (files, _) = open_all(&["w", "r"]);
-        assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), range);
+        assert_eq!(files.stale_after_write(FILE, Handle(0), Some(10), 5), range);
         let (files, _) = open_all(&["w", "rw"]);
-        assert_eq!(files.stale_after_write(FILE, Handle(1), 10, 5), range);
+        assert_eq!(files.stale_after_write(FILE, Handle(1), Some(10), 5), range);
         let (files, _) = open_all(&["rw", "r"]);
-        assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), None);
+        assert_eq!(files.stale_after_write(FILE, Handle(0), Some(10), 5), None);
         let (files, _) = open_all(&["a", "r"]);
         let whole = Some(StaleRange { offset: 0, length: 0 });
-        assert_eq!(files.stale_after_write(FILE, Handle(0), 10, 5), whole);
+        assert_eq!(files.stale_after_write(FILE, Handle(0), None, 5), whole);
     }
 
     #[test]

@@ -201,6 +201,11 @@ impl MountFlags {
     pub fn is_read_only(self) -> bool {
         self.0 & libc::MS_RDONLY != 0
     }
+
+    /// Whether reads leave no time behind.
+    pub fn is_no_atime(self) -> bool {
+        self.0 & libc::MS_NOATIME != 0
+    }
 }
 
 fn threads() -> usize {

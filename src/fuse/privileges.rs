@@ -7,9 +7,10 @@
 //! * a change of owner or group takes all three,
 //! * a write or a truncation takes the capabilities, and from a caller without CAP_FSETID setuid and setgid
 //!   too. The kernel says so (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID), but not of
-//!   fallocate and copy_file_range: there a caller that is not root is taken for one without.
+//!   fallocate and copy_file_range: there a caller that is not root is taken for one without,
+//! * an ACL takes setgid when who sets it is not of the file's group; of a caller's groups we know only the first.
 //!
-//! Looking costs two calls, so an open file that was seen to have nothing to lose is believed to be so for a
+//! Looking costs a call or two, so an open file that was seen to have nothing to lose is believed to be so for a
 //! second ([`OpenFiles::is_clean`]); a file created here is clean from the start.
 
 use std::time::Instant;
@@ -17,7 +18,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::modes::OpenFiles;
-use crate::client::fs::{Fs, SetAttr};
+use crate::client::fs::{Caller, Fs, SetAttr};
+use crate::types::acl::ACCESS_ACL;
 use crate::types::{Errno, FileKind, Ino};
 
 /// The extended attribute that holds file capabilities.
@@ -60,11 +62,26 @@ pub(super) async fn take(
         let changes = SetAttr { mode: left, ..SetAttr::default() };
         fs.setattr(ino, changes).await?;
     }
-    take_capabilities(fs, ino).await?;
+    if attr.xattrs > 0 {
+        take_capabilities(fs, ino).await?;
+    }
     if set_ids || left.is_none() {
         open_files.lock().set_clean(ino, seen);
     }
     Ok(())
+}
+
+/// Whether setting this extended attribute takes setgid: an ACL does, set by who is not of the file's group.
+pub(super) async fn acl_takes_setgid(
+    fs: &Fs,
+    ino: Ino,
+    name: &[u8],
+    caller: Caller,
+) -> Result<bool, Errno> {
+    if name != ACCESS_ACL || caller.uid == 0 {
+        return Ok(false);
+    }
+    Ok(fs.getattr(ino).await?.gid != caller.gid)
 }
 
 async fn take_capabilities(fs: &Fs, ino: Ino) -> Result<(), Errno> {

@@ -54,6 +54,17 @@ pub(super) struct Write {
     pub from_mapping: bool,
     /// The writer may not leave setuid and setgid behind.
     pub takes_set_ids: bool,
+    /// It goes to the end of the file, wherever the kernel takes that to be. The flags of the moment say so: a program
+    /// may set O_APPEND and clear it while the file is open.
+    pub append: bool,
+    /// It is durable when it is answered.
+    pub sync: bool,
+}
+
+impl Write {
+    fn place(&self) -> Option<u64> {
+        (!self.append).then_some(self.offset)
+    }
 }
 
 impl Shared {
@@ -146,31 +157,19 @@ impl Shared {
         {
             let open_files = self.open_files.lock();
             let clean = write.from_mapping || open_files.is_clean(write.ino, Instant::now());
-            let elsewhere = write.from_mapping && open_files.appends(write.ino, write.handle);
-            if !clean || elsewhere {
+            if !clean || write.sync {
                 return None;
             }
         }
-        at_once(runtime, || self.fs.try_write(write.handle, write.offset, data))
+        at_once(runtime, || self.fs.try_write(write.handle, write.place(), data))
     }
 
     /// A write that may wait.
     pub(super) async fn write(&self, write: Write, data: Bytes) -> Result<(), Errno> {
         if !write.from_mapping {
             self.take_privileges(write.ino, write.takes_set_ids).await?;
-        } else if self.open_files.lock().appends(write.ino, write.handle) {
-            return self.write_in_place(write, data).await;
         }
-        self.fs.write(write.handle, write.offset, data).await
-    }
-
-    /// Pages of a mapping belong where they are, though the kernel came with a handle that appends.
-    async fn write_in_place(&self, write: Write, data: Bytes) -> Result<(), Errno> {
-        let mode = OpenMode { write: true, ..OpenMode::default() };
-        let handle = self.fs.open(write.ino, mode).await?;
-        let written = self.fs.write(handle, write.offset, data).await;
-        self.fs.release(handle).await;
-        written
+        self.fs.write(write.handle, write.place(), data, write.sync).await
     }
 
     /// Answers a write, after the pages that it left stale are gone.
@@ -178,9 +177,9 @@ impl Shared {
         if let Err(errno) = result {
             return reply.error(errno);
         }
-        let Write { node, ino, handle, offset, length: written, from_mapping, .. } = write;
-        let stale =
-            self.open_files.lock().stale_after_write(ino, handle, offset, u64::from(written));
+        let Write { node, ino, handle, length: written, from_mapping, .. } = write;
+        let length = u64::from(written);
+        let stale = self.open_files.lock().stale_after_write(ino, handle, write.place(), length);
         match stale {
             Some(range) if !from_mapping => {
                 reply.question().begin_to_wait();

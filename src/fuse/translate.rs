@@ -107,8 +107,8 @@ pub(super) fn permissions(mode: u32) -> u16 {
 }
 
 /// Who asks.
-pub(super) fn caller(request: &Request<'_>) -> Caller {
-    Caller { uid: request.uid, gid: request.gid }
+pub(super) fn caller(request: &Request<'_>, umask: u32) -> Caller {
+    Caller { uid: request.uid, gid: request.gid, umask: permissions(umask & 0o777) }
 }
 
 /// How `open` and `create` open. `O_SYNC` contains the bit of `O_DSYNC`.
@@ -121,6 +121,7 @@ pub(super) fn open_mode(flags: i32) -> OpenMode {
         append: has(libc::O_APPEND),
         sync: has(libc::O_DSYNC),
         truncate: has(libc::O_TRUNC),
+        no_atime: has(libc::O_NOATIME),
     }
 }
 
@@ -196,11 +197,6 @@ pub(super) fn xattr_mode(flags: i32) -> Result<XattrMode, Errno> {
         libc::XATTR_REPLACE => Ok(XattrMode::Replace),
         _ => Err(Errno::Invalid),
     }
-}
-
-/// POSIX ACLs would be kept without being enforced, so they are refused. `ls -l` asks for them with every file.
-pub(super) fn check_xattr(name: &[u8]) -> Result<(), Errno> {
-    if name.starts_with(b"system.") { Err(Errno::NotSupported) } else { Ok(()) }
 }
 
 /// The names of extended attributes as `listxattr` returns them: each ended by a zero byte.
@@ -326,8 +322,6 @@ mod tests {
         assert_eq!(xattr_names(&[b"user.a".to_vec(), b"user.bc".to_vec()]), b"user.a\0user.bc\0");
         assert_eq!(xattr_names(&[]), b"");
         assert_eq!(xattr_mode(3), Err(Errno::Invalid));
-        assert_eq!(check_xattr(b"system.posix_acl_access"), Err(Errno::NotSupported));
-        assert_eq!(check_xattr(b"user.okapifs.md5"), Ok(()));
     }
 
     #[test]
@@ -363,6 +357,7 @@ mod tests {
             birth: OpSeq(1),
             volume: VolumeId::ROOT,
             md5: None,
+            xattrs: 0,
         };
         let shown = nodes.attr(&attr);
         assert_eq!((shown.node, shown.blocks, shown.mode), (NodeId::ROOT, 2, 0o41755));

@@ -71,4 +71,19 @@ pub struct Attr {
     pub volume: VolumeId,
     /// MD5 of the whole content, where it is known for the current `dv`.
     pub md5: Option<[u8; 16]>,
+    /// Bytes of the list of its extended attributes, as `listxattr` hands it out: 0 if it has none.
+    pub xattrs: u32,
+}
+
+/// A file that is read and never changed shows so once in this time, in seconds.
+const ACCESS_SHOWN_EVERY: i64 = 24 * 3600;
+
+impl Attr {
+    /// Whether a read at `now` is to be written down, as `relatime` has it: the last one that was is not after the
+    /// last change, or a day ago.
+    pub fn is_access_due(&self, now: Timestamp) -> bool {
+        self.atime <= self.mtime
+            || self.atime <= self.ctime
+            || now.seconds.saturating_sub(self.atime.seconds) >= ACCESS_SHOWN_EVERY
+    }
 }

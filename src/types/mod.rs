@@ -4,6 +4,7 @@
 //! one another (a monitor and a server, say) can still mean the same thing by `StripeId` because both
 //! import this folder.
 
+pub mod acl;
 mod attr;
 mod calendar;
 mod cluster;

@@ -342,8 +342,7 @@ pub enum Op {
         /// Its name.
         name: Vec<u8>,
     },
-    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Removed`] when
-    /// something was replaced, else by [`Reply::Done`].
+    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Renamed`].
     Rename(Rename),
     /// Change attributes other than the size. Answered by [`Reply::Inode`].
     SetAttr {
@@ -351,6 +350,12 @@ pub enum Op {
         ino: Ino,
         /// What changes.
         changes: AttrChanges,
+    },
+    /// The file was read: if that is to be written down ([`Attr::is_access_due`]), its atime becomes the command's
+    /// time. The ctime stays. Answered by [`Reply::Inode`].
+    Accessed {
+        /// The inode.
+        ino: Ino,
     },
     /// Set the size: what is beyond it goes; a longer file gets a hole. The caller holds the exclusive grant.
     /// Answered by [`Reply::Inode`].
@@ -388,6 +393,8 @@ pub enum Op {
         value: Vec<u8>,
         /// What must be the case before.
         mode: XattrMode,
+        /// Whether setgid goes when this is an ACL: the caller is not of the file's group.
+        takes_setgid: bool,
     },
     /// Remove an extended attribute. Answered by [`Reply::Inode`].
     RemoveXattr {
@@ -443,8 +450,10 @@ pub struct Create {
     pub ino: Ino,
     /// Its type.
     pub kind: FileKind,
-    /// Permission, setuid, setgid and sticky bits, umask applied.
+    /// Permission, setuid, setgid and sticky bits, as asked for.
     pub mode: u16,
+    /// Permissions that are not given, unless the directory has a default ACL.
+    pub umask: u16,
     /// Owner.
     pub uid: u32,
     /// Group; a directory with the setgid bit overrides it.
@@ -577,12 +586,14 @@ pub enum Reply {
     Done,
     /// Done; the inode is now this.
     Inode(Attr),
-    /// A name is gone.
-    Removed {
-        /// Its inode.
-        ino: Ino,
-        /// Names that are left.
-        nlink: u32,
+    /// A name is gone; this is its inode now, [`Attr::nlink`] counts the names that are left.
+    Removed(Attr),
+    /// A name is another.
+    Renamed {
+        /// What has another name now: one inode, two where they changed places, none where both names were of one.
+        moved: Vec<Attr>,
+        /// What lost its name for it, as it is now.
+        replaced: Option<Attr>,
     },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),

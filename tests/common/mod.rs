@@ -3,7 +3,8 @@
 //! [`runner`] runs the tests of a file: the standard one knows neither tests that find out that they cannot run
 //! here nor a flag of ours. [`cluster`] starts clusters and ends them whatever happens. [`files`] makes and
 //! compares trees. [`shadow`] does random operations on a mount and beside it; [`load`] is programs at work, [`ledger`]
-//! programs that remember what they were promised. [`net`] is several hosts, [`hosts`] a cluster on them.
+//! programs that remember what they were promised. [`net`] is several hosts, [`hosts`] a cluster on them. [`tools`] are
+//! test suites of others.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
@@ -17,6 +18,7 @@ pub mod net;
 pub mod programs;
 pub mod runner;
 pub mod shadow;
+pub mod tools;
 
 use std::fmt;
 use std::time::{Duration, Instant};

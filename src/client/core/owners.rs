@@ -51,9 +51,13 @@ impl Owners {
         &self,
         mut replies: Vec<Result<Reply, Errno>>,
     ) -> Vec<Result<Reply, Errno>> {
-        for reply in &mut replies {
-            if let Ok(Reply::Inode(attr)) = reply {
-                self.incoming(attr);
+        for reply in replies.iter_mut().flatten() {
+            match reply {
+                Reply::Inode(attr) | Reply::Removed(attr) => self.incoming(attr),
+                Reply::Renamed { moved, replaced } => {
+                    moved.iter_mut().chain(replaced).for_each(|attr| self.incoming(attr));
+                }
+                Reply::Done | Reply::Committed(_) | Reply::Range { .. } => {}
             }
         }
         replies

@@ -15,8 +15,11 @@ impl Fs {
         {
             return Ok(attr);
         }
-        let attr = self.ask_attr(Query::Attr { ino }).await?;
-        self.freshen(attr).await
+        match self.ask_attr(Query::Attr { ino }).await {
+            Ok(attr) => self.freshen(attr).await,
+            Err(Errno::Stale) => self.removed.find(ino).ok_or(Errno::Stale),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Change attributes.
@@ -29,7 +32,12 @@ impl Fs {
         let SetAttr { mode, uid, gid, atime, mtime, size: _ } = changes;
         let changes = AttrChanges { mode, uid, gid, atime, mtime };
         if changes != AttrChanges::default() {
-            attr = Some(self.change_attrs(ino, changes).await?);
+            attr = Some(match self.change_attrs(ino, changes).await {
+                Err(Errno::Stale) => {
+                    self.removed.change(ino, &changes, self.session.now()).ok_or(Errno::Stale)?
+                }
+                changed => changed?,
+            });
         }
         match attr {
             Some(attr) => Ok(attr),
@@ -57,7 +65,12 @@ impl Fs {
             if let Some(held) = self.held_attr(&file).await {
                 return Ok(held);
             }
-            if attr.dv >= file.state.lock().map.dv() {
+            let (dv, accessed) = {
+                let state = file.state.lock();
+                (state.map.dv(), state.accessed)
+            };
+            if attr.dv >= dv {
+                attr.atime = accessed.map_or(attr.atime, |read| attr.atime.max(read));
                 return Ok(attr);
             }
             // A commit of ours was applied after the monitors said this.
@@ -66,7 +79,7 @@ impl Fs {
     }
 
     /// Attributes of a file that is held. Waits for a release to be answered.
-    async fn held_attr(&self, file: &Arc<File>) -> Option<Attr> {
+    pub(super) async fn held_attr(&self, file: &Arc<File>) -> Option<Attr> {
         let attr = file
             .when(|state| match state.grant {
                 Grant::Held => Some(state.overlay()),
@@ -90,21 +103,41 @@ impl Fs {
         let Reply::Inode(attr) = self.session.mutate(op).await? else {
             return Err(Errno::Io);
         };
+        self.told(&attr);
+        self.freshen(attr).await
+    }
+
+    /// The monitors told, with the answer to a change of ours, what an inode is now.
+    pub(super) fn told(&self, attr: &Attr) {
         if let Some(file) = self.files.find(attr.ino) {
             let mut state = file.state.lock();
             if state.grant == Grant::Held && attr.dv >= state.map.dv() {
                 state.rebase(attr.clone());
+            } else if let Some(base) = &mut state.base {
+                // A commit of ours was answered in between, which says nothing of names.
+                base.nlink = attr.nlink;
+                base.ctime = base.ctime.max(attr.ctime);
             }
         }
-        self.freshen(attr).await
+    }
+
+    /// The kernel does not know the inode any more.
+    pub fn forget(&self, ino: Ino) {
+        self.removed.forget(ino);
     }
 
     async fn change_attrs(&self, ino: Ino, changes: AttrChanges) -> Result<Attr, Errno> {
         let op = Op::SetAttr { ino, changes };
-        let file = self.files.find(ino).filter(|_| changes.mtime.is_some());
-        let Some(file) = file else {
+        let Some(file) = self.files.find(ino) else {
             return self.change_inode(op).await;
         };
+        if changes.atime.is_some() {
+            // Later than every read before it.
+            file.when(|state| state.accessed.is_none().then_some(())).await;
+        }
+        if changes.mtime.is_none() {
+            return self.change_inode(op).await;
+        }
         // The time that a program sets is later than every write before it: those are committed without their
         // own time, and those whose commits are on their way are waited for.
         let _order = file.order.lock().await;

@@ -40,7 +40,11 @@ impl Fs {
     pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<Bytes>, Errno> {
         let open = self.files.handle(handle)?;
         let range = offset..offset.saturating_add(u64::from(size));
-        self.reader.read(&open.file, range, Some(&open.ahead)).await
+        let read = self.reader.read(&open.file, range, Some(&open.ahead)).await;
+        if read.is_ok() {
+            self.note_access(&open);
+        }
+        read
     }
 
     /// [`Self::read`] where it can be answered from memory, without waiting for anybody.
@@ -55,7 +59,9 @@ impl Fs {
             Err(errno) => return Some(Err(errno)),
         };
         let range = offset..offset.saturating_add(u64::from(size));
-        self.reader.try_read(&open.file, &range, &open.ahead).map(Ok)
+        let read = self.reader.try_read(&open.file, &range, &open.ahead)?;
+        self.note_access(&open);
+        Some(Ok(read))
     }
 
     /// What `close` reports: an error that an earlier write met. Does not wait.

@@ -66,8 +66,8 @@ impl Fs {
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
         match self.session.mutate(Op::Unlink { parent, name: name.to_vec() }).await? {
-            Reply::Removed { ino, nlink } => {
-                self.unlinked(ino, nlink);
+            Reply::Removed(left) => {
+                self.unlinked(left);
                 Ok(())
             }
             _ => Err(Errno::Io),
@@ -77,7 +77,13 @@ impl Fs {
     /// Remove an empty directory.
     pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
-        self.session.mutate(Op::Rmdir { parent, name: name.to_vec() }).await.map(drop)
+        match self.session.mutate(Op::Rmdir { parent, name: name.to_vec() }).await? {
+            Reply::Removed(left) => {
+                self.removed.remember(left);
+                Ok(())
+            }
+            _ => Err(Errno::Io),
+        }
     }
 
     /// Rename. Where it replaces a file, the new file's data is committed first: after a crash there is the old
@@ -96,8 +102,13 @@ impl Fs {
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         let rename = Rename { parent, name, new_parent, new_name, mode };
-        if let Reply::Removed { ino, nlink } = self.session.mutate(Op::Rename(rename)).await? {
-            self.unlinked(ino, nlink);
+        let Reply::Renamed { moved, replaced } = self.session.mutate(Op::Rename(rename)).await?
+        else {
+            return Err(Errno::Io);
+        };
+        moved.into_iter().for_each(|attr| self.told(&attr));
+        if let Some(left) = replaced {
+            self.unlinked(left);
         }
         Ok(())
     }
@@ -146,6 +157,7 @@ impl Fs {
             ino,
             kind: new.kind,
             mode: new.mode,
+            umask: caller.umask,
             uid: caller.uid,
             gid: caller.gid,
             rdev: new.rdev,
@@ -159,16 +171,17 @@ impl Fs {
     }
 
     /// A name of a file is gone. With the last one, dirty data of a file that is not open is gone too.
-    fn unlinked(&self, ino: Ino, nlink: u32) {
+    fn unlinked(&self, left: Attr) {
+        self.told(&left);
+        let (ino, is_gone) = (left.ino, left.nlink == 0);
+        if is_gone {
+            self.removed.remember(left);
+        }
         let Some(file) = self.files.find(ino) else {
             return;
         };
         let mut state = file.state.lock();
-        if let Some(base) = &mut state.base {
-            base.nlink = nlink;
-            base.ctime = base.ctime.max(self.session.now());
-        }
-        if nlink == 0 {
+        if is_gone {
             state.gone = true;
             if state.handles == 0 {
                 self.flusher.discard(&file, &mut state);

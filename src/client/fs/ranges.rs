@@ -14,6 +14,9 @@ use crate::types::limits::FILE_BYTES_MAX;
 use crate::types::{Attr, Errno, Ino, Timestamp};
 use crate::wire::metadata::{CloneRange, Op, Reply};
 
+/// How much of a map is looked at first for data or a hole, in bytes of the file; then ever more.
+const SEEK_WINDOW: u64 = 64 << 20;
+
 impl Fs {
     /// Reserve, punch or zero a range.
     pub async fn fallocate(
@@ -29,6 +32,9 @@ impl Fs {
         let range = offset..end.ok_or(Errno::FileTooBig)?;
         let _order = file.order.lock().await;
         let _held = self.grants.hold(&file).await?;
+        if !matches!(what, Allocate::Punch) {
+            self.check_room(&file, length).await?;
+        }
         if matches!(what, Allocate::Punch | Allocate::Zero { .. }) {
             self.punch(&file, range.clone()).await?;
         }
@@ -37,18 +43,27 @@ impl Fs {
             Allocate::Punch => false,
         };
         if grow && range.end > file.state.lock().size {
-            self.set_size(&file, range.end, None).await?;
+            self.set_size(&file, range.end, Some(self.session.now())).await?;
         }
         Ok(())
+    }
+
+    /// Refuses what the servers have no room for. Nothing is set aside: until it is written, others may take it.
+    async fn check_room(&self, file: &Arc<File>, length: u64) -> Result<(), Errno> {
+        let stored = file.state.lock().overlay().map_or(0, |attr| attr.stored);
+        let room = self.space().await?.free_bytes;
+        if length.saturating_sub(stored) > room { Err(Errno::NoSpace) } else { Ok(()) }
     }
 
     /// Find data or a hole.
     pub async fn lseek(&self, handle: Handle, offset: u64, whence: Seek) -> Result<u64, Errno> {
         let (file, _) = self.file_of(handle)?;
         let mut at = offset;
+        let mut window = SEEK_WINDOW;
         loop {
-            // As much as a map is told at a time.
-            let view = self.reader.view(&file, at..at.saturating_add(64 << 20)).await?;
+            let view = self.reader.view(&file, at..at.saturating_add(window)).await?;
+            // A file may be one hole of many tebibytes.
+            window *= 2;
             if offset >= view.size {
                 return Err(Errno::NoSuchOffset);
             }
@@ -86,13 +101,14 @@ impl Fs {
         let ((from, from_ino), (to, to_ino)) = (self.file_of(from)?, self.file_of(to)?);
         let (first, second) = if from_ino <= to_ino { (&from, &to) } else { (&to, &from) };
         let _first_order = first.order.lock().await;
-        let _second_order = match from_ino == to_ino {
-            true => None,
-            false => Some(second.order.lock().await),
-        };
+        let is_one = from_ino == to_ino;
+        let _second_order = if is_one { None } else { Some(second.order.lock().await) };
         let _first_held = self.grants.hold(first).await?;
-        let _second_held = self.grants.hold(second).await?;
-        let (from_size, to_size) = (from.state.lock().size, to.state.lock().size);
+        // Not twice of one file: a recall that comes in between lets nobody in and waits until the first ends.
+        let _second_held = if is_one { None } else { Some(self.grants.hold(second).await?) };
+        // One after the other: it may be one file, with one lock.
+        let from_size = from.state.lock().size;
+        let to_size = to.state.lock().size;
         let length = length.min(from_size.saturating_sub(from_offset));
         if length == 0 {
             return Ok(0);

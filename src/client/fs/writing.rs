@@ -14,22 +14,33 @@ use crate::types::Errno;
 use crate::types::limits::FILE_BYTES_MAX;
 
 impl Fs {
-    /// Write all of `data`. It is buffered when this returns (durable, if the handle is `sync`).
-    pub async fn write(&self, handle: Handle, offset: u64, data: Bytes) -> Result<(), Errno> {
+    /// Write all of `data`, at that offset or, without one, at the end of the file. It is buffered when this returns;
+    /// durable, if the handle or the write is `sync`.
+    pub async fn write(
+        &self,
+        handle: Handle,
+        place: Option<u64>,
+        data: Bytes,
+        sync: bool,
+    ) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
         if !open.mode.write {
             return Err(Errno::BadHandle);
         }
-        let place = if open.mode.append { None } else { Some(offset) };
         self.write_content(&open.file, place, &data).await?;
-        if open.mode.sync {
+        if sync || open.mode.sync {
             self.flush_or_fail(&open.file).await?;
         }
         Ok(())
     }
 
     /// [`Self::write`] where it only has to be copied into the buffer, without waiting for anybody.
-    pub fn try_write(&self, handle: Handle, offset: u64, data: &[u8]) -> Option<Result<(), Errno>> {
+    pub fn try_write(
+        &self,
+        handle: Handle,
+        place: Option<u64>,
+        data: &[u8],
+    ) -> Option<Result<(), Errno>> {
         let open = self.files.handle(handle).ok()?;
         let OpenFile { file, mode, .. } = &*open;
         if mode.sync || !mode.write || !self.session.lease_holds() {
@@ -37,7 +48,7 @@ impl Fs {
         }
         let _order = file.order.try_lock().ok()?;
         let mut state = file.state.lock();
-        let offset = if mode.append { state.size } else { offset };
+        let offset = place.unwrap_or(state.size);
         let range = range(offset, data).ok()?;
         let ready = state.may_use()
             && state.buffer.missing(&range, state.size).next().is_none()

@@ -7,16 +7,14 @@ use md5::{Digest, Md5};
 
 use super::Fs;
 use crate::client::file::File;
+use crate::types::acl::{ACCESS_ACL, DEFAULT_ACL};
 use crate::types::{DataVersion, Errno, FileKind, Ino};
 use crate::wire::metadata::{Answer, Op, Query, XattrMode};
 
 /// Ours begin so.
 const OURS: &[u8] = b"user.okapifs.";
 /// What a program may use.
-const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
-/// What the kernel asks for often and nobody can set.
-const NEVER_SET: [&[u8]; 3] =
-    [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// How much is read at a time for an MD5.
 const MD5_PORTION: u64 = 4 << 20;
 
@@ -26,7 +24,12 @@ impl Fs {
         if let Some(ours) = name.strip_prefix(OURS) {
             return self.our_attribute(ino, ours).await;
         }
-        if NEVER_SET.contains(&name) {
+        // The kernel asks often for what few inodes have: capabilities with every program that is run, ACLs with
+        // every file that is listed.
+        if let Some(file) = self.files.find(ino)
+            && let Some(attr) = self.held_attr(&file).await
+            && attr.xattrs == 0
+        {
             return Err(Errno::NoAttribute);
         }
         match self.session.query(Query::GetXattr { ino, name: name.to_vec() }).await? {
@@ -43,17 +46,18 @@ impl Fs {
         }
     }
 
-    /// Set an extended attribute.
+    /// Set an extended attribute. An ACL sets the mode as well, and takes setgid where `takes_setgid` says so.
     pub async fn setxattr(
         &self,
         ino: Ino,
         name: &[u8],
         value: &[u8],
         mode: XattrMode,
+        takes_setgid: bool,
     ) -> Result<(), Errno> {
         self.may_change(name)?;
         let (name, value) = (name.to_vec(), value.to_vec());
-        self.change_inode(Op::SetXattr { ino, name, value, mode }).await.map(drop)
+        self.change_inode(Op::SetXattr { ino, name, value, mode, takes_setgid }).await.map(drop)
     }
 
     /// Remove an extended attribute.
@@ -68,7 +72,7 @@ impl Fs {
             return Err(Errno::NotPermitted);
         }
         let known = NAMESPACES.iter().any(|namespace| name.starts_with(namespace));
-        if !known || NEVER_SET.contains(&name) {
+        if !known && name != ACCESS_ACL && name != DEFAULT_ACL {
             return Err(Errno::NotSupported);
         }
         Ok(())

@@ -19,8 +19,8 @@ use crate::types::{
     StripeRecord, Timestamp, VolumeId, Width,
 };
 use crate::wire::metadata::{
-    self, Answer, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query, Renew, Renewed,
-    Reply, Request, Response, SessionOpened,
+    self, Answer, CloneRange, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query,
+    Renew, Renewed, Reply, Request, Response, SessionOpened,
 };
 use crate::wire::shards::{Refusal, ShardId};
 
@@ -172,6 +172,23 @@ impl FakeMonitors {
                 file.attr.mtime = changes.mtime.unwrap_or(file.attr.mtime);
                 Ok(Reply::Inode(file.attr.clone()))
             }
+            Op::Clone(range) => {
+                let CloneRange { from, from_offset, to, to_offset, length, mtime } = *range;
+                assert!(state.files[&from].held && state.files[&to].held);
+                let mut extents = state.files[&from].extents.clone();
+                cut(&mut extents, 0, from_offset);
+                cut(&mut extents, from_offset + length, u64::MAX);
+                let file = state.files.get_mut(&to).ok_or(Errno::Stale)?;
+                cut(&mut file.extents, to_offset, to_offset + length);
+                for extent in extents.into_values() {
+                    let offset = extent.offset - from_offset + to_offset;
+                    file.extents.insert(offset, Extent { offset, birth, ..extent });
+                }
+                file.attr.size = file.attr.size.max(to_offset + length);
+                file.attr.mtime = mtime;
+                file.attr.dv = file.attr.dv.next();
+                Ok(Reply::Inode(file.attr.clone()))
+            }
             Op::Commit(commit) => self.commit(&mut state, commit, birth),
             _ => Err(Errno::NotSupported),
         }
@@ -276,6 +293,7 @@ fn new_file(ino: Ino, mode: u16) -> Attr {
         birth: OpSeq(1),
         volume: VolumeId::ROOT,
         md5: None,
+        xattrs: 0,
     }
 }
 

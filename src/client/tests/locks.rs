@@ -167,7 +167,7 @@ async fn mounted() -> Mounted {
 
 impl Mounted {
     async fn create(&self) -> (Ino, Handle) {
-        let caller = Caller { uid: 0, gid: 0 };
+        let caller = Caller { uid: 0, gid: 0, umask: 0 };
         let created = self.fs.create(caller, Ino::ROOT, b"file", 0o644, BOTH).await;
         let (attr, handle) = created.expect("created");
         (attr.ino, handle)

@@ -24,8 +24,14 @@ struct Mounted {
     notices: mpsc::UnboundedSender<Notice>,
 }
 
-pub(super) const BOTH: OpenMode =
-    OpenMode { read: true, write: true, append: false, sync: false, truncate: false };
+pub(super) const BOTH: OpenMode = OpenMode {
+    read: true,
+    write: true,
+    append: false,
+    sync: false,
+    truncate: false,
+    no_atime: false,
+};
 
 async fn mounted() -> Mounted {
     let monitors = Arc::new(FakeMonitors::default());
@@ -65,21 +71,22 @@ pub(super) fn config() -> Config {
         run_dir: "/nowhere".into(),
         config_dir: "/nowhere".into(),
         read_only: false,
+        no_atime: true,
     }
 }
 
 impl Mounted {
     async fn create(&self, name: &str) -> (Ino, Handle) {
-        let caller = Caller { uid: 0, gid: 0 };
+        let caller = Caller { uid: 0, gid: 0, umask: 0o022 };
         let created = self.fs.create(caller, Ino::ROOT, name.as_bytes(), 0o644, BOTH).await;
         let (attr, handle) = created.expect("created");
         (attr.ino, handle)
     }
 
     async fn write(&self, handle: Handle, offset: u64, data: &[u8]) {
-        if self.fs.try_write(handle, offset, data).is_none() {
+        if self.fs.try_write(handle, Some(offset), data).is_none() {
             let data = Bytes::copy_from_slice(data);
-            self.fs.write(handle, offset, data).await.expect("written");
+            self.fs.write(handle, Some(offset), data, false).await.expect("written");
         }
     }
 
@@ -179,6 +186,22 @@ async fn partial_blocks_are_completed_from_what_is_committed() {
     }
     assert_eq!(mounted.fs.getattr(ino).await.expect("attributes").size, data.len() as u64);
     mounted.check(ino, &data).await;
+    mounted.close(ino, handle).await;
+    mounted.check(ino, &data).await;
+}
+
+#[tokio::test]
+async fn a_range_is_copied_within_its_own_file() {
+    let mounted = mounted().await;
+    let mut data = content(100_000);
+    let ino = mounted.write_and_close("a", &data).await;
+    let handle = mounted.fs.open(ino, BOTH).await.expect("opened");
+    let copied = mounted.fs.copy_range(handle, 4096, handle, 40_960, 20_480).await;
+    assert_eq!(copied.expect("copied"), 20_480);
+    data.copy_within(4096..24_576, 40_960);
+    mounted.check(ino, &data).await;
+    let ragged = mounted.fs.copy_range(handle, 1, handle, 40_960, 100).await;
+    assert_eq!(ragged, Err(Errno::NotSupported), "the kernel copies bytes then");
     mounted.close(ino, handle).await;
     mounted.check(ino, &data).await;
 }

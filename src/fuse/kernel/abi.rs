@@ -53,6 +53,8 @@ pub(in crate::fuse) mod init {
     pub(in crate::fuse) const ATOMIC_O_TRUNC: u64 = 1 << 3;
     /// Writes of more than a page.
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
+    /// The umask comes with what is made, and is not applied.
+    pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
     /// Locks of flock(2) are ours.
     pub(in crate::fuse) const FLOCK_LOCKS: u64 = 1 << 10;
     /// Cached pages go when mtime or size changed.
@@ -65,6 +67,8 @@ pub(in crate::fuse) mod init {
     pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
     /// Lookups and listings of one directory at a time.
     pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
+    /// POSIX ACLs are kept here and enforced by the kernel.
+    pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     /// `max_pages` is said.
     pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;
     /// The filesystem takes setuid, setgid and capabilities away.

@@ -75,10 +75,10 @@ pub(in crate::fuse) enum Op<'a> {
     ReadLink,
     /// A new symbolic link.
     Symlink { name: &'a [u8], target: &'a [u8] },
-    /// A new file, pipe, socket or device. The umask is applied.
-    MkNod { name: &'a [u8], mode: u32, rdev: u32 },
-    /// A new directory. The umask is applied.
-    MkDir { name: &'a [u8], mode: u32 },
+    /// A new file, pipe, socket or device. The umask is not applied.
+    MkNod { name: &'a [u8], mode: u32, umask: u32, rdev: u32 },
+    /// A new directory. The umask is not applied.
+    MkDir { name: &'a [u8], mode: u32, umask: u32 },
     /// A name less.
     Unlink { name: &'a [u8] },
     /// A directory less.
@@ -89,9 +89,9 @@ pub(in crate::fuse) enum Op<'a> {
     Link { node: NodeId, name: &'a [u8] },
     /// Opens a file. A file that is cut loses setuid and setgid if `takes_set_ids`.
     Open { flags: i32, takes_set_ids: bool },
-    /// Makes and opens a file. The umask is applied.
-    Create { name: &'a [u8], mode: u32, flags: i32 },
-    /// Makes and opens a file without a name. The umask is applied.
+    /// Makes and opens a file. The umask is not applied.
+    Create { name: &'a [u8], mode: u32, umask: u32, flags: i32 },
+    /// Makes and opens a file without a name. The umask is not applied.
     TmpFile { mode: u32, flags: i32 },
     /// Reads.
     Read { handle: u64, offset: u64, size: u32 },
@@ -170,6 +170,8 @@ pub(in crate::fuse) struct Write<'a> {
     pub(in crate::fuse) from_cache: bool,
     /// The file loses setuid and setgid.
     pub(in crate::fuse) takes_set_ids: bool,
+    /// Those of the open file at this moment.
+    pub(in crate::fuse) flags: i32,
     pub(in crate::fuse) data: &'a [u8],
 }
 
@@ -216,6 +218,29 @@ pub(in crate::fuse) struct Init {
     pub(in crate::fuse) flags: u64,
 }
 
+/// Inodes that the kernel has forgotten.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Forgotten<'a> {
+    one: Option<NodeId>,
+    /// Each with the number of its lookups, 16 bytes.
+    more: &'a [u8],
+}
+
+impl Iterator for Forgotten<'_> {
+    type Item = NodeId;
+
+    fn next(&mut self) -> Option<NodeId> {
+        if let Some(node) = self.one.take() {
+            return Some(node);
+        }
+        let mut fields = Fields(self.more);
+        let node = fields.u64()?;
+        fields.skip(8)?;
+        self.more = fields.0;
+        Some(NodeId(node))
+    }
+}
+
 /// Everything that can come from the device.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Message<'a> {
@@ -226,7 +251,7 @@ pub(super) enum Message<'a> {
     /// Whoever waits for the answer of that request got a signal. Not answered.
     Interrupt(u64),
     /// The kernel knows some inodes no longer. Not answered.
-    Forget,
+    Forget(Forgotten<'a>),
     /// End of the mount.
     Destroy,
 }
@@ -273,7 +298,12 @@ impl<'a> Message<'a> {
         let message = match Opcode::from_number(header.opcode) {
             Some(Opcode::Init) => init(&mut fields).map(Self::Init),
             Some(Opcode::Interrupt) => fields.u64().map(Self::Interrupt),
-            Some(Opcode::Forget | Opcode::BatchForget) => Some(Self::Forget),
+            Some(Opcode::Forget) => {
+                Some(Self::Forget(Forgotten { one: Some(header.node), more: &[] }))
+            }
+            Some(Opcode::BatchForget) => {
+                fields.skip(8).map(|()| Self::Forget(Forgotten { one: None, more: fields.0 }))
+            }
             Some(Opcode::Destroy) => Some(Self::Destroy),
             opcode => op(opcode, &mut fields).map(|op| {
                 let Header { node, uid, gid, .. } = *header;
@@ -295,14 +325,13 @@ fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>) -> Option<Op<'a>> {
         Opcode::ReadLink => Op::ReadLink,
         Opcode::Symlink => Op::Symlink { name: fields.name()?, target: fields.name()? },
         Opcode::MkNod => {
-            let (mode, rdev) = (fields.u32()?, fields.u32()?);
-            fields.skip(8)?;
-            Op::MkNod { name: fields.name()?, mode, rdev }
+            let (mode, rdev, umask) = (fields.u32()?, fields.u32()?, fields.u32()?);
+            fields.skip(4)?;
+            Op::MkNod { name: fields.name()?, mode, umask, rdev }
         }
         Opcode::MkDir => {
-            let mode = fields.u32()?;
-            fields.skip(4)?;
-            Op::MkDir { name: fields.name()?, mode }
+            let (mode, umask) = (fields.u32()?, fields.u32()?);
+            Op::MkDir { name: fields.name()?, mode, umask }
         }
         Opcode::Unlink => Op::Unlink { name: fields.name()? },
         Opcode::RmDir => Op::RmDir { name: fields.name()? },
@@ -321,9 +350,9 @@ fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>) -> Option<Op<'a>> {
             Op::Open { flags, takes_set_ids: open_flags & abi::OPEN_KILL_SUIDGID != 0 }
         }
         Opcode::Create => {
-            let (flags, mode) = (fields.i32()?, fields.u32()?);
-            fields.skip(8)?;
-            Op::Create { name: fields.name()?, mode, flags }
+            let (flags, mode, umask) = (fields.i32()?, fields.u32()?, fields.u32()?);
+            fields.skip(4)?;
+            Op::Create { name: fields.name()?, mode, umask, flags }
         }
         Opcode::TmpFile => {
             let (flags, mode) = (fields.i32()?, fields.u32()?);
@@ -436,13 +465,16 @@ fn setattr(fields: &mut Fields<'_>) -> Option<SetAttr> {
 
 fn write<'a>(fields: &mut Fields<'a>) -> Option<Write<'a>> {
     let (handle, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
-    let flags = fields.u32()?;
-    fields.skip(8 + 4 + 4)?;
+    let write_flags = fields.u32()?;
+    fields.skip(8)?;
+    let flags = fields.i32()?;
+    fields.skip(4)?;
     Some(Write {
         handle,
         offset,
-        from_cache: flags & abi::WRITE_CACHE != 0,
-        takes_set_ids: flags & abi::WRITE_KILL_SUIDGID != 0,
+        from_cache: write_flags & abi::WRITE_CACHE != 0,
+        takes_set_ids: write_flags & abi::WRITE_KILL_SUIDGID != 0,
+        flags,
         data: fields.bytes(usize::try_from(size).ok()?)?,
     })
 }

@@ -17,13 +17,16 @@ use super::device::{Buffer, Device};
 use super::encode::{self, Agreement};
 use super::notify::Notifier;
 use super::reply::Reply;
-use super::request::{Header, Init, Message, Request};
+use super::request::{Header, Init, Message, NodeId, Request};
 use super::watch::Watch;
 
 /// Who answers requests.
 pub(in crate::fuse) trait Handler: Sync {
     /// Answers, now or later; a reply that is dropped is an input/output error. Must not wait.
     fn handle(&self, request: Request<'_>, reply: Reply);
+
+    /// The kernel knows an inode no longer. Must not wait.
+    fn forget(&self, node: NodeId);
 }
 
 /// See the module.
@@ -93,8 +96,7 @@ impl Session {
             match Message::parse(&header, body) {
                 Ok(Message::Request(request)) => hand_over(handler, request, reply()),
                 Ok(Message::Interrupt(unique)) => self.watch.interrupt(unique),
-                // Nothing is kept for an inode because the kernel knows it.
-                Ok(Message::Forget) => {}
+                Ok(Message::Forget(nodes)) => nodes.for_each(|node| handler.forget(node)),
                 Ok(Message::Destroy) => reply().ok(),
                 Ok(Message::Init(_)) => reply().refuse(libc::EIO),
                 Err(malformed) => {

@@ -255,8 +255,9 @@ fn operate(
             return content::punch(txn, at, session, *ino, (*offset, *length, *mtime));
         }
         Op::Clone(range) => content::clone(txn, at, session, range)?,
-        Op::SetXattr { ino, name, value, mode } => {
-            attrs::set_xattr(txn, at, *ino, (name, value), *mode)?
+        Op::Accessed { ino } => attrs::accessed(txn, at, *ino)?,
+        Op::SetXattr { ino, name, value, mode, takes_setgid } => {
+            attrs::set_xattr(txn, at, *ino, (name, value), (*mode, *takes_setgid))?
         }
         Op::RemoveXattr { ino, name } => attrs::remove_xattr(txn, at, *ino, name)?,
         Op::Commit(commit) => commit::commit(txn, at, session, commit)?,

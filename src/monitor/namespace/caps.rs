@@ -52,6 +52,7 @@ pub fn subjects(op: &Op) -> Vec<Ino> {
         Op::Create(create) => vec![create.ino],
         Op::Link { ino, .. }
         | Op::SetAttr { ino, .. }
+        | Op::Accessed { ino }
         | Op::Truncate { ino, .. }
         | Op::Punch { ino, .. }
         | Op::SetXattr { ino, .. }
@@ -102,6 +103,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
             named(read, &[(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)])
         }
         Op::Create(_)
+        | Op::Accessed { .. }
         | Op::Rmdir { .. }
         | Op::Truncate { .. }
         | Op::Punch { .. }

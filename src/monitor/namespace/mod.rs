@@ -43,6 +43,7 @@
 //! History (`H`, `L`, `N`, `V`, `T`), moves of shards (`Z`), inline extents, further volumes and
 //! quotas: every record has its `birth`, which is what they will be built on.
 
+mod acl;
 mod apply;
 mod attrs;
 pub mod caps;

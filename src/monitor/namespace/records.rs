@@ -435,6 +435,7 @@ impl Inode {
             birth: self.birth,
             volume: self.volume,
             md5: self.md5,
+            xattrs: self.xattr_names,
         }
     }
 

@@ -11,7 +11,7 @@ use super::records::Entry;
 use super::tree::{check_empty, enter, leave, remove, rename_link};
 use super::txn::Txn;
 use crate::monitor::store::Read;
-use crate::types::{Errno, FileKind, Ino, SessionId, limits};
+use crate::types::{Attr, Errno, FileKind, Ino, SessionId, limits};
 use crate::wire::metadata::{Rename, RenameMode, Reply};
 
 /// Renames. If that takes the last name of something, the sessions in `pinned_by` keep it until they have
@@ -31,26 +31,25 @@ pub(super) fn rename(
     if from.volume != to.volume {
         return Err(Errno::CrossVolume.into());
     }
-    match (rename.mode, there) {
+    let (moved, replaced) = match (rename.mode, there) {
         (RenameMode::NoReplace, Some(_)) => return Err(Errno::Exists.into()),
         (RenameMode::Exchange, None) => return Err(Errno::NotFound.into()),
         // Two names of one file: POSIX lets both stay.
-        (_, Some(there)) if there.ino == moved.ino => {}
-        (RenameMode::Exchange, Some(there)) => exchange(txn, at, rename, &moved, &there)?,
+        (_, Some(there)) if there.ino == moved.ino => (Vec::new(), None),
+        (RenameMode::Exchange, Some(there)) => (exchange(txn, at, rename, &moved, &there)?, None),
         (_, Some(there)) => {
             check_acyclic(txn, &moved, rename)?;
             check_replaceable(txn, &moved, &there)?;
             let name = (rename.new_parent, rename.new_name.as_slice());
-            let removed = remove(txn, at, name, &there, pinned_by)?;
-            move_entry(txn, at, rename, &moved)?;
-            return Ok(removed);
+            let replaced = remove(txn, at, name, &there, pinned_by)?;
+            (vec![move_entry(txn, at, rename, &moved)?], Some(replaced))
         }
         (_, None) => {
             check_acyclic(txn, &moved, rename)?;
-            move_entry(txn, at, rename, &moved)?;
+            (vec![move_entry(txn, at, rename, &moved)?], None)
         }
-    }
-    Ok(Reply::Done)
+    };
+    Ok(Reply::Renamed { moved, replaced })
 }
 
 fn check_replaceable(txn: &Txn<'_>, moved: &Entry, there: &Entry) -> Result<(), Fail> {
@@ -85,7 +84,7 @@ fn check_not_below(read: &dyn Read, directory: Ino, ancestor: Ino) -> Result<(),
     Err(Errno::NameTooLong.into())
 }
 
-fn move_entry(txn: &mut Txn<'_>, at: At, rename: &Rename, moved: &Entry) -> Result<(), Fail> {
+fn move_entry(txn: &mut Txn<'_>, at: At, rename: &Rename, moved: &Entry) -> Result<Attr, Fail> {
     let old = (rename.parent, rename.name.as_slice());
     let new = (rename.new_parent, rename.new_name.as_slice());
     leave(txn, at, old.0, old.1, moved.kind)?;
@@ -99,7 +98,7 @@ fn exchange(
     rename: &Rename,
     one: &Entry,
     other: &Entry,
-) -> Result<(), Fail> {
+) -> Result<Vec<Attr>, Fail> {
     let old = (rename.parent, rename.name.as_slice());
     let new = (rename.new_parent, rename.new_name.as_slice());
     if old.0 != new.0 {
@@ -112,8 +111,7 @@ fn exchange(
     }
     put_in_place(txn, at, old, one, other)?;
     put_in_place(txn, at, new, other, one)?;
-    rename_link(txn, at, one.ino, old, new)?;
-    rename_link(txn, at, other.ino, new, old)
+    Ok(vec![rename_link(txn, at, one.ino, old, new)?, rename_link(txn, at, other.ino, new, old)?])
 }
 
 /// What had that name makes room for `comes`.

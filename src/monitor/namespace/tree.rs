@@ -4,6 +4,7 @@
 //! the directory and the name of its first link, and `LP` records tell its others, so that a path can be told
 //! for every inode and the tree can be checked from both sides.
 
+use super::acl;
 use super::fail::Fail;
 use super::inodes::{At, change_directory, check_name, directory, entry, live, named, touch};
 use super::keys;
@@ -12,7 +13,7 @@ use super::records::{Entry, Grant, Inode, LinkName};
 use super::sessions;
 use super::txn::{Txn, take};
 use super::usage;
-use crate::types::{DataVersion, Errno, FileKind, Ino, SessionId, limits};
+use crate::types::{Attr, DataVersion, Errno, FileKind, Ino, SessionId, limits};
 use crate::wire::metadata::{Create, Reply};
 
 const SETGID: u16 = 0o2000;
@@ -32,7 +33,8 @@ pub(super) fn create(
     }
     sessions::use_inode_number(txn, at, session, create.ino)?;
 
-    let inode = new_inode(at, &parent, create);
+    let mut inode = new_inode(at, &parent, create);
+    acl::inherit(txn, at, (create.parent, &parent), (create.ino, &mut inode), create.umask)?;
     txn.put(&keys::inode(create.ino), &inode);
     enter(txn, at, create.parent, &create.name, create.ino, create.kind)?;
     if create.open {
@@ -135,7 +137,7 @@ pub(super) fn unlink(
     if entry.kind == FileKind::Directory {
         return Err(Errno::IsDirectory.into());
     }
-    remove(txn, at, (parent, name), &entry, pinned_by)
+    remove(txn, at, (parent, name), &entry, pinned_by).map(Reply::Removed)
 }
 
 /// Removes an empty directory.
@@ -152,7 +154,7 @@ pub(super) fn rmdir(
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    remove(txn, at, (parent, name), &entry, pinned_by)
+    remove(txn, at, (parent, name), &entry, pinned_by).map(Reply::Removed)
 }
 
 /// Refuses when a directory has entries.
@@ -163,27 +165,26 @@ pub(super) fn check_empty(txn: &Txn<'_>, ino: Ino) -> Result<(), Fail> {
     }
 }
 
-/// Takes a name away from its directory and from its inode.
+/// Takes a name away from its directory and from its inode; the inode as it is then.
 pub(super) fn remove(
     txn: &mut Txn<'_>,
     at: At,
     (parent, name): (Ino, &[u8]),
     entry: &Entry,
     pinned_by: &[SessionId],
-) -> Result<Reply, Fail> {
+) -> Result<Attr, Fail> {
     leave(txn, at, parent, name, entry.kind)?;
     let mut inode = named(txn, entry.ino)?;
     touch(&mut inode, at);
     inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
-    let nlink = inode.nlink;
-    if nlink == 0 {
+    let left = inode.attr(entry.ino);
+    if left.nlink == 0 {
         orphans::orphan(txn, at, entry.ino, inode, pinned_by)?;
     } else {
         forget_name(txn, entry.ino, &mut inode, parent, name)?;
         txn.put(&keys::inode(entry.ino), &inode);
     }
-    let ino = entry.ino;
-    Ok(Reply::Removed { ino, nlink })
+    Ok(left)
 }
 
 /// One of several names goes: when it was the first, another takes its place.
@@ -240,14 +241,14 @@ pub(super) fn leave(
     })
 }
 
-/// Lets an inode know that one of its names is another now.
+/// Lets an inode know that one of its names is another now; the inode as it is then.
 pub(super) fn rename_link(
     txn: &mut Txn<'_>,
     at: At,
     ino: Ino,
     old: (Ino, &[u8]),
     new: (Ino, &[u8]),
-) -> Result<(), Fail> {
+) -> Result<Attr, Fail> {
     let mut inode = named(txn, ino)?;
     if (inode.parent, inode.name.as_slice()) == old {
         inode.parent = new.0;
@@ -259,5 +260,5 @@ pub(super) fn rename_link(
     }
     touch(&mut inode, at);
     txn.put(&keys::inode(ino), &inode);
-    Ok(())
+    Ok(inode.attr(ino))
 }

@@ -73,6 +73,7 @@ pub(super) fn grows(op: &Op) -> bool {
         | Op::Rmdir { .. }
         | Op::Rename(_)
         | Op::SetAttr { .. }
+        | Op::Accessed { .. }
         | Op::Truncate { .. }
         | Op::Punch { .. }
         | Op::RemoveXattr { .. }

@@ -84,12 +84,12 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
         (
             Opcode::MkNod,
             with_tail(Body::new().u32(0o10644).u32(5).u32(0o22).u32(0), b"p\0"),
-            Op::MkNod { name: b"p", mode: 0o10644, rdev: 5 },
+            Op::MkNod { name: b"p", mode: 0o10644, umask: 0o22, rdev: 5 },
         ),
         (
             Opcode::MkDir,
             with_tail(Body::new().u32(0o755).u32(0o22), b"d\0"),
-            Op::MkDir { name: b"d", mode: 0o755 },
+            Op::MkDir { name: b"d", mode: 0o755, umask: 0o22 },
         ),
         (
             Opcode::Rename,
@@ -114,7 +114,7 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
         (
             Opcode::Create,
             with_tail(Body::new().u32(1).u32(0o100_600).u32(0o22).u32(0), b"f\0"),
-            Op::Create { name: b"f", mode: 0o100_600, flags: libc::O_WRONLY },
+            Op::Create { name: b"f", mode: 0o100_600, umask: 0o22, flags: libc::O_WRONLY },
         ),
         (
             Opcode::TmpFile,
@@ -134,6 +134,7 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
                 offset: 2,
                 from_cache: true,
                 takes_set_ids: true,
+                flags: 6,
                 data: b"abc",
             }),
         ),
@@ -269,4 +270,18 @@ fn signals_and_the_unknown() {
     let malformed = understood(Opcode::Write, &[0; 40]).map(drop);
     assert_eq!(malformed, Ok(()), "nothing written");
     assert!(understood(Opcode::Write, &[1; 40]).is_err(), "less data than said");
+}
+
+#[test]
+fn what_is_forgotten_comes_alone_or_in_numbers() {
+    let forgotten = |opcode: Opcode, body: &Body| {
+        let header = Header { opcode: opcode as u32, ..HEADER };
+        match Message::parse(&header, body.as_slice()) {
+            Ok(Message::Forget(nodes)) => nodes.collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(forgotten(Opcode::Forget, &Body::new().u64(3)), [HEADER.node]);
+    let two = Body::new().u32(2).u32(0).u64(8).u64(1).u64(9).u64(4);
+    assert_eq!(forgotten(Opcode::BatchForget, &two), [NodeId(8), NodeId(9)]);
 }

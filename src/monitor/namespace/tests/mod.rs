@@ -1,5 +1,6 @@
 //! Tests of the namespace: a small world to act in, rules one by one, and a model that knows better.
 
+mod attrs;
 mod content;
 mod fences;
 mod formats;
@@ -269,6 +270,7 @@ fn create(parent: Ino, name: &str, ino: Ino, kind: FileKind) -> Op {
         mode: 0o644,
         uid: 1,
         gid: 2,
+        umask: 0,
         rdev: 0,
         target: match kind {
             FileKind::Symlink => b"target".to_vec(),
@@ -416,6 +418,7 @@ fn the_check_notices_every_record_that_is_lost() {
         name: b"user.a".to_vec(),
         value: b"v".to_vec(),
         mode: XattrMode::Set,
+        takes_setgid: false,
     };
     world.op(0, xattr).unwrap();
     world.write(0, &[piece(file, 0, 4 * BLOCK, 0), piece(other, 0, 100, 4 * BLOCK)]);

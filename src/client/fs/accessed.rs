@@ -1,0 +1,64 @@
+//! Reads leave their time behind, as `relatime` has it: the first after a change, and one a day.
+//!
+//! The monitors give the time, and nobody waits for them: until they have answered, this client shows its own. Other
+//! clients see it a moment later. A file that is mapped or in the kernel's cache is read without our knowing; what
+//! counts is that it was read into there. Directories and symbolic links do not show when they were read.
+
+use std::sync::Arc;
+
+use super::Fs;
+use crate::client::file::File;
+use crate::client::files::OpenFile;
+use crate::types::Timestamp;
+use crate::wire::metadata::{Op, Reply};
+
+impl Fs {
+    /// Something was read through that handle.
+    pub(super) fn note_access(&self, open: &OpenFile) {
+        let unwanted = open.mode.no_atime || self.config.no_atime;
+        if unwanted || self.must_be_writable().is_err() {
+            return;
+        }
+        let file = &open.file;
+        if self.is_access_due(file) {
+            let (session, file) = (Arc::clone(&self.session), Arc::clone(file));
+            tokio::spawn(async move {
+                let told = session.mutate(Op::Accessed { ino: file.ino }).await;
+                match told {
+                    Ok(Reply::Inode(attr)) => file.accessed(Some(attr.atime)),
+                    _ => file.accessed(None),
+                }
+            });
+        }
+    }
+
+    /// Whether it has to be told; if so, others that read need not tell it as well.
+    fn is_access_due(&self, file: &File) -> bool {
+        let mut state = file.state.lock();
+        if state.accessed.is_some() {
+            return false;
+        }
+        let now = self.session.now();
+        let written = state.mtime;
+        let due = state.base.as_ref().is_some_and(|base| {
+            base.is_access_due(now) || written.is_some_and(|mtime| base.atime <= mtime)
+        });
+        if due {
+            state.accessed = Some(now);
+        }
+        due
+    }
+}
+
+impl File {
+    /// The monitors know of the read, or do not want to.
+    fn accessed(&self, atime: Option<Timestamp>) {
+        let mut state = self.state.lock();
+        state.accessed = None;
+        if let (Some(base), Some(atime)) = (&mut state.base, atime) {
+            base.atime = base.atime.max(atime);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
