@@ -34,7 +34,7 @@ use crate::wire::metadata::Space;
 /// Unit in which `statfs` counts, in bytes.
 const STATFS_BLOCK: u32 = limits::BLOCK;
 
-/// Inodes that `df -i` shows as free: there is no limit to run into.
+/// Inodes that `df -i` shows as free where there is no limit to run into.
 const INODES_FREE: u64 = 1 << 40;
 
 /// The filesystem as `fuser` calls it.
@@ -414,9 +414,10 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
+        let ino = self.ino(node);
         self.begin(|my| async move {
-            answer!(reply, my.fs.space().await, |space| send_space(reply, space));
+            answer!(reply, my.fs.space(ino).await, |space| send_space(reply, space));
         });
     }
 
@@ -592,12 +593,13 @@ fn send_space(reply: ReplyStatfs, space: Space) {
     let block = u64::from(STATFS_BLOCK);
     let free = space.free_bytes / block;
     let name_max = u32::try_from(limits::NAME_MAX).expect("255");
+    let inodes_free = space.inodes_free.unwrap_or(INODES_FREE);
     reply.statfs(
         space.total_bytes / block,
         free,
         free,
-        space.inodes + INODES_FREE,
-        INODES_FREE,
+        space.inodes + inodes_free,
+        inodes_free,
         STATFS_BLOCK,
         name_max,
         STATFS_BLOCK,

@@ -13,6 +13,7 @@ pub mod limits;
 mod stripe;
 mod ticket;
 mod trust;
+mod volume;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
@@ -27,3 +28,4 @@ pub use trust::{
     ClientPolicy, IdRange, KeyHash, MonitorGrant, NOBODY, TokenGrant, TokenHash, TokenRole,
     TokenUse,
 };
+pub use volume::{Limit, VolumeChanges, VolumeEntry, VolumePolicy};

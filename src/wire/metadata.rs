@@ -12,7 +12,7 @@ use super::trust;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, MonitorId,
     OpSeq, PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq, StripeId,
-    StripePiece, StripeRecord, TicketKey, Timestamp,
+    StripePiece, StripeRecord, TicketKey, Timestamp, VolumeId,
 };
 
 /// A call to a monitor.
@@ -394,6 +394,9 @@ pub enum Op {
         /// The MD5.
         md5: [u8; 16],
     },
+    /// Room in a volume with a quota, for bytes that are to be buffered: the session has so many reserved from now
+    /// on, whatever it had before. Answered by [`Reply::Reserved`].
+    Reserve(Reserve),
     /// A fresh range of `INODE_RANGE` inode numbers. Answered by [`Reply::Range`].
     LeaseInodes,
     /// A fresh range of `STRIPE_RANGE` stripe ids. Answered by [`Reply::Range`].
@@ -469,6 +472,17 @@ pub struct AttrChanges {
     pub atime: Option<Timestamp>,
     /// Last change of content.
     pub mtime: Option<Timestamp>,
+}
+
+/// See [`Op::Reserve`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Reserve {
+    /// The volume.
+    pub volume: VolumeId,
+    /// So many bytes are wanted in all, and no fewer are of use. Less than before gives the difference back.
+    pub bytes: u64,
+    /// So many more are welcome, if there is plenty.
+    pub ahead: u64,
 }
 
 /// See [`Op::SetXattr`].
@@ -558,6 +572,12 @@ pub enum Reply {
     },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),
+    /// So many bytes are reserved for the session now. When they are fewer than it asked for, there are no more,
+    /// and it has what it had before.
+    Reserved {
+        /// Bytes.
+        bytes: u64,
+    },
     /// The numbers `first .. first + count` are the session's.
     Range {
         /// The first.
@@ -629,8 +649,11 @@ pub enum Query {
         /// The inode.
         ino: Ino,
     },
-    /// How full the cluster is. Answered by [`Answer::Space`].
-    Space,
+    /// How full the volume of an inode is. Answered by [`Answer::Space`].
+    Space {
+        /// The inode.
+        ino: Ino,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -653,7 +676,7 @@ pub enum Answer {
     Bytes(Vec<u8>),
     /// Several values.
     Names(Vec<Vec<u8>>),
-    /// How full the cluster is.
+    /// How full a volume is.
     Space(Space),
 }
 
@@ -695,15 +718,17 @@ pub struct DirEntry {
     pub attr: Option<Attr>,
 }
 
-/// How full the cluster is.
+/// How full a volume is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Space {
-    /// Bytes of user data that all servers together could hold at the volume's width.
+    /// The volume's quota; without one, the bytes of user data that all servers together could hold at its width.
     pub total_bytes: u64,
-    /// Bytes of user data that can still be written at that width.
+    /// Bytes of user data that can still be written.
     pub free_bytes: u64,
-    /// Inodes in use.
+    /// The volume's inodes.
     pub inodes: u64,
+    /// How many more it may have; `None`: there is no limit.
+    pub inodes_free: Option<u64>,
 }
 
 /// What a monitor tells unasked.

@@ -64,6 +64,7 @@ pub fn subjects(op: &Op) -> Vec<Ino> {
         Op::Unlink { .. }
         | Op::Rmdir { .. }
         | Op::Rename(_)
+        | Op::Reserve(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Vec::new(),
     }
@@ -108,6 +109,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
         | Op::Commit(_)
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Reserve(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Ok(Vec::new()),
     }
@@ -129,7 +131,7 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
         | Query::ReadLink { .. }
         | Query::GetXattr { .. }
         | Query::ListXattr { .. }
-        | Query::Space => Ok(Vec::new()),
+        | Query::Space { .. } => Ok(Vec::new()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sessions: what a client has in the replicated state, and how it goes.
 //!
-//! A session owns its reply slots (`Q`), the ids it leased (`A`), the exclusive grants it holds (`W`) and the
-//! nameless inodes it keeps (`O`). Closing it clears all of that away. From the first step on the session is
+//! A session owns its reply slots (`Q`), the ids it leased (`A`), the exclusive grants it holds (`W`), the nameless
+//! inodes it keeps (`O`) and the room it has reserved (`UR`). Closing it clears all of that away. From the first step on the session is
 //! marked as closing and changes nothing any more; what does not fit in one command is done by the next, and
 //! the session's own record goes last, so that a new leader sees which are half closed.
 //!
@@ -16,6 +16,7 @@ use super::fail::Fail;
 use super::inodes::At;
 use super::keys::{self, IdKind};
 use super::orphans;
+use super::quota;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
 use super::txn::{Txn, get, take};
@@ -67,7 +68,10 @@ pub(super) fn close(
     let looked_at = drop_grants(txn, id, session.closing.unwrap_or(Ino(0)))?;
     session.closing = Some(looked_at);
     txn.put(&keys::session(id), &session);
-    let gone = looked_at == NO_MORE && close_ranges(txn, at, id)? && drop_orphans(txn, at, id)?;
+    let gone = looked_at == NO_MORE
+        && close_ranges(txn, at, id)?
+        && drop_orphans(txn, at, id)?
+        && quota::release(txn, at, id, RECORDS_PER_STEP)?;
     if !gone {
         return Ok(Outcome::Partly);
     }

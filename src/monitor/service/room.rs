@@ -42,6 +42,7 @@ pub(super) fn grows(op: &Op) -> bool {
         | Op::Acquire { .. }
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Reserve(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => false,
     }
