@@ -5,6 +5,8 @@
 mod common;
 
 use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         ("programs_go_on_while_leaders_hang", programs_go_on_while_leaders_hang),
         ("whatever_is_killed_comes_back", whatever_is_killed_comes_back),
         ("a_mount_goes_on_with_monitors_that_came_later", a_mount_goes_on_with_monitors),
+        ("monitors_whose_disks_are_full_end_nobody", monitors_whose_disks_are_full_end_nobody),
     ])
 }
 
@@ -125,4 +128,95 @@ fn a_mount_goes_on_with_monitors() {
     written.expect("it went on without the first one").expect("written");
     cluster.wait_healthy();
     cluster.assert_clean();
+}
+
+/// Two of three monitors have small disks, which fill up.
+fn monitors_whose_disks_are_full_end_nobody() {
+    let cluster = Cluster::of_monitors(3);
+    cluster.down();
+    let disks = ["monitor-2", "monitor-3"].map(|name| SmallDisk::under(&cluster.root().join(name)));
+    cluster.up();
+    cluster.wait_healthy();
+    let starts = |cluster: &Cluster| {
+        ["monitor-1", "monitor-2", "monitor-3"].map(|name| cluster.unit(name)["start"].clone())
+    };
+    let (mnt, before) = (cluster.mnt(), starts(&cluster));
+    fs::write(mnt.join("old"), "old").expect("there is room");
+    let reasons = |cluster: &Cluster| cluster.status()["reasons"].to_string();
+
+    disks[0].leave(10 << 20);
+    wait_for("one is named", TO_NOTICE, || {
+        reasons(&cluster).contains("monitor-2 has nearly no room").then_some(())
+    });
+    fs::write(mnt.join("more"), "more").expect("a majority has room");
+    disks[1].leave(10 << 20);
+    wait_for("no majority has room", TO_NOTICE, || {
+        let why = reasons(&cluster);
+        let all = ["no majority", "monitor-2 has nearly no room", "monitor-3 has nearly no room"];
+        all.iter().all(|text| why.contains(text)).then_some(())
+    });
+    let refused = fs::write(mnt.join("new"), "new").expect_err("it grows");
+    assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    fs::remove_file(mnt.join("old")).expect("deleting works");
+    disks.iter().for_each(SmallDisk::clear);
+    wait_for("there is room again", TO_NOTICE, || fs::write(mnt.join("new"), "new").ok());
+
+    disks.iter().for_each(|disk| disk.leave(0));
+    wait_for("both are full", TO_NOTICE, || {
+        let why = reasons(&cluster);
+        let all =
+            ["the disk of monitor monitor-2 is full", "the disk of monitor monitor-3 is full"];
+        all.iter().all(|text| why.contains(text)).then_some(())
+    });
+    let waiting = std::thread::spawn({
+        let file = mnt.join("new");
+        move || fs::remove_file(file)
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!waiting.is_finished(), "no majority can take it");
+    disks.iter().for_each(SmallDisk::clear);
+    waiting.join().expect("no panic").expect("it was done");
+    cluster.wait_healthy();
+    assert_eq!(starts(&cluster), before, "nobody ended");
+    cluster.assert_clean();
+    cluster.down();
+}
+
+/// How long a leader may take to hear how much room the others have.
+const TO_NOTICE: Duration = Duration::from_secs(10);
+
+/// A small filesystem of its own in the place of a directory; gone with this value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn under(dir: &Path) -> Self {
+        let before = dir.with_extension("before");
+        fs::rename(dir, &before).expect("renamed");
+        fs::create_dir(dir).expect("made");
+        success(Command::new("mount").args(["-t", "tmpfs", "-o", "size=128m", "tmpfs"]).arg(dir));
+        success(Command::new("cp").arg("-a").arg(before.join(".")).arg(dir));
+        fs::remove_dir_all(before).expect("removed");
+        Self(dir.to_owned())
+    }
+
+    /// Fills all but so many bytes.
+    fn leave(&self, bytes: u64) {
+        self.clear();
+        let free = success(Command::new("stat").args(["-f", "-c", "%a %S"]).arg(&self.0));
+        let mut numbers =
+            free.split_whitespace().map(|text| text.parse::<u64>().expect("a number"));
+        let free = numbers.next().zip(numbers.next()).map(|(blocks, size)| blocks * size);
+        let length = free.expect("two numbers").saturating_sub(bytes).to_string();
+        success(Command::new("fallocate").args(["-l", &length]).arg(self.0.join("ballast")));
+    }
+
+    fn clear(&self) {
+        drop(fs::remove_file(self.0.join("ballast")));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
 }

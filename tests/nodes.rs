@@ -242,6 +242,13 @@ fn a_lost_monitor_is_replaced_by_one_spare() {
         let log = machines.home(1).join("logs/monitor-1.log");
         read(&log).contains("monitor-1 was removed from the cluster").then_some(())
     });
+    let unit = || {
+        let status = machines.status(1)?;
+        status["units"].as_array()?.iter().find(|unit| unit["name"] == "monitor-1").cloned()
+    };
+    let removed =
+        wait_for("its agent lets it be", SLOW, || unit().filter(|unit| unit["state"] == "removed"));
+    assert!(removed["trouble"].to_string().contains("may be removed"), "{removed}");
 }
 
 fn a_node_gets_a_monitor_later() {

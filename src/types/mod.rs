@@ -16,7 +16,9 @@ mod trust;
 mod volume;
 
 pub use attr::{Attr, FileKind, Timestamp};
-pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
+pub use cluster::{
+    DiskRoom, Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState,
+};
 pub use errno::Errno;
 pub use ids::{
     ClusterId, DataVersion, Epoch, Incarnation, Ino, MonitorId, OpSeq, ServerId, SessionId,

@@ -19,7 +19,13 @@ use crate::types::{
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Request {
     /// A client begins. Answered by [`Response::Session`].
-    OpenSession(ClientInfo),
+    OpenSession {
+        /// What the client says of itself.
+        client: ClientInfo,
+        /// Drawn for this session: asked again with the same one, because the answer was lost, it gets the same
+        /// session.
+        nonce: u128,
+    },
     /// A client that was connected before goes on with its session on this connection, and says again what
     /// a leader keeps only in memory. Answered by [`Response::Session`], or by [`Response::Done`] as long as
     /// [`Attach::more`] is to come.

@@ -78,7 +78,9 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::Mutate { session, mutation, removes } => {
             return mutate(txn, at, *session, mutation, removes.as_ref());
         }
-        Action::OpenSession { owner, client } => return sessions::open(txn, at, owner, client),
+        Action::OpenSession { owner, client, nonce } => {
+            return sessions::open(txn, at, owner, client, *nonce);
+        }
         Action::CloseSession { session, evicted } => {
             return sessions::close(txn, at, *session, *evicted);
         }

@@ -89,6 +89,8 @@ pub enum Action {
         owner: String,
         /// What it says of itself.
         client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
     },
     /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go; when it ends by itself, its
     /// replies too.

@@ -219,6 +219,8 @@ records! {
         owner: String,
         /// What that client said of itself.
         client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
         /// When it was opened, by the leader's clock.
         opened: Timestamp,
         /// It changes nothing any more; what it held is being cleared away in steps, which have looked at the

@@ -19,7 +19,7 @@ use super::orphans;
 use super::quota;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
-use super::txn::{Txn, get, take};
+use super::txn::{Txn, get, scan, take};
 use crate::crypto::Role;
 use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
@@ -39,19 +39,29 @@ const NO_MORE: Ino = Ino(u64::MAX);
 const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 
 /// A client begins, unless it was revoked: of the two commands the log has one first, and whoever revokes it closes
-/// the sessions that it has by then.
+/// the sessions that it has by then. One that asks again with the nonce of a session that is open has missed the
+/// answer.
 pub(super) fn open(
     txn: &mut Txn<'_>,
     at: At,
     owner: &str,
     client: &ClientInfo,
+    nonce: u128,
 ) -> Result<Outcome, StoreError> {
     if get(txn, &keys::member(Role::Client, owner))?.is_some_and(|member| member.revoked) {
         return Ok(Outcome::NoSession);
     }
+    for found in scan(txn, &keys::all::<Session>()) {
+        let (id, session) = found?;
+        let is_same = session.nonce == nonce && session.owner == owner && session.client == *client;
+        if is_same && session.closing.is_none() {
+            return Ok(Outcome::Session(id));
+        }
+    }
     let id = SessionId(at.op.0);
     let (owner, client) = (owner.to_owned(), client.clone());
-    txn.put(&keys::session(id), &Session { owner, client, opened: at.time, closing: None });
+    let session = Session { owner, client, nonce, opened: at.time, closing: None };
+    txn.put(&keys::session(id), &session);
     Ok(Outcome::Session(id))
 }
 

@@ -72,7 +72,7 @@ impl Monitor {
             Ok(peers::Request::ForwardGuest { identity }) => {
                 self.answer_guest_of(peer, identity.as_deref(), payload).await
             }
-            _ => to_peer(&peers::Response::Refused("nobody here can answer that".to_owned())),
+            _ => to_peer(&peers::Response::Unable("nobody here can answer that".to_owned())),
         }
     }
 
@@ -90,7 +90,7 @@ impl Monitor {
     async fn answer_guest_of(&self, peer: &Caller, guest: Option<&str>, call: &[u8]) -> Answer {
         let Ok(guest) = guest.map(|name| of_cluster(peer, name).ok_or(())).transpose() else {
             let why = "the guest was never a member of this cluster".to_owned();
-            return to_peer(&peers::Response::Refused(why));
+            return to_peer(&peers::Response::Unable(why));
         };
         forwarded(match self.reign().await {
             Some(reign) => reign.serve_guest(guest.as_ref(), call).await,
@@ -136,7 +136,9 @@ impl Reign {
         authorize(caller.identity().role, &request)?;
         self.check_not_revoked(caller.identity(), &request)?;
         match request {
-            Request::OpenSession(client) => self.open_session(caller, client).await,
+            Request::OpenSession { client, nonce } => {
+                self.open_session(caller, client, nonce).await
+            }
             Request::Attach(attach) => self.attach(caller, attach).await,
             Request::CloseSession(session) => self.close_own_session(caller, session).await,
             Request::Renew(renew) => self.renew(caller, &renew).await,

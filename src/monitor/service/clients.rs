@@ -23,11 +23,12 @@ impl Reign {
         &self,
         caller: &Origin,
         client: ClientInfo,
+        nonce: u128,
     ) -> Result<Response, Refusal> {
         check_client(&client)?;
         log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
         let owner = caller.identity().name.clone();
-        match self.submit(Action::OpenSession { owner, client }).await? {
+        match self.submit(Action::OpenSession { owner, client, nonce }).await? {
             Outcome::Session(session) => self.attached(caller, session),
             Outcome::NoSession => Err(Refusal::Revoked),
             other => Err(Refusal::Malformed(format!(

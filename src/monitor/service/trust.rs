@@ -226,7 +226,7 @@ impl Reign {
     ) -> Result<(), Refusal> {
         let begins = matches!(
             request,
-            Request::OpenSession(_)
+            Request::OpenSession { .. }
                 | Request::Attach(_)
                 | Request::Register(_)
                 | Request::Admin(_)

@@ -144,7 +144,7 @@ fn a_client_that_was_revoked_opens_no_session_whoever_let_it_in() {
     let mut world = World::new(1);
     let record = query::session(&world.store, world.session(0)).unwrap().unwrap();
     let (owner, client) = (record.owner, record.client);
-    let open = Action::OpenSession { owner: owner.clone(), client };
+    let open = Action::OpenSession { owner: owner.clone(), client, nonce: 1 };
     assert!(matches!(world.act(open.clone()), Outcome::Session(_)));
     trust(&mut world, TrustAction::Revoke { role: Role::Client, name: owner });
     assert_eq!(world.act(open), Outcome::NoSession);

@@ -60,7 +60,7 @@ async fn a_monitor_that_was_removed_speaks_for_nobody() {
     group.apply(&Command { term: 1, time: now(), actions });
     peers.refresh();
     let refused = pass_on().await;
-    assert!(matches!(refused, peers::Response::Refused(_)), "{refused:?}");
+    assert!(matches!(refused, peers::Response::Removed { .. }), "{refused:?}");
     following.abort();
     running.stop().await;
 }

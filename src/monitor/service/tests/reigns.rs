@@ -79,7 +79,7 @@ impl Group {
     }
 
     /// Nobody has noticed yet.
-    fn elect_silently(&self, leader: Option<usize>) {
+    pub(super) fn elect_silently(&self, leader: Option<usize>) {
         let mut led = self.led.lock();
         led.term += 1;
         led.leader = leader;
@@ -194,7 +194,7 @@ impl Monitors {
         Self { running: running.collect(), group, cluster }
     }
 
-    async fn client(&self, at: usize) -> Client {
+    pub(super) async fn client(&self, at: usize) -> Client {
         Client::open(&self.cluster, &self.running[at]).await
     }
 
@@ -231,7 +231,6 @@ pub(super) fn monitor(
         id: id_of(index),
         cluster: CLUSTER,
         vault: Vault::new(cluster.dir.path(), credentials.clone()),
-        dir: cluster.dir.path().to_owned(),
         short_of_room: AtomicBool::new(false),
         replace_after: None,
     };
@@ -557,7 +556,7 @@ async fn a_call_passed_on_is_answered_for_its_caller_alone_and_not_after_its_end
     assert_eq!(pass_on(5, Role::Client, CLUSTER).await, NO_LEADER, "it is over");
     let (refused, _) = monitor.connection.call(vec![99; 9], Vec::new(), LONG).await.unwrap();
     let refused = decode::<peers::Response>(&refused).unwrap();
-    assert!(matches!(refused, peers::Response::Refused(_)), "{refused:?}");
+    assert!(matches!(refused, peers::Response::Unable(_)), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
