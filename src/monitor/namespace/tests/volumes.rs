@@ -248,3 +248,65 @@ fn what_was_written_before_there_was_a_quota_is_not_lost() {
     assert!(world.write_blocks(0, file, 9..10));
     world.verify();
 }
+
+/// What a client may count on, whatever the others do: a write that it has reserved room for is taken, and a quota
+/// is never exceeded.
+#[test]
+fn random_writers_never_exceed_a_quota_nor_lose_what_they_reserved() {
+    const BLOCKS: u64 = 60;
+    for seed in 1..=20 {
+        let mut random = SplitMix(seed);
+        let mut world = World::new(3);
+        let (dir, volume) = world.volume("v", bytes(BLOCKS * BLOCK));
+        let files: Vec<Ino> = (0..3)
+            .map(|client| world.create(client, dir, &client.to_string(), FileKind::Regular))
+            .collect();
+        // What each client knows to be reserved for it, in blocks.
+        let mut reserved = [0; 3];
+        for _ in 0..150 {
+            let client = random.below(3) as usize;
+            let file = files[client];
+            let (at, count) = (random.below(30), 1 + random.below(6));
+            match random.below(8) {
+                0 => drop(world.op(client, truncate(file, at * BLOCK)).unwrap()),
+                1 => reserved[client] = world.reserve(client, volume, 0, 0) / BLOCK,
+                2 => {
+                    let session = world.session(client);
+                    while world.act(Action::CloseSession { session, evicted: true })
+                        == Outcome::Partly
+                    {}
+                    world.clients[client] = world.open_session();
+                    reserved[client] = 0;
+                    world.op(client, Op::Acquire { ino: file }).unwrap();
+                }
+                3 | 4 => {
+                    let wanted = reserved[client] + count;
+                    let granted = world.reserve(client, volume, wanted * BLOCK, 9 * BLOCK);
+                    assert!(granted >= reserved[client] * BLOCK, "seed {seed}");
+                    reserved[client] = granted / BLOCK;
+                }
+                _ => {
+                    let taken = world.write_blocks(client, file, at..at + count);
+                    assert!(taken || reserved[client] < count, "seed {seed}");
+                    reserved[client] -= if taken { count.min(reserved[client]) } else { 0 };
+                }
+            }
+            let (_, stored, held) = world.used(volume);
+            assert!(stored + held <= BLOCKS * BLOCK, "seed {seed}: {stored} + {held}");
+        }
+        world.verify();
+    }
+}
+
+/// SplitMix64 (Steele, Lea & Flood 2014).
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
