@@ -25,7 +25,7 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::RunLock;
 use crate::env::system::node;
 use crate::env::system::renewal::Renewal;
-use crate::types::{Errno, FileKind, Ino};
+use crate::types::{Errno, FileKind, Ino, Program};
 use crate::wire::metadata::{Answer, ClientInfo, Notice, Query, Request, Response};
 
 /// How long monitors that do not answer are tried at the start.
@@ -58,6 +58,7 @@ impl Fs {
             host: node.host,
             mountpoint: config.mountpoint.clone(),
             pid: std::process::id(),
+            program: Program::this(),
         };
         close_dead_sessions(&*monitors, &client).await;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

@@ -9,6 +9,7 @@ mod calendar;
 mod cluster;
 mod errno;
 mod ids;
+mod level;
 pub mod limits;
 mod stripe;
 mod ticket;
@@ -24,6 +25,7 @@ pub use ids::{
     ClusterId, DataVersion, Epoch, Incarnation, Ino, MonitorId, OpSeq, ServerId, SessionId,
     ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
+pub use level::{Levels, Program};
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
 pub use ticket::{Operation, SignedTicket, TICKET_LIFE, TICKETS_MAX, Ticket, TicketKey};
 pub use trust::{

@@ -11,8 +11,8 @@ use super::shards::ShardId;
 use super::trust;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, MonitorId,
-    OpSeq, PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq, StripeId,
-    StripePiece, StripeRecord, TicketKey, Timestamp, VolumeId,
+    OpSeq, PlacementMap, Program, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq,
+    StripeId, StripePiece, StripeRecord, TicketKey, Timestamp, VolumeId,
 };
 
 /// A call to a monitor.
@@ -214,6 +214,8 @@ pub struct ClientInfo {
     pub mountpoint: String,
     /// Process id on the node.
     pub pid: u32,
+    /// What it runs.
+    pub program: Program,
 }
 
 /// A client's session as its node's other processes see it.
@@ -771,6 +773,8 @@ pub struct Register {
     pub dir: String,
     /// How full it is.
     pub usage: Usage,
+    /// What it runs.
+    pub program: Program,
 }
 
 /// How full a server is.

@@ -11,6 +11,8 @@
 pub mod admin;
 pub mod agent;
 mod codec;
+#[cfg(test)]
+pub(crate) mod formats;
 pub mod frame;
 pub mod hello;
 pub mod metadata;

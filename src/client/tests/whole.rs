@@ -14,7 +14,7 @@ use crate::client::link::{Monitors, Shards};
 use crate::client::session::Session;
 use crate::crypto::{Authority, Credentials, Role};
 use crate::env::clock::{Clock, SystemClock};
-use crate::types::{ClusterId, Errno, Ino, Timestamp};
+use crate::types::{ClusterId, Errno, Ino, Program, Timestamp};
 use crate::wire::metadata::{ClientInfo, Notice};
 
 struct Mounted {
@@ -38,6 +38,7 @@ async fn mounted() -> Mounted {
         host: String::new(),
         mountpoint: String::new(),
         pid: 1,
+        program: Program::this(),
     };
     let asked = Arc::clone(&monitors) as Arc<dyn Monitors>;
     let (session, lost) = Session::open(asked, clock, client).await.expect("a session");

@@ -8,8 +8,8 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
 use super::{
-    attrs, caps, commit, monitors, orphans, quota, rename, servers, sessions, stripes, tree, trust,
-    usage, volumes,
+    attrs, caps, commit, level, monitors, orphans, quota, rename, servers, sessions, stripes, tree,
+    trust, usage, volumes,
 };
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
@@ -29,10 +29,12 @@ const INCARNATION_SHIFT: u32 = 44;
 ///
 /// # Errors
 ///
-/// When the store fails, or holds something that is not a record of this version: this monitor cannot go on.
+/// When the store fails, or holds something that is not a record of this version, or of a newer level than this
+/// program knows: this monitor cannot go on.
 pub fn apply(read: &dyn Read, command: &Command) -> Result<Applied, StoreError> {
     let read = Remembered::new(read);
     let mut batch = Txn::new(&read);
+    level::check_known(&batch)?;
     let mut op = get(&batch, &keys::op_seq())?.map_or(OpSeq(0), |counter| OpSeq(counter.value));
     let mut outcomes = Vec::with_capacity(command.actions.len());
     for action in &command.actions {
@@ -74,7 +76,7 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
             return monitors::remove(txn, at, name, *once_replaced);
         }
         Action::MonitorLeft { id } => return monitors::left(txn, at, *id),
-        Action::RaiseFeatureLevel(level) => return monitors::raise_level(txn, *level),
+        Action::RaiseFeatureLevel(level) => return level::raise(txn, *level),
         Action::Mutate { session, mutation, removes } => {
             return mutate(txn, at, *session, mutation, removes.as_ref());
         }

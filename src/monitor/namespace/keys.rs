@@ -29,7 +29,7 @@
 //! X/ ino:8 name               Xattr
 //! Y/ server:8                 Server
 //! meta/cluster                Cluster
-//! meta/feature_level          Counter    what all monitors can apply
+//! meta/feature_level          Counter    the level that everybody can do
 //! meta/op_seq                 Counter    the latest action
 //! meta/next_I, meta/next_S    Counter    the next range of inodes, of stripes
 //! ```

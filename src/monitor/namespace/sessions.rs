@@ -15,6 +15,7 @@ use super::command::Outcome;
 use super::fail::Fail;
 use super::inodes::At;
 use super::keys::{self, IdKind};
+use super::level;
 use super::orphans;
 use super::quota;
 use super::records::{Counter, Evicted, Range, Session};
@@ -57,6 +58,9 @@ pub(super) fn open(
         if is_same && session.closing.is_none() {
             return Ok(Outcome::Session(id));
         }
+    }
+    if let Some(refused) = level::too_old(txn, &client.program)? {
+        return Ok(refused);
     }
     let id = SessionId(at.op.0);
     let (owner, client) = (owner.to_owned(), client.clone());

@@ -95,7 +95,7 @@ use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{Gauge, ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{ClusterId, Incarnation, MonitorId, OpSeq, Width};
+use crate::types::{ClusterId, Incarnation, Levels, MonitorId, OpSeq, Program, Width};
 use crate::wire::metadata::Refusal;
 
 /// How long a monitor that starts waits for a leader before it answers anybody.
@@ -117,6 +117,8 @@ pub struct Config {
     pub start: u64,
     /// For how long a monitor is missed before another takes its place; `None` leaves that to people.
     pub replace_after: Option<Duration>,
+    /// The level above which this monitor, and with it the cluster, does not go.
+    pub hold_level: Option<u32>,
     /// Its certificate.
     pub credentials: Credentials,
     /// What the cluster is to be, if this is its first monitor and it has not begun yet.
@@ -192,6 +194,35 @@ pub enum RunError {
     /// None of the monitors that it was told of is one of its cluster.
     #[error(transparent)]
     Strangers(ConnectError),
+    /// It has been at work with a newer release.
+    #[error(
+        "the cluster is at level {level}, and this okapifs ({}) goes up to level {} only: upgrade it on this machine",
+        env!("CARGO_PKG_VERSION"),
+        Levels::OURS.newest
+    )]
+    TooOld {
+        /// The cluster's level.
+        level: u32,
+    },
+    /// The level at which it is to stay is one of the past.
+    #[error(
+        "`hold_level = {held}` is too low, this okapifs begins with level {}: take it out of monitor.toml, or start the release before",
+        Levels::OURS.oldest
+    )]
+    HeldTooLow {
+        /// Where it is to stay.
+        held: u32,
+    },
+    /// The cluster is beyond the level at which it is to stay.
+    #[error(
+        "`hold_level = {held}` comes too late, the cluster is at level {level} already: take it out of monitor.toml"
+    )]
+    HeldTooLate {
+        /// Where it is to stay.
+        held: u32,
+        /// The cluster's level.
+        level: u32,
+    },
     /// What must not be forgotten could not be written down.
     #[error("monitor.toml cannot be written: {0}")]
     Remember(#[source] io::Error),
@@ -254,6 +285,8 @@ pub async fn run(
         _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
     }
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
+    start::check_level(&config, &*store)?;
+    let program = Program::this().held_at(config.hold_level.unwrap_or(u32::MAX));
     let vault = Vault::new(&config.dir, config.credentials.clone());
     vault.renew_own(&*store);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -263,7 +296,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         dir: config.dir.clone(),
         name: config.credentials.identity().name.clone(),
-        profile: peers::profile(address, config.agent.clone(), config.start)?,
+        profile: peers::profile(address, config.agent.clone(), config.start, program)?,
         instance: SystemRandom.u128(),
         member: OnceLock::new(),
     });
@@ -293,7 +326,7 @@ pub async fn run(
     let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
     let renewing = tokio::spawn(trust::keep_renewed(Arc::clone(&monitor)));
     let introducing =
-        tokio::spawn(audience::keep_introduced(peers.links.clone(), Arc::clone(&monitor.audience)));
+        tokio::spawn(audience::keep_introduced(Arc::clone(&peers), Arc::clone(&monitor.audience)));
     door.open(Arc::clone(&monitor));
     ready(address);
     let ended = tokio::select! {

@@ -140,7 +140,9 @@ impl Reign {
             match submitted.await {
                 Ok(Outcome::Superseded) => Err(Refusal::NoLeader),
                 Ok(outcome) => Ok(outcome),
-                Err(error @ ProposeError::TooLong) => Err(Refusal::Malformed(error.to_string())),
+                Err(error @ (ProposeError::TooLong | ProposeError::TooNew)) => {
+                    Err(Refusal::Malformed(error.to_string()))
+                }
                 Err(error) => {
                     log::debug!("a command was not taken: {error}");
                     Err(Refusal::NoLeader)

@@ -16,14 +16,15 @@ mod volumes;
 use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
 use super::keys;
+pub use super::level::{level, programs};
 use super::txn::{get, scan};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
 use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
-    cluster, doomed, evicted, feature_level, is_orphan, monitors, old_replies, op_seq, orphans,
-    server, servers, session, sessions,
+    cluster, doomed, evicted, is_orphan, monitors, old_replies, op_seq, orphans, server, servers,
+    session, sessions,
 };
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;
