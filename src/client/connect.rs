@@ -15,6 +15,7 @@ use super::flusher::Flusher;
 use super::fs::{Fs, Parts};
 use super::grants::Grants;
 use super::link::{Monitors, Shards};
+use super::locks::Locks;
 use super::monitors::MonitorLink;
 use super::owner;
 use super::placer::Placer;
@@ -66,7 +67,11 @@ impl Fs {
         let shards = Arc::new(ServerLinks::new(credentials, monitors, session.tickets()));
         let fs = Self::assemble(config, session, shards, notices, lost);
         let (session, files) = (Arc::clone(&fs.session), Arc::clone(&fs.files));
-        link.attach_with(Box::new(move || files.attach(&session)));
+        let locks = Arc::clone(&fs.locks);
+        link.attach_with(Box::new(move || {
+            locks.attached();
+            files.attach(&session)
+        }));
         fs.find_root(run_lock).await
     }
 
@@ -113,11 +118,13 @@ impl Fs {
         tokio::spawn(Arc::clone(&grants).release_clean(clean));
         tokio::spawn(Arc::clone(&files).sweep(Arc::clone(&session)));
         tokio::spawn(Files::unpin(Arc::clone(&session), unpinned));
-        tokio::spawn(obey(notices, Arc::clone(&files), Arc::clone(&grants)));
-        let lost_sessions =
-            mourn(lost, Arc::clone(&session), Arc::clone(&files), Arc::clone(&flusher));
+        let locks = Locks::new(Arc::clone(&session), Arc::clone(&files));
+        tokio::spawn(Arc::clone(&locks).keep_waits());
+        tokio::spawn(obey(notices, Arc::clone(&files), Arc::clone(&grants), Arc::clone(&locks)));
+        let parts = (Arc::clone(&files), Arc::clone(&flusher), Arc::clone(&locks));
+        let lost_sessions = mourn(lost, Arc::clone(&session), parts);
         tokio::spawn(lost_sessions);
-        Self::from_parts(Parts { config, session, flusher, grants, reader, files })
+        Self::from_parts(Parts { config, session, flusher, grants, reader, files, locks })
     }
 
     async fn find_root(self: Arc<Self>, run_lock: RunLock) -> Result<Arc<Self>, ConnectError> {
@@ -182,12 +189,14 @@ async fn obey(
     mut notices: mpsc::UnboundedReceiver<Notice>,
     files: Arc<Files>,
     grants: Arc<Grants>,
+    locks: Arc<Locks>,
 ) {
     while let Some(notice) = notices.recv().await {
         match notice {
             Notice::Recall(inos) => {
                 grants.recall(inos.into_iter().map(|ino| (ino, files.find(ino))).collect());
             }
+            Notice::LocksFree(tickets) => locks.free(&tickets),
             // The link has obeyed those already.
             Notice::Leader { .. } | Notice::Monitors(_) => {}
         }
@@ -198,10 +207,10 @@ async fn obey(
 async fn mourn(
     mut lost: mpsc::UnboundedReceiver<Lost>,
     session: Arc<Session>,
-    files: Arc<Files>,
-    flusher: Arc<Flusher>,
+    (files, flusher, locks): (Arc<Files>, Arc<Flusher>, Arc<Locks>),
 ) {
     while let Some(Lost { session: closed, mourned }) = lost.recv().await {
+        locks.lost(closed);
         let mut open = Vec::new();
         for file in files.all() {
             let mut state = file.state.lock();

@@ -6,6 +6,7 @@
 
 mod attrs;
 mod handles;
+mod locks;
 mod names;
 mod ranges;
 mod writing;
@@ -18,11 +19,14 @@ use super::config::Config;
 use super::files::Files;
 use super::flusher::Flusher;
 use super::grants::Grants;
+use super::locks::Locks;
 use super::session::Session;
 use super::view::Reader;
 use crate::env::system::lock::RunLock;
 use crate::types::{Errno, FileKind, Ino, Timestamp};
 use crate::wire::metadata::DirEntry;
+
+pub use locks::Lock;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +38,7 @@ pub struct Caller {
 }
 
 /// An open file. Given by [`Fs::open`] and [`Fs::create`], ended by [`Fs::release`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Handle(pub u64);
 
 /// How a file is opened.
@@ -127,6 +131,7 @@ pub struct Fs {
     pub(super) grants: Arc<Grants>,
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
+    pub(super) locks: Arc<Locks>,
     started: OnceLock<Started>,
 }
 
@@ -144,6 +149,7 @@ pub(super) struct Parts {
     pub(super) grants: Arc<Grants>,
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
+    pub(super) locks: Arc<Locks>,
 }
 
 impl Fs {
@@ -160,6 +166,7 @@ impl Fs {
             grants: parts.grants,
             reader: parts.reader,
             files: parts.files,
+            locks: parts.locks,
             started: OnceLock::new(),
         })
     }

@@ -7,13 +7,13 @@ use std::sync::mpsc::{SendError, Sender};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fuser::{FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEntry, ReplyWrite};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
-use super::answer::{at_once, number};
+use super::answer::at_once;
 use super::directory::Directories;
 use super::invalidate::Invalidation;
+use super::kernel::{Delivery, Entry, NodeId, Opened, Reply};
 use super::modes::{Caching, OpenFiles};
 use super::privileges;
 use super::translate::{self, Nodes};
@@ -22,9 +22,6 @@ use crate::types::{Attr, Errno, Ino};
 
 /// How long the kernel may believe attributes and names: without shared leases, not at all.
 pub(super) const BELIEVED_FOR: Duration = Duration::ZERO;
-
-/// Inode numbers are never used twice, so there are no generations of one.
-pub(super) const GENERATION: Generation = Generation(0);
 
 /// What a request takes along when it leaves the FUSE thread.
 pub(super) struct Shared {
@@ -44,7 +41,7 @@ pub(super) struct Shared {
 #[derive(Clone, Copy)]
 pub(super) struct Write {
     /// The file, as the kernel calls it.
-    pub node: INodeNo,
+    pub node: NodeId,
     /// The file.
     pub ino: Ino,
     /// Through which handle.
@@ -60,14 +57,19 @@ pub(super) struct Write {
 }
 
 impl Shared {
+    /// An inode as the kernel may know it by a name.
+    pub(super) fn entry(&self, attr: &Attr) -> Entry {
+        Entry { attr: self.nodes.attr(attr), entry_valid: BELIEVED_FOR, attr_valid: BELIEVED_FOR }
+    }
+
     /// Sends an inode that was looked up or made.
-    pub(super) fn send_entry(&self, reply: ReplyEntry, attr: &Attr) {
-        reply.entry(&BELIEVED_FOR, &self.nodes.attr(attr), GENERATION);
+    pub(super) fn send_entry(&self, reply: Reply, attr: &Attr) {
+        reply.entry(&self.entry(attr));
     }
 
     /// Sends attributes.
-    pub(super) fn send_attr(&self, reply: ReplyAttr, attr: &Attr) {
-        reply.attr(&BELIEVED_FOR, &self.nodes.attr(attr));
+    pub(super) fn send_attr(&self, reply: Reply, attr: &Attr) {
+        reply.attr(&self.nodes.attr(attr), BELIEVED_FOR);
     }
 
     /// See [`privileges::take`].
@@ -80,7 +82,7 @@ impl Shared {
         &self,
         ino: Ino,
         changes: SetAttr,
-        by_root: bool,
+        takes_set_ids: bool,
     ) -> Result<Attr, Errno> {
         if translate::is_nothing(&changes) {
             return self.fs.getattr(ino).await;
@@ -88,7 +90,7 @@ impl Shared {
         if changes.uid.is_some() || changes.gid.is_some() {
             self.take_privileges(ino, true).await?;
         } else if changes.size.is_some() {
-            self.take_privileges(ino, !by_root).await?;
+            self.take_privileges(ino, takes_set_ids).await?;
         }
         let changed = self.fs.setattr(ino, changes).await;
         if changes.mode.is_some() {
@@ -102,24 +104,29 @@ impl Shared {
         &self,
         ino: Ino,
         mode: OpenMode,
-        by_root: bool,
-    ) -> Result<(Handle, FopenFlags), Errno> {
+        takes_set_ids: bool,
+    ) -> Result<Opened, Errno> {
         let handle = self.fs.open(ino, mode).await?;
-        let flags = self.opened(ino, handle, mode);
+        let opened = self.opened(ino, handle, mode);
         if mode.truncate
-            && let Err(errno) = self.take_privileges(ino, !by_root).await
+            && let Err(errno) = self.take_privileges(ino, takes_set_ids).await
         {
             self.close(ino, handle).await;
             return Err(errno);
         }
-        Ok((handle, flags))
+        Ok(opened)
     }
 
     /// Remembers an open file and says how the kernel is to treat it.
-    pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> FopenFlags {
-        match self.open_files.lock().open(ino, handle, mode) {
-            Caching::Cached => FopenFlags::empty(),
-            Caching::Direct => FopenFlags::FOPEN_DIRECT_IO,
+    pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> Opened {
+        let caching = self.open_files.lock().open(ino, handle, mode);
+        Opened { handle: handle.0, direct: caching == Caching::Direct }
+    }
+
+    /// Closes a file that was opened for somebody who is not there any more: the kernel does not know of it.
+    pub(super) async fn close_unless(&self, delivery: Delivery, ino: Ino, opened: Opened) {
+        if delivery == Delivery::Abandoned {
+            self.close(ino, Handle(opened.handle)).await;
         }
     }
 
@@ -167,15 +174,16 @@ impl Shared {
     }
 
     /// Answers a write, after the pages that it left stale are gone.
-    pub(super) fn written(&self, write: Write, result: Result<(), Errno>, reply: ReplyWrite) {
+    pub(super) fn written(&self, write: Write, result: Result<(), Errno>, reply: Reply) {
         if let Err(errno) = result {
-            return reply.error(number(errno));
+            return reply.error(errno);
         }
         let Write { node, ino, handle, offset, length: written, from_mapping, .. } = write;
         let stale =
             self.open_files.lock().stale_after_write(ino, handle, offset, u64::from(written));
         match stale {
             Some(range) if !from_mapping => {
+                reply.question().begin_to_wait();
                 let invalidation = Invalidation { node, range, written, reply };
                 if let Err(SendError(unsent)) = self.invalidations.send(invalidation) {
                     unsent.reply.written(written);

@@ -7,12 +7,14 @@
 use bincode::{Decode, Encode};
 
 use super::admin;
+use super::locks::{Awaited, Forgotten, LockWait, SetLock};
 use super::shards::ShardId;
 use super::trust;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, MonitorId,
-    OpSeq, PlacementMap, Program, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq,
-    StripeId, StripePiece, StripeRecord, TicketKey, Timestamp, VolumeId,
+    Attr, ClientPolicy, ClusterId, Conflict, DataVersion, Epoch, Errno, Extent, FileKind, Ino,
+    LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId, ShardHash,
+    SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, TicketKey, Timestamp,
+    VolumeId,
 };
 
 /// A call to a monitor.
@@ -65,6 +67,20 @@ pub enum Request {
         /// The inode, and the `generation` of its latest [`Query::Open`]: an unpin that crosses a newer
         /// open does nothing.
         pins: Vec<(Ino, u64)>,
+    },
+    /// Programs wait for these locks (see [`super::locks`]). Answered by [`Response::LocksAwaited`].
+    AwaitLocks {
+        /// Who asks.
+        session: SessionId,
+        /// At most [`WAITS_MAX`](super::locks::WAITS_MAX).
+        waits: Vec<LockWait>,
+    },
+    /// Nobody waits with these tickets any more. Answered by [`Response::Done`].
+    ForgetLocks {
+        /// Who asks.
+        session: SessionId,
+        /// At most [`WAITS_MAX`](super::locks::WAITS_MAX).
+        tickets: Vec<Forgotten>,
     },
     /// The caller's sessions on a node, so that a new process of that node can close those of processes that
     /// died. Answered by [`Response::Sessions`].
@@ -124,6 +140,8 @@ pub enum Response {
     OldReplies(Vec<OldReply>),
     /// One a query, in order.
     Answers(Vec<Result<Answer, Errno>>),
+    /// One a wait, in order.
+    LocksAwaited(Vec<Awaited>),
     /// See [`Request::SessionsOfNode`].
     Sessions(Vec<SessionEntry>),
     /// See [`Request::Register`].
@@ -405,6 +423,9 @@ pub enum Op {
     /// Room in a volume with a quota, for bytes that are to be buffered: the session has so many reserved from now
     /// on, whatever it had before. Answered by [`Reply::Reserved`].
     Reserve(Reserve),
+    /// Take or give up a lock, at once or not at all. Answered by [`Reply::Done`]; by [`Errno::WouldBlock`] when
+    /// somebody else holds what excludes it.
+    Lock(SetLock),
     /// A fresh range of `INODE_RANGE` inode numbers. Answered by [`Reply::Range`].
     LeaseInodes,
     /// A fresh range of `STRIPE_RANGE` stripe ids. Answered by [`Reply::Range`].
@@ -657,6 +678,13 @@ pub enum Query {
         /// The inode.
         ino: Ino,
     },
+    /// What keeps a lock from being taken. Answered by [`Answer::Lock`].
+    Lock {
+        /// Who asks: its owner's own locks are in nobody's way.
+        session: SessionId,
+        /// What it would like.
+        request: LockRequest,
+    },
     /// How full the volume of an inode is. Answered by [`Answer::Space`].
     Space {
         /// The inode.
@@ -684,6 +712,8 @@ pub enum Answer {
     Bytes(Vec<u8>),
     /// Several values.
     Names(Vec<Vec<u8>>),
+    /// The first lock in the way, if there is one.
+    Lock(Option<Conflict>),
     /// How full a volume is.
     Space(Space),
 }
@@ -744,6 +774,8 @@ pub struct Space {
 pub enum Notice {
     /// To a client: somebody else wants these inodes; commit what is buffered and release them.
     Recall(Vec<Ino>),
+    /// To a client: these tickets may try now ([`super::locks`]).
+    LocksFree(Vec<u64>),
     /// To everybody: who leads, as that monitor sees it. Of several the highest term is right.
     Leader {
         /// Its term.

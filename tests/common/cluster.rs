@@ -228,6 +228,17 @@ impl Cluster {
         u32::try_from(self.unit(name)["pid"].as_u64().expect("it runs")).expect("a pid")
     }
 
+    /// Kills the process of a mount.
+    pub fn kill_mount(&self, number: usize) {
+        let status = self.status();
+        let mut units = status["units"].as_array().expect("units is a list").iter();
+        let end = format!("mnt{number}");
+        let unit =
+            units.find(|unit| unit["name"].as_str().is_some_and(|name| name.ends_with(&end)));
+        let pid = unit.and_then(|unit| unit["pid"].as_u64());
+        send(u32::try_from(pid.expect("it is mounted")).expect("a pid"), libc::SIGKILL);
+    }
+
     /// Name of the monitor that leads.
     pub fn leader(&self) -> String {
         let status = self.status();

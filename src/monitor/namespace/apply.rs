@@ -8,8 +8,8 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
 use super::{
-    attrs, caps, commit, level, monitors, orphans, quota, rename, servers, sessions, stripes, tree,
-    trust, usage, volumes,
+    attrs, caps, commit, level, locks, monitors, orphans, quota, rename, servers, sessions,
+    stripes, tree, trust, usage, volumes,
 };
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
@@ -271,6 +271,7 @@ fn operate(
         Op::Release { ino } => content::release(txn, session, *ino)?,
         Op::SetMd5 { ino, dv, md5 } => content::set_md5(txn, at, *ino, *dv, *md5)?,
         Op::Reserve(wanted) => quota::reserve(txn, at, session, wanted)?,
+        Op::Lock(lock) => locks::set(txn, at, session, &lock.request)?,
         Op::LeaseInodes => sessions::lease_inodes(txn, at, session)?,
         Op::LeaseStripes { done_below } => sessions::lease_stripes(txn, at, session, *done_below)?,
     };

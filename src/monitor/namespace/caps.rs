@@ -46,7 +46,7 @@ pub fn held_by_others(
     Ok(held)
 }
 
-/// The inodes whose own content, attributes or grant an operation is about.
+/// The inodes whose own content, attributes, grant or locks an operation is about.
 pub fn subjects(op: &Op) -> Vec<Ino> {
     match op {
         Op::Create(create) => vec![create.ino],
@@ -59,6 +59,7 @@ pub fn subjects(op: &Op) -> Vec<Ino> {
         | Op::Acquire { ino }
         | Op::Release { ino }
         | Op::SetMd5 { ino, .. } => vec![*ino],
+        Op::Lock(lock) => vec![lock.request.ino],
         Op::Clone(range) => vec![range.from, range.to],
         Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
         Op::Unlink { .. }
@@ -110,6 +111,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
         | Op::Release { .. }
         | Op::SetMd5 { .. }
         | Op::Reserve(_)
+        | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Ok(Vec::new()),
     }
@@ -131,6 +133,7 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
         | Query::ReadLink { .. }
         | Query::GetXattr { .. }
         | Query::ListXattr { .. }
+        | Query::Lock { .. }
         | Query::Space { .. } => Ok(Vec::new()),
     }
 }

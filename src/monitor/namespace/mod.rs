@@ -20,7 +20,7 @@
 //! * `keys` draws the key space, [`records`] says what the pairs mean, `txn` reads and writes them.
 //! * [`query`] answers questions; [`check`] proves the invariants on a live state.
 //! * `volumes`, `quota`, `usage`: what hangs on a directory, how much it may hold and holds.
-//! * `sessions`, `servers`, [`monitors`], [`trust`], `orphans`: the other things a state holds.
+//! * `sessions`, `servers`, [`monitors`], [`trust`], [`locks`], `orphans`: the other things a state holds.
 //!
 //! # Invariants
 //!
@@ -37,11 +37,12 @@
 //!    not gone, and neither `R` nor `F`.
 //! 7. A grant is held by a session that exists, on a regular file that exists.
 //! 8. Usage counters equal a recount, and every inode and stripe lies in a volume that exists.
+//! 9. A lock is held by a session that exists, on an inode that exists, and no two exclude one another.
 //!
 //! # Not here
 //!
-//! History (`H`, `L`, `N`, `V`, `T`), locks (`K`), moves of shards (`Z`) and inline extents: every record has its
-//! `birth`, which is what they will be built on.
+//! History (`H`, `L`, `N`, `V`, `T`), moves of shards (`Z`) and inline extents: every record has its `birth`, which is
+//! what they will be built on.
 
 mod apply;
 mod attrs;
@@ -55,6 +56,7 @@ mod fail;
 mod inodes;
 mod keys;
 mod level;
+pub mod locks;
 mod monitors;
 mod orphans;
 pub mod query;

@@ -62,6 +62,7 @@ async fn keep_time(reign: &Reign) {
         ticks.tick().await;
         look_at_room(reign);
         look_at_volumes(reign);
+        reign.lapse_lockers();
         let expired = {
             let now = reign.clock.monotonic();
             let mut state = reign.state.lock();

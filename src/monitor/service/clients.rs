@@ -170,6 +170,7 @@ impl Reign {
             state.callers.remove(&session);
             state.restricted.remove(&session);
         }
+        self.locker_gone(session);
         self.changed.notify_waiters();
         self.orphaned.notify_one();
         Ok(())

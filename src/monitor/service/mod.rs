@@ -3,7 +3,7 @@
 //! The namespace knows what is true, Raft makes it true on a majority; this folder is what stands between
 //! them and the connections. Its own state is small, lives in the leader's memory only and can be lost at
 //! any moment, because its owners tell it again: which sessions are alive ([`sessions`]), what they have open
-//! ([`pins`]), how the servers are doing ([`servers`]). Those three are pure, and they live and die with a
+//! ([`pins`]), who waits for a lock ([`waits`]), how the servers are doing ([`servers`]). Those are pure, and they live and die with a
 //! [`reign`], which is one leadership of this monitor. The rest of the folder is edge:
 //!
 //! * [`calls`] takes a call from the wire, checks who asks, and hands it on: to the reign, or, where another
@@ -14,6 +14,7 @@
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer; [`order`]
 //!   says which of a request goes first;
 //! * [`ask`] answers questions the same way, without the log;
+//! * [`locks`] looks after who waits for a lock; the queues are [`waits`];
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`peers`], [`links`], [`start`] and [`members`] are about the other monitors: what they ask and how they are
 //!   reached, how this one comes into the group, and who is in it;
@@ -42,6 +43,7 @@ mod forward;
 #[cfg(test)]
 mod group_tests;
 mod links;
+mod locks;
 mod members;
 mod mutate;
 mod order;
@@ -63,6 +65,7 @@ mod storage;
 mod tests;
 mod tickets;
 mod trust;
+mod waits;
 
 use std::io;
 use std::net::SocketAddr;

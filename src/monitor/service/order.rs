@@ -8,7 +8,7 @@
 //!   client B, who has x:   acquire y, release x
 //! ```
 //!
-//! So what gives something back, and needs nobody's permission, is begun first: releases and commits, unless
+//! So what gives something back, and needs nobody's permission, is begun first: releases, commits and unlocks, unless
 //! something before them names the same file. Two changes of the same file always keep their order.
 
 use std::collections::HashSet;
@@ -44,6 +44,7 @@ pub(super) fn gives_back(request: &Request) -> bool {
         | Request::EvictDead { .. }
         | Request::Renew(_)
         | Request::Unpin { .. }
+        | Request::ForgetLocks { .. }
         | Request::Register(_)
         | Request::Beat(_)
         | Request::AgentBeat(_)
@@ -51,6 +52,7 @@ pub(super) fn gives_back(request: &Request) -> bool {
         Request::OpenSession { .. }
         | Request::OldReplies { .. }
         | Request::Query { .. }
+        | Request::AwaitLocks { .. }
         | Request::SessionsOfNode { .. }
         | Request::Inventory(_)
         | Request::Admin(_)
@@ -61,7 +63,11 @@ pub(super) fn gives_back(request: &Request) -> bool {
 }
 
 fn is_giving_back(op: &Op) -> bool {
-    matches!(op, Op::Release { .. } | Op::Commit(_))
+    match op {
+        Op::Release { .. } | Op::Commit(_) => true,
+        Op::Lock(lock) => lock.request.mode.is_none(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ use super::policy::Restriction;
 use super::servers::Servers;
 use super::sessions::Sessions;
 use super::spares::Spares;
+use super::waits::Waits;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
 use crate::env::system::rpc::Complaints;
@@ -72,6 +73,7 @@ pub(super) struct Reign {
 pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) pins: Pins,
+    pub(super) waits: Waits,
     pub(super) servers: Servers,
     pub(super) spares: Spares,
     /// Where each attached session is.
@@ -102,6 +104,7 @@ impl State {
         Ok(Self {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
+            waits: Waits::default(),
             servers,
             spares: Spares::default(),
             callers: HashMap::new(),

@@ -17,6 +17,7 @@ use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
 use super::keys;
 pub use super::level::{level, programs};
+use super::locks;
 use super::txn::{get, scan};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
@@ -80,6 +81,9 @@ fn tell(read: &dyn Read, query: &Query, budget: usize) -> Result<Answer, Fail> {
         }
         Query::GetXattr { ino, name } => get_xattr(read, *ino, name)?,
         Query::ListXattr { ino } => list_xattrs(read, *ino)?,
+        Query::Lock { session, request } => {
+            Answer::Lock(locks::in_the_way(read, *session, request)?)
+        }
         Query::Space { ino } => Answer::Space(volumes::space(read, *ino)?),
     })
 }

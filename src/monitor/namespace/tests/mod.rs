@@ -4,6 +4,7 @@ mod content;
 mod fences;
 mod formats;
 mod level;
+mod locks;
 mod model;
 mod monitors;
 mod shadow;

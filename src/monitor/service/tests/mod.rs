@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 mod crowds;
 mod doors;
 mod expulsion;
+mod locks;
 mod owners;
 mod reigns;
 mod tickets;

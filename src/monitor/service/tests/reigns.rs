@@ -197,7 +197,12 @@ impl Monitors {
         Client::open(&self.cluster, &self.running[at]).await
     }
 
-    async fn attach(&self, client: &mut Client, at: usize, pins: Vec<(Ino, u64)>) -> Response {
+    pub(super) async fn attach(
+        &self,
+        client: &mut Client,
+        at: usize,
+        pins: Vec<(Ino, u64)>,
+    ) -> Response {
         client.reattach(&self.cluster, &self.running[at], pins).await
     }
 
