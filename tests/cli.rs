@@ -72,6 +72,9 @@ fn nonsense_is_refused_with_a_sentence() {
     refused(&["md5sum", &file], "on no OkapiFS mount");
     refused(&["sync", &empty], "on no OkapiFS mount");
     refused(&["where", &file, "--cluster", &empty], "neither a directory");
+    refused(&["volume", "create", &format!("{empty}/volume")], "on no OkapiFS mount");
+    assert!(!Path::new(&empty).join("volume").exists(), "what is no volume is not left behind");
+    refused(&["volume", "set", &file, "--parity", "2"], "is no directory");
     refused(&["bench", &none], "is not a directory");
     refused(&["mount", "nonsense", &mnt], "HOST[:PORT]");
     refused(&["mount", "h:/", &mnt, "-o", "nofial"], "\"nofial\" is unknown");
@@ -135,6 +138,10 @@ fn a_running_cluster_is_not_harmed() {
     refused(&["server", "run", &format!("{root}/server-1")], "");
     refused(&["up", &root, "--data", "3"], "cannot be changed");
     refused(&["up", &root, "--servers", "2"], "none can be taken away");
+    refused(&["volume", "set", &mnt], "nothing was said to change");
+    refused(&["volume", "set", &mnt, "--data", "99"], "--data is 1 to 32");
+    refused(&["volume", "set", &mnt, "--min-copies", "3"], "--min-copies is 1 to 2, not 3");
+    refused(&["volume", "create", &mnt], "is a volume already");
     let source =
         format!("{}:/", cluster.status()["monitors"][0]["address"].as_str().expect("text"));
     let config = format!("config={root}/client");

@@ -39,6 +39,7 @@ mod sync;
 mod systemd;
 mod token;
 mod up;
+mod volume;
 mod xattr;
 
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ enum Command {
     Token(token::Command),
     #[command(subcommand)]
     Client(client::Command),
+    #[command(subcommand)]
+    Volume(volume::Command),
     Config(config_show::Arguments),
     Agent(agent::Arguments),
     #[command(subcommand)]
@@ -141,6 +144,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Join(arguments) => join::run(&arguments),
         Command::Token(command) => token::run(&command, cluster),
         Command::Client(command) => client::run(&command, cluster),
+        Command::Volume(command) => volume::run(&command, cluster),
         Command::Config(arguments) => config_show::run(&arguments),
         Command::Agent(arguments) => agent::run(&arguments),
         Command::Monitor(command) => monitor::run(&command, cluster),

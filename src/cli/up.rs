@@ -155,7 +155,7 @@ fn check_shape(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<usize>
     let differs = |wanted: Option<u8>, is: u8| wanted.is_some_and(|wanted| wanted != is);
     if differs(arguments.data, cluster.data) || differs(arguments.parity, cluster.parity) {
         bail!(
-            "the cluster in {} stripes as {}, which cannot be changed; leave out --data and --parity",
+            "the cluster in {} was made with stripes of {}, which cannot be changed here: leave out --data and --parity (`okapifs volume set MNT` changes those of new data)",
             dir.root().display(),
             cluster.width()
         );

@@ -77,19 +77,20 @@ pub(crate) async fn send(
                 let record = &ready.placed.record;
                 let raw = u64::from(record.width.shard_bytes(record.length));
                 session.spend_credit(raw * record.width.total() as u64);
-                flusher.frozen_done(ready.frozen.bytes);
+                flusher.spent(ready.frozen.volume, accepted(commit, &outcomes));
+                flusher.frozen_done(&ready.frozen);
             }
             Fate::Again => refused.push(Refused(Arc::clone(&ready.frozen))),
             Fate::Overwritten => {
                 forget_frozen(flusher, ready);
-                flusher.frozen_done(ready.frozen.bytes);
+                flusher.frozen_done(&ready.frozen);
             }
             Fate::Lost(errno) => {
                 let id = ready.placed.record.id;
                 log::error!("the commit of stripe {id} failed: {errno}");
                 let told = if errno == Errno::NoSpace { errno } else { Errno::Io };
                 ready.frozen.lose(told, session);
-                flusher.frozen_done(ready.frozen.bytes);
+                flusher.frozen_done(&ready.frozen);
             }
         }
     }
@@ -115,7 +116,7 @@ fn without_lost(session: &Session, flusher: &Flusher, batch: Vec<Ready>) -> Vec<
         ready.pieces.retain(|piece| !lost(piece));
         if ready.pieces.is_empty() {
             session.stripe_done(ready.placed.record.id);
-            flusher.frozen_done(ready.frozen.bytes);
+            flusher.frozen_done(&ready.frozen);
         }
         !ready.pieces.is_empty()
     };
@@ -177,6 +178,13 @@ fn accept(flusher: &Flusher, ready: &Ready, commit: &Commit, outcomes: &[PieceOu
         at += same;
     }
     forget_frozen(flusher, ready);
+}
+
+/// Bytes that were accepted.
+fn accepted(commit: &Commit, outcomes: &[PieceOutcome]) -> u64 {
+    let pieces = commit.pieces.iter().zip(outcomes);
+    let accepted = pieces.filter(|(_, outcome)| matches!(outcome, PieceOutcome::Accepted { .. }));
+    accepted.map(|(piece, _)| u64::from(piece.piece.length)).sum()
 }
 
 /// The bytes are committed, or need not be.

@@ -114,6 +114,7 @@ impl Fs {
         tokio::spawn(Arc::clone(&session).keep_alive());
         tokio::spawn(follow_placement(Arc::clone(&session), shards));
         tokio::spawn(owner::run(Arc::clone(&flusher)));
+        tokio::spawn(Arc::clone(&flusher).give_back_rooms());
         tokio::spawn(Arc::clone(&grants).release_clean(clean));
         tokio::spawn(Arc::clone(&files).sweep(Arc::clone(&session)));
         tokio::spawn(Files::unpin(Arc::clone(&session), unpinned));

@@ -28,7 +28,7 @@ use super::core::commits::FreezeSeq;
 use super::core::layers::{Layers, Source};
 use super::core::map::FileMap;
 use super::core::{BLOCK64, shared};
-use crate::types::{Attr, Errno, Ino, SessionId, StripePiece, Timestamp};
+use crate::types::{Attr, Errno, Ino, SessionId, StripePiece, Timestamp, VolumeId};
 
 /// See the module.
 #[derive(Debug)]
@@ -170,6 +170,11 @@ impl File {
 }
 
 impl FileState {
+    /// The volume it lies in. (The root's, as long as nothing is known of it: then nothing is dirty either.)
+    pub(crate) fn volume(&self) -> VolumeId {
+        self.base.as_ref().map_or(VolumeId::ROOT, |attr| attr.volume)
+    }
+
     /// Whether nothing is dirty or frozen.
     pub(crate) fn is_clean(&self) -> bool {
         self.buffer.is_empty() && self.frozen.is_empty()

@@ -6,7 +6,7 @@
 //! and it *commits* them in the order of freezing, several in one request, because a later one may carry newer
 //! bytes of the same blocks. Then the memory is free for more.
 //!
-//! Writers are held back while too much is on its way ([`Flusher::admit`]).
+//! Writers are held back while too much is on its way ([`admission`](super::admission)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use tokio::sync::{Notify, mpsc};
 
 use super::core::buffer::Weight;
 use super::core::pool::Pool;
+use super::core::rooms::Rooms;
 use super::file::{File, FileState};
-use super::freeze::Which;
+use super::freeze::{Frozen, Which};
 use super::placer::Placer;
 use super::session::Session;
-use crate::types::Errno;
 use crate::types::limits::STRIPE_BYTES_MAX;
 
 /// A stripe's worth of bytes.
 pub(super) const STRIPE: u64 = STRIPE_BYTES_MAX as u64;
 /// Most bytes dirty or on their way.
-const BUDGET: u64 = 128 << 20;
+pub(super) const BUDGET: u64 = 128 << 20;
 /// With this much dirty, everything is frozen as fast as it can be placed.
 pub(super) const PRESSURE: u64 = BUDGET / 2;
 /// How often somebody who waits asks again.
@@ -44,7 +44,11 @@ pub(crate) struct Flusher {
     /// Something to freeze, or somebody waits.
     pub(super) kick: Notify,
     /// Something was committed or dropped.
-    freed: Notify,
+    pub(super) freed: Notify,
+    /// What may be buffered in each volume.
+    pub(super) rooms: Arc<Mutex<Rooms>>,
+    /// One reservation at a time: each names the whole sum.
+    pub(super) reserving: tokio::sync::Mutex<()>,
     clean_files: mpsc::UnboundedSender<Arc<File>>,
 }
 
@@ -74,17 +78,6 @@ pub(super) struct Lists {
     pub(super) commit_now: bool,
 }
 
-/// Whether more may be written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Admission {
-    /// Yes.
-    Go,
-    /// When something on its way has arrived.
-    Wait,
-    /// The cluster is full.
-    NoSpace,
-}
-
 impl Flusher {
     /// A flusher; [`super::owner::run`] must be running. The receiver gets closed files that have become clean.
     pub(crate) fn new(
@@ -100,6 +93,8 @@ impl Flusher {
             lists: Mutex::default(),
             kick: Notify::new(),
             freed: Notify::new(),
+            rooms: Arc::default(),
+            reserving: tokio::sync::Mutex::default(),
             clean_files,
         });
         (flusher, became_clean)
@@ -110,54 +105,14 @@ impl Flusher {
         &self.pool
     }
 
-    /// Whether `bytes` more may be written now.
-    pub(crate) fn admit(&self, bytes: u64) -> Admission {
-        let waiting = self.uncommitted();
-        let copies = u64::from(self.session.placement().width.parity) + 1;
-        if (waiting + bytes).saturating_mul(copies) > self.session.credit() {
-            return if waiting == 0 { Admission::NoSpace } else { Admission::Wait };
-        }
-        if waiting > 0 && waiting + bytes > BUDGET { Admission::Wait } else { Admission::Go }
-    }
-
-    /// Waits until `bytes` more may be written.
-    ///
-    /// # Errors
-    ///
-    /// [`Errno::NoSpace`] when the cluster is full.
-    pub(crate) async fn wait_for_room(&self, bytes: u64) -> Result<(), Errno> {
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            match self.admit(bytes) {
-                Admission::Go => return Ok(()),
-                Admission::NoSpace => {
-                    // The credit may have grown since it was told.
-                    self.session.renew().await;
-                    if self.admit(bytes) == Admission::NoSpace {
-                        return Err(Errno::NoSpace);
-                    }
-                }
-                Admission::Wait => {
-                    let over_budget = self.uncommitted() + bytes > BUDGET;
-                    if over_budget {
-                        self.lists.lock().commit_now = true;
-                        self.kick.notify_one();
-                    } else {
-                        self.hurry_all();
-                    }
-                    freed.await;
-                }
-            }
-        }
-    }
-
     /// The dirty data of a file changed; `before` is how much there was. Called with its state locked.
     pub(crate) fn note(&self, file: &Arc<File>, state: &mut FileState, before: Weight) {
         let now = state.buffer.weight();
         self.totals.dirty.fetch_add(now.bytes.wrapping_sub(before.bytes), Ordering::Relaxed);
         self.totals.small.fetch_add(now.small.wrapping_sub(before.small), Ordering::Relaxed);
+        if now.bytes != before.bytes {
+            self.rooms.lock().buffered(state.volume(), before.bytes, now.bytes);
+        }
         let newly_listed = now.bytes > 0 && !state.listed;
         let newly_full = now.full > before.full;
         if newly_listed || newly_full {
@@ -236,12 +191,14 @@ impl Flusher {
     }
 
     /// What became of frozen bytes is settled.
-    pub(crate) fn frozen_done(&self, bytes: u64) {
-        self.totals.frozen.fetch_sub(bytes, Ordering::Relaxed);
+    pub(crate) fn frozen_done(&self, frozen: &Frozen) {
+        self.totals.frozen.fetch_sub(frozen.bytes, Ordering::Relaxed);
+        self.rooms.lock().done(frozen.volume, frozen.bytes);
         self.freed.notify_waiters();
     }
 
-    fn uncommitted(&self) -> u64 {
+    /// Bytes that are dirty or on their way.
+    pub(super) fn uncommitted(&self) -> u64 {
         self.totals.dirty.load(Ordering::Relaxed) + self.totals.frozen.load(Ordering::Relaxed)
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct Frozen {
     pub(crate) seq: FreezeSeq,
     /// Bytes of user data in it.
     pub(crate) bytes: u64,
+    /// The volume of its files.
+    pub(crate) volume: VolumeId,
     /// The payload.
     pub(crate) payload: Bytes,
     /// Whether somebody waits for it.
@@ -135,18 +137,14 @@ impl<'a> Collector<'a> {
 
     /// Takes what is wanted of a file and fits. From here on its readers see the frozen bytes.
     pub(crate) fn add(&mut self, file: &Arc<File>, state: &mut FileState) {
-        if state.gone && state.handles == 0 {
-            state.buffer.truncate(0);
-            return;
-        }
         if let Which::Older(cutoff) = self.which
             && state.buffer.oldest().is_some_and(|oldest| oldest > cutoff)
         {
             self.done = true;
             return;
         }
-        let volume = state.base.as_ref().map(|attr| attr.volume);
-        if self.volume.is_some() && self.volume != volume {
+        let volume = state.volume();
+        if self.volume.is_some_and(|other| other != volume) {
             // A stripe belongs to one volume.
             self.done = true;
             return;
@@ -157,7 +155,7 @@ impl<'a> Collector<'a> {
         if pieces.is_empty() {
             return;
         }
-        self.volume = volume;
+        self.volume = Some(volume);
         self.files.insert(file.ino, Arc::clone(file));
         if let [(0, content)] = &pieces[..]
             && is_fresh
@@ -181,6 +179,7 @@ impl<'a> Collector<'a> {
         Some(Frozen {
             seq: self.seq,
             bytes,
+            volume: self.volume?,
             payload,
             urgent,
             files: self.files,

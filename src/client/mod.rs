@@ -5,7 +5,7 @@
 //!
 //! * *Operations*: [`fs`], a file each for names, attributes, handles, reading, writing, ranges.
 //! * *What is known and held of a file*: `file`, the table of them `files`, the exclusive grant `grants`.
-//! * *The way of written bytes*: `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
+//! * *The way of written bytes*: `admission`, `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
 //!   `placer` (durable on servers), `commit` (part of the file).
 //! * *The way of read bytes*: `view` (what a range consists of), `blocks` (cache, servers, decoding).
 //! * *Locks of programs*: `locks`.
@@ -16,6 +16,7 @@
 //! Absent on purpose: caching of names and attributes (that needs shared leases), and anything that must
 //! survive the process.
 
+mod admission;
 mod avoid;
 mod blocks;
 mod commit;

@@ -127,7 +127,6 @@ impl Owner {
             Which::Full | Which::Urgent => usize::MAX,
             Which::Small | Which::Older(_) | Which::All => flusher.lists.lock().dirty.len(),
         };
-        let mut taken = 0;
         let mut collector = Collector::new(self.next_seq, which, flusher.pool());
         while !collector.is_done() && left > 0 {
             left -= 1;
@@ -135,11 +134,13 @@ impl Owner {
                 break;
             };
             let mut state = file.state.lock();
+            if state.gone && state.handles == 0 {
+                flusher.discard(&file, &mut state);
+            }
             let before = state.buffer.weight();
             collector.add(&file, &mut state);
             let now = state.buffer.weight();
             flusher.taken(before, now);
-            taken += before.bytes - now.bytes;
             flusher.list_again(&file, &mut state, which);
             drop(state);
             file.changed.notify_waiters();
@@ -147,8 +148,6 @@ impl Owner {
         // Data that is old, or waited for, is not to wait for company.
         let urgent = matches!(which, Which::Urgent | Which::Older(_));
         let frozen = collector.finish(urgent);
-        // The rest belonged to files that are gone.
-        flusher.frozen_done(taken - frozen.as_ref().map_or(0, |frozen| frozen.bytes));
         self.next_seq += u64::from(frozen.is_some());
         frozen
     }
@@ -158,7 +157,7 @@ impl Owner {
         let (flusher, events) = (Arc::clone(&self.flusher), self.events.clone());
         tokio::spawn(async move {
             let pieces = frozen.pieces();
-            let placing = flusher.placer.place(&frozen.payload, &pieces);
+            let placing = flusher.placer.place(frozen.volume, &frozen.payload, &pieces);
             let (placed, md5s) = tokio::join!(placing, frozen.md5s());
             let frozen_too = Arc::clone(&frozen);
             let ready = placed.map(|placed| Ready { frozen: frozen_too, placed, pieces, md5s });
@@ -193,7 +192,7 @@ impl Owner {
                 self.placing -= 1;
                 self.queue.drop_entry(frozen.seq);
                 frozen.lose(errno, &self.flusher.session);
-                self.flusher.frozen_done(frozen.bytes);
+                self.flusher.frozen_done(&frozen);
             }
             Event::Answered(refused) => {
                 self.queue.answered();

@@ -16,7 +16,7 @@ use super::session::Session;
 use crate::codec::shard::{self, ShardImage, StripeIdent};
 use crate::types::{
     Codec, Epoch, Errno, PlacementMap, ServerId, ServerState, ShardIndex, ShardPlace, StripeId,
-    StripePiece, StripeRecord, Width,
+    StripePiece, StripeRecord, VolumeId, Width,
 };
 use crate::wire::shards::{Refusal, ShardId};
 
@@ -61,7 +61,7 @@ impl Placer {
         Self { session, shards, avoided }
     }
 
-    /// Places a stripe, under as many ids and in whatever width it takes. Waits while there are too few
+    /// Places a stripe of that volume, under as many ids and in whatever width it takes. Waits while there are too few
     /// servers. [`Session::stripe_done`] must be told of the id in the end.
     ///
     /// # Errors
@@ -69,6 +69,7 @@ impl Placer {
     /// [`Errno::NoSpace`] when the servers that are up have no room.
     pub(crate) async fn place(
         &self,
+        volume: VolumeId,
         payload: &Bytes,
         pieces: &[StripePiece],
     ) -> Result<Placed, Errno> {
@@ -76,9 +77,14 @@ impl Placer {
         let (mut complained, mut full) = (false, false);
         loop {
             let (map, avoided) = (self.session.placement(), self.avoided.all());
+            let Some(policy) = map.volume(volume) else {
+                self.session.renew().await;
+                self.wait_for_servers().await;
+                continue;
+            };
             // Whether it can be placed at all does not depend on the id, and none is to be wasted.
             if let Choice::Wait { up, needed } =
-                placement::choose(&map, &avoided, StripeId(0), length)
+                placement::choose(&map, policy, &avoided, StripeId(0), length)
             {
                 if full {
                     return Err(Errno::NoSpace);
@@ -98,9 +104,9 @@ impl Placer {
                 complained = false;
             }
             let id = self.session.next_stripe().await;
-            let choice = placement::choose(&map, &avoided, id, length);
+            let choice = placement::choose(&map, policy, &avoided, id, length);
             if let Choice::Place(width, servers) = choice {
-                match self.attempt(id, width, &servers, payload, pieces).await {
+                match self.attempt((id, volume), width, &servers, payload, pieces).await {
                     Attempt::Placed(placed) => return Ok(placed),
                     Attempt::Again { full: one_is } => full |= one_is,
                 }
@@ -120,7 +126,7 @@ impl Placer {
 
     async fn attempt(
         &self,
-        id: StripeId,
+        (id, volume): (StripeId, VolumeId),
         width: Width,
         servers: &[ServerId],
         payload: &Bytes,
@@ -134,7 +140,7 @@ impl Placer {
         };
         let images = shard::build(ident, payload, pieces);
         let length = u32::try_from(payload.len()).expect("a stripe's length fits");
-        let cluster = Surroundings { placer: self, stripe: id, length };
+        let cluster = Surroundings { placer: self, volume, stripe: id, length };
         let mut placing = Placing::new(usize::from(width.data), servers, self.session.monotonic());
         let mut puts = FuturesUnordered::new();
         for (index, &server) in servers.iter().enumerate() {
@@ -211,6 +217,7 @@ impl Placer {
 /// spare.
 struct Surroundings<'a> {
     placer: &'a Placer,
+    volume: VolumeId,
     stripe: StripeId,
     length: u32,
 }
@@ -231,8 +238,11 @@ impl Cluster for Surroundings<'_> {
 
     fn can_narrow(&self, tried: &[ServerId]) -> bool {
         let map = self.placer.session.placement();
-        let choice = placement::choose(&map, &self.without(tried), self.stripe, self.length);
-        matches!(choice, Choice::Place(..))
+        let without = self.without(tried);
+        let choice = map
+            .volume(self.volume)
+            .map(|volume| placement::choose(&map, volume, &without, self.stripe, self.length));
+        matches!(choice, Some(Choice::Place(..)))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::wire::metadata::Space;
 /// Unit in which `statfs` counts, in bytes.
 const STATFS_BLOCK: u32 = limits::BLOCK;
 
-/// Inodes that `df -i` shows as free: there is no limit to run into.
+/// Inodes that `df -i` shows as free where there is no limit to run into.
 const INODES_FREE: u64 = 1 << 40;
 
 /// The filesystem as the kernel calls it.
@@ -80,7 +80,7 @@ impl Handler for Adapter {
             }
             Op::ReleaseDir { handle } => self.releasedir(handle, reply),
             Op::FSyncDir => self.fsyncdir(reply),
-            Op::StatFs => self.statfs(reply),
+            Op::StatFs => self.statfs(node, reply),
             Op::SetXattr { name, value, flags } => {
                 self.setxattr(caller(&request, 0), node, (name, value), flags, reply);
             }
@@ -306,9 +306,10 @@ impl Adapter {
         });
     }
 
-    fn statfs(&self, reply: Reply) {
+    fn statfs(&self, node: NodeId, reply: Reply) {
+        let ino = self.ino(node);
         self.begin(reply, |my, reply| async move {
-            answer!(reply, my.fs.space().await, |space| reply.room(&room(space)));
+            answer!(reply, my.fs.space(ino).await, |space| reply.room(&room(space)));
         });
     }
 }
@@ -545,11 +546,12 @@ impl Adapter {
 
 fn room(space: Space) -> Room {
     let block = u64::from(STATFS_BLOCK);
+    let inodes_free = space.inodes_free.unwrap_or(INODES_FREE);
     Room {
         blocks: space.total_bytes / block,
         blocks_free: space.free_bytes / block,
-        inodes: space.inodes + INODES_FREE,
-        inodes_free: INODES_FREE,
+        inodes: space.inodes + inodes_free,
+        inodes_free,
         block_bytes: STATFS_BLOCK,
         name_bytes_max: u32::try_from(limits::NAME_MAX).expect("255"),
     }

@@ -3,7 +3,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, ServerId, Width};
+use super::{Epoch, ServerId, VolumeEntry, VolumeId};
 
 /// How a server is doing, as the leader sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Encode, Decode, Serialize, Deserialize)]
@@ -86,15 +86,22 @@ pub struct ServerEntry {
     pub free_bytes: u64,
 }
 
-/// Where new data may go. Changes when a server comes, goes, or changes its state.
+/// Where new data may go. Changes when a server comes, goes, or changes its state, and when the policy of a volume
+/// changes.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct PlacementMap {
     /// Rises with every change.
     pub version: u64,
-    /// Width of the volume's stripes when enough servers are up.
-    pub width: Width,
-    /// Fewest copies with which a write is still taken.
-    pub min_copies: u8,
+    /// All volumes, by id.
+    pub volumes: Vec<VolumeEntry>,
     /// All servers of the cluster, by id.
     pub servers: Vec<ServerEntry>,
+}
+
+impl PlacementMap {
+    /// What is known of a volume; `None` when it is younger than the map.
+    pub fn volume(&self, id: VolumeId) -> Option<&VolumeEntry> {
+        let found = self.volumes.binary_search_by_key(&id, |volume| volume.id);
+        found.ok().map(|at| &self.volumes[at])
+    }
 }

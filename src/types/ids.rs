@@ -121,6 +121,16 @@ impl Ino {
 impl VolumeId {
     /// The volume that every cluster starts with, mounted at `/`.
     pub const ROOT: Self = Self(Ino::ROOT.0);
+
+    /// The volume whose own directory that is, if it is one.
+    pub fn of(directory: Ino) -> Self {
+        Self(directory.0)
+    }
+
+    /// Its own directory.
+    pub fn directory(self) -> Ino {
+        Ino(self.0)
+    }
 }
 
 impl OpSeq {

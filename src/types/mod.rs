@@ -16,6 +16,7 @@ mod lock;
 mod stripe;
 mod ticket;
 mod trust;
+mod volume;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use cluster::{
@@ -34,3 +35,4 @@ pub use trust::{
     ClientPolicy, IdRange, KeyHash, MonitorGrant, NOBODY, TokenGrant, TokenHash, TokenRole,
     TokenUse,
 };
+pub use volume::{Limit, VolumeChanges, VolumeEntry, VolumePolicy};

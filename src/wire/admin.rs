@@ -9,7 +9,7 @@ use super::metadata::MapSlice;
 use super::trust;
 use crate::types::{
     ClusterId, DiskRoom, Health, Ino, MonitorId, MonitorRole, PlacementMap, Program, ServerId,
-    ServerState, SessionId, SignedTicket, StripeId, StripeRecord, Width,
+    ServerState, SessionId, SignedTicket, StripeId, StripeRecord, VolumeChanges, VolumeId, Width,
 };
 
 /// A question of an administrator.
@@ -52,6 +52,23 @@ pub enum Request {
         /// Not before another can take its place.
         once_replaced: bool,
     },
+    /// Make a new or empty directory a volume, with the policy of the volume it lies in but for the changes.
+    /// Answered by [`Response::Done`].
+    CreateVolume {
+        /// The directory.
+        directory: Ino,
+        /// The changes.
+        changes: VolumeChanges,
+    },
+    /// Change the policy of a volume. Answered by [`Response::Done`].
+    SetVolume {
+        /// Its directory.
+        directory: Ino,
+        /// The changes.
+        changes: VolumeChanges,
+    },
+    /// All volumes. Answered by [`Response::Volumes`].
+    Volumes,
     /// About tokens and clients. Answered by [`Response::Trust`].
     Trust(trust::Request),
 }
@@ -85,6 +102,8 @@ pub enum Response {
     },
     /// By inode asked for: its path from the root, `None` when it has no name.
     Paths(Vec<Option<Vec<u8>>>),
+    /// See [`Request::Volumes`]: by path.
+    Volumes(Vec<VolumeStatus>),
     /// See [`Request::Trust`].
     Trust(trust::Response),
     /// It does not exist.
@@ -204,6 +223,31 @@ pub struct ClientStatus {
     pub pid: Option<u32>,
     /// What it runs.
     pub program: Program,
+}
+
+/// A volume.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Inode number of its directory.
+    pub id: VolumeId,
+    /// Its directory's path from the root; bytes that are no UTF-8 are replaced.
+    pub path: String,
+    /// Data shards of new stripes.
+    pub data: u8,
+    /// Parity shards of new stripes.
+    pub parity: u8,
+    /// Fewest copies with which a write is taken.
+    pub min_copies: u8,
+    /// Most bytes of content; `None`: no quota.
+    pub quota_bytes: Option<u64>,
+    /// Most inodes; `None`: no quota.
+    pub quota_files: Option<u64>,
+    /// Bytes of content, holes not counted.
+    pub used_bytes: u64,
+    /// Bytes reserved by mounts that are writing.
+    pub reserved_bytes: u64,
+    /// Inodes, its own directory included.
+    pub used_files: u64,
 }
 
 /// The stripes.

@@ -14,6 +14,7 @@ use crate::types::{
     Attr, ClientPolicy, ClusterId, Conflict, DataVersion, Epoch, Errno, Extent, FileKind, Ino,
     LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId, ShardHash,
     SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, TicketKey, Timestamp,
+    VolumeId,
 };
 
 /// A call to a monitor.
@@ -351,11 +352,14 @@ pub enum Op {
         /// What changes.
         changes: AttrChanges,
     },
-    /// The file was read: if that is to be written down ([`Attr::is_access_due`]), its atime becomes the command's
-    /// time. The ctime stays. Answered by [`Reply::Inode`].
+    /// The file was read: if that is to be written down ([`Attr::is_access_due`]), its atime becomes that time. The
+    /// ctime stays. Answered by [`Reply::Inode`].
     Accessed {
         /// The inode.
         ino: Ino,
+        /// When, by the clock of whoever read: what was shown there is not to change a moment later. Where it
+        /// contradicts the monitors' clock, theirs counts.
+        time: Timestamp,
     },
     /// Set the size: what is beyond it goes; a longer file gets a hole. The caller holds the exclusive grant.
     /// Answered by [`Reply::Inode`].
@@ -426,6 +430,9 @@ pub enum Op {
         /// The MD5.
         md5: [u8; 16],
     },
+    /// Room in a volume with a quota, for bytes that are to be buffered: the session has so many reserved from now
+    /// on, whatever it had before. Answered by [`Reply::Reserved`].
+    Reserve(Reserve),
     /// Take or give up a lock, at once or not at all. Answered by [`Reply::Done`]; by [`Errno::WouldBlock`] when
     /// somebody else holds what excludes it.
     Lock(SetLock),
@@ -506,6 +513,17 @@ pub struct AttrChanges {
     pub atime: Option<Timestamp>,
     /// Last change of content.
     pub mtime: Option<Timestamp>,
+}
+
+/// See [`Op::Reserve`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Reserve {
+    /// The volume.
+    pub volume: VolumeId,
+    /// So many bytes are wanted in all, and no fewer are of use. Less than before gives the difference back.
+    pub bytes: u64,
+    /// So many more are welcome, if there is plenty.
+    pub ahead: u64,
 }
 
 /// See [`Op::SetXattr`].
@@ -597,6 +615,12 @@ pub enum Reply {
     },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),
+    /// So many bytes are reserved for the session now. When they are fewer than it asked for, there are no more,
+    /// and it has what it had before.
+    Reserved {
+        /// Bytes.
+        bytes: u64,
+    },
     /// The numbers `first .. first + count` are the session's.
     Range {
         /// The first.
@@ -675,8 +699,11 @@ pub enum Query {
         /// What it would like.
         request: LockRequest,
     },
-    /// How full the cluster is. Answered by [`Answer::Space`].
-    Space,
+    /// How full the volume of an inode is. Answered by [`Answer::Space`].
+    Space {
+        /// The inode.
+        ino: Ino,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -701,7 +728,7 @@ pub enum Answer {
     Names(Vec<Vec<u8>>),
     /// The first lock in the way, if there is one.
     Lock(Option<Conflict>),
-    /// How full the cluster is.
+    /// How full a volume is.
     Space(Space),
 }
 
@@ -743,15 +770,17 @@ pub struct DirEntry {
     pub attr: Option<Attr>,
 }
 
-/// How full the cluster is.
+/// How full a volume is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Space {
-    /// Bytes of user data that all servers together could hold at the volume's width.
+    /// The volume's quota; without one, the bytes of user data that all servers together could hold at its width.
     pub total_bytes: u64,
-    /// Bytes of user data that can still be written at that width.
+    /// Bytes of user data that can still be written.
     pub free_bytes: u64,
-    /// Inodes in use.
+    /// The volume's inodes.
     pub inodes: u64,
+    /// How many more it may have; `None`: there is no limit.
+    pub inodes_free: Option<u64>,
 }
 
 /// What a monitor tells unasked.

@@ -3,7 +3,7 @@
 //! Nothing here waits, reads a clock or opens a socket. Time is a [`std::time::Duration`] since the client
 //! started. What a module decides is carried out one folder up.
 //!
-//! * [`pool`], [`buffer`], [`pack`]: a dirty byte until it is frozen into a stripe.
+//! * [`rooms`], [`pool`], [`buffer`], [`pack`]: a dirty byte until it is frozen into a stripe.
 //! * [`placement`], [`placing`], [`commits`]: a frozen stripe until it is committed.
 //! * [`map`], [`layers`], [`plan`], [`readahead`]: a read.
 //! * [`slots`], [`ids`], [`latency`]: what the session and the connections count with; [`owners`]: whose files are whose.
@@ -22,6 +22,7 @@ pub(crate) mod placing;
 pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod readahead;
+pub(crate) mod rooms;
 pub(crate) mod slots;
 
 use std::ops::Range;

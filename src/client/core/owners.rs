@@ -57,7 +57,10 @@ impl Owners {
                 Reply::Renamed { moved, replaced } => {
                     moved.iter_mut().chain(replaced).for_each(|attr| self.incoming(attr));
                 }
-                Reply::Done | Reply::Committed(_) | Reply::Range { .. } => {}
+                Reply::Done
+                | Reply::Committed(_)
+                | Reply::Range { .. }
+                | Reply::Reserved { .. } => {}
             }
         }
         replies

@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 
 use crate::types::limits::BLOCK;
-use crate::types::{PlacementMap, ServerEntry, ServerId, ServerState, StripeId, Width};
+use crate::types::{
+    PlacementMap, ServerEntry, ServerId, ServerState, StripeId, VolumeEntry, Width,
+};
 
 const PERMUTATIONS: u64 = 4;
 
@@ -27,17 +29,18 @@ pub(crate) enum Choice {
     },
 }
 
-/// Places a stripe of `length` bytes on servers that are up and not to be avoided.
+/// Places a stripe of `length` bytes of that volume on servers that are up and not to be avoided.
 pub(crate) fn choose(
     map: &PlacementMap,
+    volume: &VolumeEntry,
     avoided: &[ServerId],
     stripe: StripeId,
     length: u32,
 ) -> Choice {
     let domains = usable(map, avoided);
-    match width(map, domains.len(), length) {
+    match width(volume, domains.len(), length) {
         Some(width) => Choice::Place(width, pick(&domains, width.total(), stripe)),
-        None => Choice::Wait { up: domains.len(), needed: usize::from(map.min_copies.max(1)) },
+        None => Choice::Wait { up: domains.len(), needed: usize::from(volume.min_copies.max(1)) },
     }
 }
 
@@ -75,16 +78,17 @@ fn usable<'a>(
 
 /// The widest stripe with full parity that `up` domains and `length` bytes allow; else as many copies as
 /// there are domains; `None` when those are too few.
-fn width(map: &PlacementMap, up: usize, length: u32) -> Option<Width> {
-    let parity = usize::from(map.width.parity);
-    let data = usize::from(map.width.data)
+fn width(volume: &VolumeEntry, up: usize, length: u32) -> Option<Width> {
+    if !volume.takes_writes(up) {
+        return None;
+    }
+    let parity = usize::from(volume.width.parity);
+    let data = usize::from(volume.width.data)
         .min(up.saturating_sub(parity))
         .min(usize::try_from(length.div_ceil(BLOCK)).expect("fits"));
     let (data, parity) = if data >= 1 { (data, parity) } else { (1, up.checked_sub(1)?) };
-    let copies_short =
-        parity < usize::from(map.width.parity) && 1 + parity < usize::from(map.min_copies);
     let byte = |count: usize| u8::try_from(count).expect("a width fits in a byte");
-    (!copies_short).then(|| Width { data: byte(data), parity: byte(parity) })
+    Some(Width { data: byte(data), parity: byte(parity) })
 }
 
 /// `count` servers of distinct domains.
@@ -158,7 +162,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::types::Epoch;
+    use crate::types::{Epoch, VolumeId, VolumePolicy};
 
     fn cluster(servers: u64, data: u8, parity: u8) -> PlacementMap {
         let entry = |id| ServerEntry {
@@ -169,17 +173,15 @@ mod tests {
             state: ServerState::Up,
             free_bytes: 100 << 30,
         };
-        PlacementMap {
-            version: 1,
-            width: Width { data, parity },
-            min_copies: 2,
-            servers: (1..=servers).map(entry).collect(),
-        }
+        let root =
+            VolumeEntry::new(VolumeId::ROOT, &VolumePolicy::of_width(Width { data, parity }));
+        let servers = (1..=servers).map(entry).collect();
+        PlacementMap { version: 1, volumes: vec![root], servers }
     }
 
     fn widths(map: &PlacementMap, avoided: &[u64], length: u32) -> Option<(u8, u8)> {
         let avoided: Vec<ServerId> = avoided.iter().map(|id| ServerId(*id)).collect();
-        match choose(map, &avoided, StripeId(5), length) {
+        match choose(map, &map.volumes[0], &avoided, StripeId(5), length) {
             Choice::Place(width, servers) => {
                 assert_eq!(servers.len(), width.total());
                 assert_eq!(servers.iter().collect::<BTreeSet<_>>().len(), width.total());
@@ -205,7 +207,8 @@ mod tests {
     fn volumes_without_parity_or_with_one_copy_can_be_written() {
         let map = cluster(1, 2, 0);
         assert_eq!(widths(&map, &[], 8 << 20), Some((1, 0)));
-        let lenient = PlacementMap { min_copies: 1, ..cluster(3, 2, 1) };
+        let mut lenient = cluster(3, 2, 1);
+        lenient.volumes[0].min_copies = 1;
         assert_eq!(widths(&lenient, &[1, 2], 8 << 20), Some((1, 0)));
         assert_eq!(widths(&lenient, &[1, 2, 3], 8 << 20), None);
     }
@@ -217,7 +220,9 @@ mod tests {
             server.domain = format!("host{}", server.id.0 % 3);
         }
         for stripe in 0..200 {
-            let Choice::Place(_, servers) = choose(&map, &[], StripeId(stripe), 8 << 20) else {
+            let Choice::Place(_, servers) =
+                choose(&map, &map.volumes[0], &[], StripeId(stripe), 8 << 20)
+            else {
                 panic!("three domains are enough");
             };
             let domains: BTreeSet<u64> = servers.iter().map(|id| id.0 % 3).collect();
@@ -234,7 +239,9 @@ mod tests {
         let mut sets = BTreeSet::new();
         let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
         for stripe in 0..6000 {
-            let Choice::Place(_, servers) = choose(&map, &[], StripeId(stripe), 8 << 20) else {
+            let Choice::Place(_, servers) =
+                choose(&map, &map.volumes[0], &[], StripeId(stripe), 8 << 20)
+            else {
                 panic!("twelve servers are enough");
             };
             sets.insert(servers.iter().copied().collect::<BTreeSet<_>>());

@@ -1,7 +1,7 @@
 //! Reads leave their time behind, as `relatime` has it: the first after a change, and one a day.
 //!
-//! The monitors give the time, and nobody waits for them: until they have answered, this client shows its own. Other
-//! clients see it a moment later. A file that is mapped or in the kernel's cache is read without our knowing; what
+//! Nobody waits for the monitors: until they have taken note of it, this client shows the time itself. Other clients
+//! see it a moment later. A file that is mapped or in the kernel's cache is read without our knowing; what
 //! counts is that it was read into there. Directories and symbolic links do not show when they were read.
 
 use std::sync::Arc;
@@ -20,10 +20,10 @@ impl Fs {
             return;
         }
         let file = &open.file;
-        if self.is_access_due(file) {
+        if let Some(time) = self.access_due(file) {
             let (session, file) = (Arc::clone(&self.session), Arc::clone(file));
             tokio::spawn(async move {
-                let told = session.mutate(Op::Accessed { ino: file.ino }).await;
+                let told = session.mutate(Op::Accessed { ino: file.ino, time }).await;
                 match told {
                     Ok(Reply::Inode(attr)) => file.accessed(Some(attr.atime)),
                     _ => file.accessed(None),
@@ -32,21 +32,22 @@ impl Fs {
         }
     }
 
-    /// Whether it has to be told; if so, others that read need not tell it as well.
-    fn is_access_due(&self, file: &File) -> bool {
+    /// The time that has to be told, if any; others that read need not tell theirs as well.
+    fn access_due(&self, file: &File) -> Option<Timestamp> {
         let mut state = file.state.lock();
         if state.accessed.is_some() {
-            return false;
+            return None;
         }
         let now = self.session.now();
         let written = state.mtime;
         let due = state.base.as_ref().is_some_and(|base| {
             base.is_access_due(now) || written.is_some_and(|mtime| base.atime <= mtime)
         });
-        if due {
-            state.accessed = Some(now);
+        if !due {
+            return None;
         }
-        due
+        state.accessed = Some(now);
+        state.accessed
     }
 }
 

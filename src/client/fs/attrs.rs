@@ -45,9 +45,9 @@ impl Fs {
         }
     }
 
-    /// How full it is.
-    pub async fn space(&self) -> Result<Space, Errno> {
-        match self.session.query(Query::Space).await? {
+    /// How full the volume of an inode is.
+    pub async fn space(&self, ino: Ino) -> Result<Space, Errno> {
+        match self.session.query(Query::Space { ino }).await? {
             Answer::Space(space) => Ok(space),
             _ => Err(Errno::Io),
         }

@@ -51,7 +51,7 @@ impl Fs {
     /// Refuses what the servers have no room for. Nothing is set aside: until it is written, others may take it.
     async fn check_room(&self, file: &Arc<File>, length: u64) -> Result<(), Errno> {
         let stored = file.state.lock().overlay().map_or(0, |attr| attr.stored);
-        let room = self.space().await?.free_bytes;
+        let room = self.space(file.ino).await?.free_bytes;
         if length.saturating_sub(stored) > room { Err(Errno::NoSpace) } else { Ok(()) }
     }
 

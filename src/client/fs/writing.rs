@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Fs, Handle};
+use crate::client::admission::{Admission, Claim, Growth};
+use crate::client::core::layers::{Segment, Source};
 use crate::client::core::{BLOCK64, block_start};
 use crate::client::file::{File, FileState, Grant};
 use crate::client::files::OpenFile;
-use crate::client::flusher::Admission;
 use crate::types::Errno;
 use crate::types::limits::FILE_BYTES_MAX;
 
@@ -50,13 +51,14 @@ impl Fs {
         let mut state = file.state.lock();
         let offset = place.unwrap_or(state.size);
         let range = range(offset, data).ok()?;
-        let ready = state.may_use()
-            && state.buffer.missing(&range, state.size).next().is_none()
-            && self.flusher.admit(data.len() as u64) == Admission::Go;
-        ready.then(|| {
-            self.put(file, &mut state, offset, data);
-            Ok(())
-        })
+        let ready = state.may_use() && state.buffer.missing(&range, state.size).next().is_none();
+        if !ready {
+            return None;
+        }
+        let admission = self.flusher.admit(state.volume(), blocks_of(&range), Growth::All);
+        let Admission::Go(_claim) = admission else { return None };
+        self.put(file, &mut state, offset, data);
+        Some(Ok(()))
     }
 
     /// Writes at `offset`, or at the end of the file.
@@ -87,9 +89,9 @@ impl Fs {
         data: &[u8],
     ) -> Result<(), Errno> {
         let holder = file.state.lock().holder;
-        self.flusher.wait_for_room(data.len() as u64).await?;
         let offset = offset.unwrap_or_else(|| file.state.lock().size);
         let range = range(offset, data)?;
+        let _claim = self.claim(file, &range).await?;
         // Nobody else writes meanwhile, but the flusher may take a run away with blocks that were here a moment ago:
         // only what is looked at and written under one lock fits together.
         let mut blocks: Vec<(u64, Vec<u8>)> = Vec::new();
@@ -111,6 +113,27 @@ impl Fs {
             for block in unread {
                 blocks.push((block, self.read_block(file, block).await?));
             }
+        }
+    }
+
+    /// Waits for room for what a write may make dirty. Where its volume is full, bytes that are there already may
+    /// still be overwritten.
+    async fn claim(&self, file: &Arc<File>, range: &Range<u64>) -> Result<Option<Claim>, Errno> {
+        let (volume, size) = {
+            let state = file.state.lock();
+            (state.volume(), state.size)
+        };
+        let bytes = blocks_of(range);
+        match self.flusher.wait_for_room(volume, bytes, Growth::All).await {
+            Err(Errno::OverQuota) if range.end <= size => {
+                let view = self.reader.view(file, range.clone()).await?;
+                let is_hole = |segment: &Segment| matches!(segment.source, Source::Zeros);
+                if view.segments.iter().any(is_hole) {
+                    return Err(Errno::OverQuota);
+                }
+                self.flusher.wait_for_room(volume, bytes, Growth::Nothing).await
+            }
+            admitted => admitted,
         }
     }
 
@@ -155,6 +178,11 @@ impl Fs {
         let parts = self.reader.read(file, block..block + BLOCK64, None).await?;
         Ok(parts.concat())
     }
+}
+
+/// Bytes of the blocks that a range touches: with what has to be filled in, no more than that becomes dirty.
+fn blocks_of(range: &Range<u64>) -> u64 {
+    range.end.next_multiple_of(BLOCK64) - block_start(range.start)
 }
 
 fn range(offset: u64, data: &[u8]) -> Result<Range<u64>, Errno> {

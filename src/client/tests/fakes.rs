@@ -16,7 +16,7 @@ use crate::types::limits::BLOCK;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino,
     OpSeq, PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId,
-    StripeRecord, Timestamp, VolumeId, Width,
+    StripeRecord, Timestamp, VolumeEntry, VolumeId, VolumePolicy, Width,
 };
 use crate::wire::metadata::{
     self, Answer, CloneRange, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query,
@@ -88,7 +88,9 @@ impl FakeMonitors {
             free_bytes: 1 << 40,
         };
         let servers = (1..=3).map(server).collect();
-        PlacementMap { version: 1, width: Width { data: 2, parity: 1 }, min_copies: 2, servers }
+        let policy = VolumePolicy::of_width(Width { data: 2, parity: 1 });
+        let volumes = vec![VolumeEntry::new(VolumeId::ROOT, &policy)];
+        PlacementMap { version: 1, volumes, servers }
     }
 
     fn answer(&self, request: &Request) -> Response {

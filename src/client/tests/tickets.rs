@@ -18,7 +18,7 @@ use crate::env::system::rpc::{Answer, Caller, Listener, Service};
 use crate::types::limits::BLOCK;
 use crate::types::{
     Epoch, Incarnation, Operation, PlacementMap, ServerEntry, ServerId, ServerState, SessionId,
-    SignedTicket, StripeId, Ticket, Timestamp, Width,
+    SignedTicket, StripeId, Ticket, Timestamp, VolumeEntry, VolumeId, VolumePolicy, Width,
 };
 use crate::wire::shards::{Refusal, Request, Response, ShardId};
 use crate::wire::{decode, encode};
@@ -80,7 +80,8 @@ fn placement(address: String) -> PlacementMap {
         free_bytes: 0,
     };
     let width = Width { data: 1, parity: 0 };
-    PlacementMap { version: 1, width, min_copies: 1, servers: vec![server] }
+    let volumes = vec![VolumeEntry::new(VolumeId::ROOT, &VolumePolicy::of_width(width))];
+    PlacementMap { version: 1, volumes, servers: vec![server] }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

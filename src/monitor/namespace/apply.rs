@@ -8,13 +8,13 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
 use super::{
-    attrs, caps, commit, level, locks, monitors, orphans, rename, servers, sessions, stripes, tree,
-    trust, usage,
+    attrs, caps, commit, level, locks, monitors, orphans, quota, rename, servers, sessions,
+    stripes, tree, trust, usage, volumes,
 };
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     DataVersion, Errno, FileKind, Incarnation, Ino, OpSeq, SessionId, Slot, SlotSeq, VolumeId,
-    limits,
+    VolumePolicy, limits,
 };
 use crate::wire::metadata::{Mutation, Op, Reply};
 
@@ -64,7 +64,8 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
     match action {
         Action::Bootstrap { cluster, incarnation, width, min_copies } => {
             let (id, incarnation) = (*cluster, *incarnation);
-            let volume = Volume { width: *width, min_copies: *min_copies, birth: at.op };
+            let policy = VolumePolicy { min_copies: *min_copies, ..VolumePolicy::of_width(*width) };
+            let volume = Volume { policy, limited: at.time, birth: at.op };
             bootstrap(txn, at, &Cluster { id, incarnation }, &volume)?;
         }
         Action::AddMonitor { name, profile } => return monitors::add(txn, at, name, profile),
@@ -97,6 +98,12 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         }
         Action::Refuse { session, slot, seq, errno } => {
             return refuse(txn, at, *session, (*slot, *seq), *errno);
+        }
+        Action::CreateVolume { directory, changes } => {
+            return volumes::create(txn, at, *directory, changes);
+        }
+        Action::SetVolume { directory, changes } => {
+            return volumes::set(txn, at, *directory, changes);
         }
         Action::Trust(action) => return trust::apply(txn, at, action),
         Action::Reaped { server, shards } => stripes::reaped(txn, at, *server, shards)?,
@@ -255,7 +262,7 @@ fn operate(
             return content::punch(txn, at, session, *ino, (*offset, *length, *mtime));
         }
         Op::Clone(range) => content::clone(txn, at, session, range)?,
-        Op::Accessed { ino } => attrs::accessed(txn, at, *ino)?,
+        Op::Accessed { ino, time } => attrs::accessed(txn, at, *ino, *time)?,
         Op::SetXattr { ino, name, value, mode, takes_setgid } => {
             attrs::set_xattr(txn, at, *ino, (name, value), (*mode, *takes_setgid))?
         }
@@ -264,6 +271,7 @@ fn operate(
         Op::Acquire { ino } => content::acquire(txn, at, session, *ino)?,
         Op::Release { ino } => content::release(txn, session, *ino)?,
         Op::SetMd5 { ino, dv, md5 } => content::set_md5(txn, at, *ino, *dv, *md5)?,
+        Op::Reserve(wanted) => quota::reserve(txn, at, session, wanted)?,
         Op::Lock(lock) => locks::set(txn, at, session, &lock.request)?,
         Op::LeaseInodes => sessions::lease_inodes(txn, at, session)?,
         Op::LeaseStripes { done_below } => sessions::lease_stripes(txn, at, session, *done_below)?,

@@ -11,7 +11,7 @@ use super::keys;
 use super::records::{Inode, Xattr};
 use super::txn::{Txn, exists};
 use crate::monitor::store::StoreError;
-use crate::types::{Errno, Ino, limits};
+use crate::types::{Errno, Ino, Timestamp, limits};
 use crate::wire::metadata::{AttrChanges, Reply, XattrMode};
 
 /// Most bytes of the list of an inode's extended attributes, as `listxattr` hands it out.
@@ -37,10 +37,17 @@ pub(super) fn set(
 }
 
 /// A file was read: sets the atime and nothing else, if that is due. (Of many who read it at once, the first does.)
-pub(super) fn accessed(txn: &mut Txn<'_>, at: At, ino: Ino) -> Result<Reply, Fail> {
+pub(super) fn accessed(
+    txn: &mut Txn<'_>,
+    at: At,
+    ino: Ino,
+    time: Timestamp,
+) -> Result<Reply, Fail> {
     let mut inode = live(txn, ino)?;
     if inode.attr(ino).is_access_due(at.time) {
-        inode.atime = at.time;
+        // A clock that is slow would have the file read before it was written, and every read written down.
+        let is_slow = time <= inode.mtime.max(inode.ctime);
+        inode.atime = if is_slow { at.time } else { time.min(at.time) };
         inode.birth = at.op;
         txn.put(&keys::inode(ino), &inode);
     }

@@ -52,7 +52,7 @@ pub fn subjects(op: &Op) -> Vec<Ino> {
         Op::Create(create) => vec![create.ino],
         Op::Link { ino, .. }
         | Op::SetAttr { ino, .. }
-        | Op::Accessed { ino }
+        | Op::Accessed { ino, .. }
         | Op::Truncate { ino, .. }
         | Op::Punch { ino, .. }
         | Op::SetXattr { ino, .. }
@@ -66,6 +66,7 @@ pub fn subjects(op: &Op) -> Vec<Ino> {
         Op::Unlink { .. }
         | Op::Rmdir { .. }
         | Op::Rename(_)
+        | Op::Reserve(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Vec::new(),
     }
@@ -111,6 +112,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
         | Op::Commit(_)
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Reserve(_)
         | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Ok(Vec::new()),
@@ -134,7 +136,7 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
         | Query::GetXattr { .. }
         | Query::ListXattr { .. }
         | Query::Lock { .. }
-        | Query::Space => Ok(Vec::new()),
+        | Query::Space { .. } => Ok(Vec::new()),
     }
 }
 

@@ -9,7 +9,7 @@ use super::trust::{TrustAction, TrustOutcome};
 use crate::monitor::store::Batch;
 use crate::types::{
     ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Slot, SlotSeq,
-    TicketKey, Timestamp, Width,
+    TicketKey, Timestamp, VolumeChanges, Width,
 };
 use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
 use crate::wire::peers::Profile;
@@ -145,6 +145,20 @@ pub enum Action {
         /// The answer.
         errno: Errno,
     },
+    /// A directory becomes a volume. Answered by [`Outcome::Done`] or [`Outcome::Refused`].
+    CreateVolume {
+        /// The directory.
+        directory: Ino,
+        /// What is to be other than in the volume it lies in.
+        changes: VolumeChanges,
+    },
+    /// A volume gets another policy. Answered by [`Outcome::Done`] or [`Outcome::Refused`].
+    SetVolume {
+        /// Its directory.
+        directory: Ino,
+        /// What changes.
+        changes: VolumeChanges,
+    },
     /// About members, tokens and what clients may do.
     Trust(TrustAction),
 }
@@ -167,6 +181,8 @@ impl Action {
             | Self::Unpin { .. }
             | Self::Free { .. }
             | Self::RegisterServer { .. }
+            | Self::CreateVolume { .. }
+            | Self::SetVolume { .. }
             | Self::Reaped { .. }
             | Self::Refuse { .. }
             | Self::Trust(_) => 1,

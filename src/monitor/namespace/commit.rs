@@ -4,19 +4,20 @@
 //! they may be trusted (DESIGN §4.3): the stripe's id is fresh and the session's own, every shard was
 //! acknowledged at the current epoch of its server, and no two share a failure domain. If one of these is not
 //! so, the whole commit is [`Errno::Stale`]: the client writes the data again under another id. Then each
-//! piece is judged by itself, because a stripe carries pieces of many files: whether the file is still there
-//! and the session still holds its exclusive grant. A stripe of which no piece is accepted dies at once.
+//! piece is judged by itself, because a stripe carries pieces of many files (of one volume): whether the file is
+//! still there, the session still holds its exclusive grant, and the volume has room for it. A stripe of which no piece is accepted dies at once.
 
 use super::content::changed;
-use super::extents::Surgery;
+use super::extents::{Surgery, clip, overlapping};
 use super::fail::Fail;
 use super::inodes::At;
 use super::keys;
+use super::quota;
 use super::records::{Inode, Server};
 use super::stripes;
 use super::txn::{Txn, exists, get};
 use crate::monitor::store::Read;
-use crate::types::{Errno, Extent, FileKind, SessionId, StripeId, VolumeId, limits};
+use crate::types::{Errno, Extent, FileKind, SessionId, StripeId, StripePiece, VolumeId, limits};
 use crate::wire::metadata::{Commit, CommitPiece, PieceOutcome, Reply};
 
 const BLOCK: u32 = limits::BLOCK;
@@ -32,6 +33,7 @@ pub(super) fn commit(
     check_fresh(txn, session, commit.stripe.id)?;
     check_servers(txn, commit)?;
     let volume = volume_of(txn, commit)?;
+    let writer = Writer { session, volume, limit: quota::limit(txn, at, volume)? };
 
     let mut surgery = Surgery::new(txn, at);
     stripes::bear(surgery.txn, at, &commit.stripe, volume)?;
@@ -39,7 +41,7 @@ pub(super) fn commit(
     let outcomes = commit
         .pieces
         .iter()
-        .map(|piece| commit_piece(&mut surgery, session, commit.stripe.id, piece))
+        .map(|piece| commit_piece(&mut surgery, &writer, commit.stripe.id, piece))
         .collect::<Result<_, _>>()?;
     surgery.finish()?;
     Ok(Reply::Committed(outcomes))
@@ -101,19 +103,29 @@ fn check_servers(read: &dyn Read, commit: &Commit) -> Result<(), Fail> {
     Ok(())
 }
 
-/// The volume of the stripe's files.
+/// The volume of the stripe's files, which lie in one.
 fn volume_of(read: &dyn Read, commit: &Commit) -> Result<VolumeId, Fail> {
+    let mut volume = None;
     for CommitPiece { piece, .. } in &commit.pieces {
-        if let Some(inode) = get(read, &keys::inode(piece.ino))? {
-            return Ok(inode.volume);
+        if let Some(inode) = get(read, &keys::inode(piece.ino))?
+            && *volume.get_or_insert(inode.volume) != inode.volume
+        {
+            return Err(Errno::Invalid.into());
         }
     }
-    Ok(VolumeId::ROOT)
+    Ok(volume.unwrap_or(VolumeId::ROOT))
+}
+
+/// Who commits to which volume, and how much that may hold, if there is a limit.
+struct Writer {
+    session: SessionId,
+    volume: VolumeId,
+    limit: Option<u64>,
 }
 
 fn commit_piece(
     surgery: &mut Surgery<'_, '_>,
-    session: SessionId,
+    writer: &Writer,
     stripe: StripeId,
     commit: &CommitPiece,
 ) -> Result<PieceOutcome, Fail> {
@@ -122,8 +134,11 @@ fn commit_piece(
         return Ok(PieceOutcome::FileGone);
     };
     let grant = get(surgery.txn, &keys::grant(ino))?;
-    if grant.is_none_or(|grant| grant.session != session) {
+    if grant.is_none_or(|grant| grant.session != writer.session) {
         return Ok(PieceOutcome::GrantRevoked);
+    }
+    if !charge(surgery, writer, &commit.piece)? {
+        return Ok(PieceOutcome::OverQuota);
     }
     switch(surgery, &mut inode, stripe, commit)?;
     inode.md5 = commit.md5;
@@ -137,6 +152,24 @@ fn commit_piece(
 fn open_file(read: &dyn Read, commit: &CommitPiece) -> Result<Option<Inode>, Fail> {
     let inode = get(read, &keys::inode(commit.piece.ino))?;
     Ok(inode.filter(|inode| inode.kind == FileKind::Regular && !inode.is_doomed()))
+}
+
+/// Whether the volume has room for what a piece adds to it; takes that out of what its writer has reserved.
+fn charge(
+    surgery: &mut Surgery<'_, '_>,
+    writer: &Writer,
+    piece: &StripePiece,
+) -> Result<bool, Fail> {
+    let Some(most) = writer.limit else { return Ok(true) };
+    let from = piece.file_offset;
+    let end = (from + u64::from(piece.length)).next_multiple_of(u64::from(BLOCK));
+    let mut replaced = 0;
+    for extent in overlapping(surgery.txn, piece.ino, from, end)? {
+        replaced += clip(&extent?, from, end).map_or(0, |part| u64::from(part.length));
+    }
+    let growth = u64::from(piece.length).saturating_sub(replaced);
+    let place = (writer.session, writer.volume);
+    Ok(quota::charge(surgery.txn, surgery.at, place, most, growth)?)
 }
 
 /// The map switches to the new bytes. A piece with a ragged end ends where the file did when it was written:

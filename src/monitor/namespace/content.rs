@@ -7,6 +7,7 @@ use super::extents::{RECORDS_PER_STEP, Surgery, clip, overlapping};
 use super::fail::Fail;
 use super::inodes::{At, live, regular, touch};
 use super::keys;
+use super::quota;
 use super::records::{Grant, Inode};
 use super::txn::{Txn, get};
 use crate::monitor::store::Read;
@@ -115,6 +116,7 @@ pub(super) fn clone(
         return Err(Errno::CrossVolume.into());
     }
     let copies = copies(txn, range)?;
+    let before = to.stored;
     let end = range.to_offset + range.length;
 
     let mut surgery = Surgery::new(txn, at);
@@ -127,6 +129,9 @@ pub(super) fn clone(
         surgery.insert(range.to, &mut to, copy)?;
     }
     surgery.finish()?;
+    if to.stored > before {
+        quota::check_bytes(txn, to.volume)?;
+    }
     to.size = to.size.max(end);
     changed(&mut to, at, Some(range.mtime));
     txn.put(&keys::inode(range.to), &to);

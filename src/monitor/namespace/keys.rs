@@ -25,6 +25,7 @@
 //! R/ server:8 stripe:8        Shard      what a server holds
 //! S/ stripe:8                 Stripe
 //! U/ volume:8                 Usage
+//! UR/ session:8 volume:8      Reservation
 //! W/ ino:8                    Grant
 //! X/ ino:8 name               Xattr
 //! Y/ server:8                 Server
@@ -44,8 +45,8 @@ use md5::{Digest, Md5};
 
 use super::records::{
     Authority, Client, Cluster, Counter, DeadShard, Entry, Evicted, Grant, Inode, LinkName, Locks,
-    Member, Monitor, Orphan, Piece, Range, Record, Reference, Server, Session, Shard, SlotReply,
-    Stripe, Token, Usage, Volume, Xattr,
+    Member, Monitor, Orphan, Piece, Range, Record, Reference, Reservation, Server, Session, Shard,
+    SlotReply, Stripe, Token, Usage, Volume, Xattr,
 };
 use crate::crypto::Role;
 use crate::monitor::store::prefix_end;
@@ -233,6 +234,9 @@ keyed! {
     Shard "R/" -> (ServerId, StripeId) = |f| Some((ServerId(f.u64()?), StripeId(f.u64()?)));
     Stripe "S/" -> StripeId = |f| f.u64().map(StripeId);
     Usage "U/" -> VolumeId = |f| f.u64().map(VolumeId);
+    Reservation "UR/" -> (SessionId, VolumeId) = |f| {
+        Some((SessionId(f.u64()?), VolumeId(f.u64()?)))
+    };
     Grant "W/" -> Ino = |f| f.u64().map(Ino);
     Xattr "X/" -> (Ino, Vec<u8>) = |f| Some((Ino(f.u64()?), f.rest()));
     Server "Y/" -> ServerId = |f| f.u64().map(ServerId);
@@ -416,6 +420,15 @@ pub(super) fn stripes_from(from: StripeId) -> Span<Stripe> {
 
 pub(super) fn usage(volume: VolumeId) -> Key<Usage> {
     key(&[&be(volume.0)])
+}
+
+pub(super) fn reservation(session: SessionId, volume: VolumeId) -> Key<Reservation> {
+    key(&[&be(session.0), &be(volume.0)])
+}
+
+/// What a session has reserved.
+pub(super) fn reservations(session: SessionId) -> Span<Reservation> {
+    Span::of_prefix(key(&[&be(session.0)]))
 }
 
 pub(super) fn grant(ino: Ino) -> Key<Grant> {

@@ -19,7 +19,8 @@
 //!
 //! * `keys` draws the key space, [`records`] says what the pairs mean, `txn` reads and writes them.
 //! * [`query`] answers questions; [`check`] proves the invariants on a live state.
-//! * `sessions`, `servers`, [`monitors`], [`trust`], [`locks`], `orphans`, `usage`: the other things a state holds.
+//! * `volumes`, `quota`, `usage`: what hangs on a directory, how much it may hold and holds.
+//! * `sessions`, `servers`, [`monitors`], [`trust`], [`locks`], `orphans`: the other things a state holds.
 //!
 //! # Invariants
 //!
@@ -35,13 +36,13 @@
 //! 6. A live stripe has an `R` record for each shard and no `G`; a dead one has a `G` for each shard that is
 //!    not gone, and neither `R` nor `F`.
 //! 7. A grant is held by a session that exists, on a regular file that exists.
-//! 8. Usage counters equal a recount.
+//! 8. Usage counters equal a recount, and every inode and stripe lies in a volume that exists.
 //! 9. A lock is held by a session that exists, on an inode that exists, and no two exclude one another.
 //!
 //! # Not here
 //!
-//! History (`H`, `L`, `N`, `V`, `T`), moves of shards (`Z`), inline extents, further volumes and
-//! quotas: every record has its `birth`, which is what they will be built on.
+//! History (`H`, `L`, `N`, `V`, `T`), moves of shards (`Z`) and inline extents: every record has its `birth`, which is
+//! what they will be built on.
 
 mod acl;
 mod apply;
@@ -60,6 +61,7 @@ pub mod locks;
 mod monitors;
 mod orphans;
 pub mod query;
+mod quota;
 pub mod records;
 mod rename;
 mod servers;
@@ -71,6 +73,7 @@ mod tree;
 pub mod trust;
 mod txn;
 mod usage;
+mod volumes;
 
 pub use apply::apply;
 pub use sessions::REPLIES_KEPT;

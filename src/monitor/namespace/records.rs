@@ -10,7 +10,7 @@ use crate::monitor::store::StoreError;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, HeldRanges,
     Incarnation, Ino, KeyHash, LockKind, LockOwner, OpSeq, SessionId, ShardIndex, SlotSeq,
-    StripeId, StripeRecord, TicketKey, Timestamp, TokenGrant, TokenUse, VolumeId, Width,
+    StripeId, StripeRecord, TicketKey, Timestamp, TokenGrant, TokenUse, VolumeId, VolumePolicy,
 };
 use crate::wire::metadata::{ClientInfo, Register, Reply};
 use crate::wire::peers::Profile;
@@ -271,10 +271,10 @@ records! {
 
     /// `B`: a volume.
     Volume {
-        /// Width of its stripes when enough servers are up.
-        width: Width,
-        /// Fewest copies with which a write is taken.
-        min_copies: u8,
+        /// What it asks of the data in it.
+        policy: VolumePolicy,
+        /// Since when its bytes are limited, if they are; by the leader's clock.
+        limited: Timestamp,
         /// When it was written.
         birth: OpSeq,
     }
@@ -290,6 +290,16 @@ records! {
         stripes: u64,
         /// Of them, those that are thin.
         thin: u64,
+        /// Bytes that sessions have reserved.
+        reserved: u64,
+    }
+
+    /// `UR`: bytes that a session may still store in a volume with a quota.
+    Reservation {
+        /// Bytes, at least 1.
+        bytes: u64,
+        /// When it was written.
+        birth: OpSeq,
     }
 
     /// `Y`: a storage server.

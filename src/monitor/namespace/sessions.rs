@@ -1,7 +1,7 @@
 //! Sessions: what a client has in the replicated state, and how it goes.
 //!
 //! A session owns its reply slots (`Q`), the ids it leased (`A`), the exclusive grants it holds (`W`), the
-//! locks of its programs (in `K`) and the nameless inodes it keeps (`O`). Closing it clears all of that away. From the first step on the session is
+//! locks of its programs (in `K`), the nameless inodes it keeps (`O`) and the room it has reserved (`UR`). Closing it clears all of that away. From the first step on the session is
 //! marked as closing and changes nothing any more; what does not fit in one command is done by the next, and
 //! the session's own record goes last, so that a new leader sees which are half closed.
 //!
@@ -18,6 +18,7 @@ use super::keys::{self, IdKind};
 use super::level;
 use super::locks;
 use super::orphans;
+use super::quota;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
 use super::txn::{Txn, get, scan, take};
@@ -92,7 +93,8 @@ pub(super) fn close(
     let gone = closing.grants == NO_MORE
         && closing.locks == NO_MORE
         && close_ranges(txn, at, id)?
-        && drop_orphans(txn, at, id)?;
+        && drop_orphans(txn, at, id)?
+        && quota::release(txn, at, id, RECORDS_PER_STEP)?;
     if !gone {
         return Ok(Outcome::Partly);
     }

@@ -121,7 +121,7 @@ pub(super) fn bear(
 ) -> Result<(), StoreError> {
     let birth = at.op;
     let policy = get(txn, &keys::volume(volume))?;
-    let thin = policy.is_some_and(|policy| record.width.parity < policy.width.parity);
+    let thin = policy.is_some_and(|policy| record.width.parity < policy.policy.width.parity);
     for (shard, server) in shards(record) {
         let index = shard.index;
         txn.put(&keys::shard(server, record.id), &Shard { index, thin, birth });

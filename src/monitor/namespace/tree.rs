@@ -9,6 +9,7 @@ use super::fail::Fail;
 use super::inodes::{At, change_directory, check_name, directory, entry, live, named, touch};
 use super::keys;
 use super::orphans;
+use super::quota;
 use super::records::{Entry, Grant, Inode, LinkName};
 use super::sessions;
 use super::txn::{Txn, take};
@@ -31,6 +32,7 @@ pub(super) fn create(
     if entry(txn, create.parent, &create.name)?.is_some() {
         return Err(Errno::Exists.into());
     }
+    quota::check_inode(txn, parent.volume)?;
     sessions::use_inode_number(txn, at, session, create.ino)?;
 
     let mut inode = new_inode(at, &parent, create);

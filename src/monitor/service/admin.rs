@@ -65,6 +65,18 @@ impl Reign {
                     _ => Ok(Response::Done),
                 }
             }
+            Request::CreateVolume { directory, changes } => {
+                self.change_volume(Action::CreateVolume { directory, changes }).await
+            }
+            Request::SetVolume { directory, changes } => {
+                self.change_volume(Action::SetVolume { directory, changes }).await
+            }
+            Request::Volumes => {
+                self.in_background(|store| {
+                    query::volumes(&*store.snapshot()).map(Response::Volumes)
+                })
+                .await
+            }
             Request::Paths(inos) => {
                 self.in_background(move |store| {
                     let paths: Result<_, _> =
@@ -74,6 +86,22 @@ impl Reign {
                 .await
             }
         }
+    }
+
+    /// When this is answered, every client that asks is told of the volume as it is now.
+    async fn change_volume(&self, action: Action) -> Result<Response, Refusal> {
+        match self.submit(action).await? {
+            Outcome::Refused(why) => Err(Refusal::Malformed(why)),
+            _ => self.tell_volumes().map(|()| Response::Done),
+        }
+    }
+
+    /// Clients are to be told of the volumes as they are now.
+    pub(super) fn tell_volumes(&self) -> Result<(), Refusal> {
+        // Read under the lock, so that of two that do this the later one has the newer state.
+        let mut state = self.state.lock();
+        state.servers.set_volumes(query::volume_entries(&*self.store).map_err(unreadable)?);
+        Ok(())
     }
 
     /// Runs something that reads a lot on a thread where that holds up nobody.

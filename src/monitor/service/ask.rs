@@ -6,7 +6,7 @@
 use super::reign::Reign;
 use super::unreadable;
 use crate::monitor::namespace::{caps, query};
-use crate::types::{Errno, SessionId};
+use crate::types::{Errno, Ino, SessionId};
 use crate::wire::metadata::{Answer, Query, Refusal, Space};
 
 /// Bytes that the maps and listings in one response may take together.
@@ -40,7 +40,7 @@ impl Reign {
         budget: usize,
     ) -> Result<Result<Answer, Errno>, Refusal> {
         match query {
-            Query::Space => self.space().map(|space| Ok(Answer::Space(space))),
+            Query::Space { ino } => self.space(*ino).map(|space| space.map(Answer::Space)),
             Query::Open { ino, generation } => {
                 // Pinned first and looked at after, so that it cannot go in between.
                 self.wait_until(|| Ok(self.state.lock().pins.pin(session, *ino, *generation).ok()))
@@ -57,9 +57,8 @@ impl Reign {
         }
     }
 
-    /// Raw bytes of the servers, counted as user data at the volume's width.
-    fn space(&self) -> Result<Space, Refusal> {
+    fn space(&self, ino: Ino) -> Result<Result<Space, Errno>, Refusal> {
         let state = self.state.lock();
-        query::space_of(&*self.store, state.servers.usages()).map_err(unreadable)
+        query::space_of(&*self.store, ino, state.servers.usages()).map_err(unreadable)
     }
 }

@@ -61,6 +61,7 @@ async fn keep_time(reign: &Reign) {
     loop {
         ticks.tick().await;
         look_at_room(reign);
+        look_at_volumes(reign);
         reign.lapse_lockers();
         let expired = {
             let now = reign.clock.monotonic();
@@ -117,6 +118,13 @@ fn look_at_room(reign: &Reign) {
         ),
         (true, false) => log::info!("a majority of the monitors has room again"),
         _ => {}
+    }
+}
+
+/// Volumes go with the last of their files, without anybody saying so.
+fn look_at_volumes(reign: &Reign) {
+    if let Err(error) = reign.tell_volumes() {
+        log::warn!("the volumes could not be looked at: {error}");
     }
 }
 

@@ -54,7 +54,7 @@ impl Restriction {
 
     /// Why a question is refused.
     fn hides(&self, query: &Query, state: &dyn Read) -> Result<Option<Errno>, StoreError> {
-        let Some(ino) = named_by_query(query) else { return Ok(None) };
+        let ino = named_by_query(query);
         let way = self.subtree.iter().flat_map(|subtree| &subtree.way);
         let leads_on = way.into_iter().any(|(dir, next)| match query {
             Query::Lookup { parent, name } => parent == dir && name == next,
@@ -165,6 +165,7 @@ fn changes(op: &Op) -> bool {
         Op::Acquire { .. }
             | Op::Release { .. }
             | Op::SetMd5 { .. }
+            | Op::Reserve(_)
             | Op::LeaseInodes
             | Op::LeaseStripes { .. }
     )
@@ -180,17 +181,17 @@ fn named_by_op(op: &Op) -> Vec<Ino> {
 }
 
 /// The inode that a question names.
-fn named_by_query(query: &Query) -> Option<Ino> {
+fn named_by_query(query: &Query) -> Ino {
     match query {
-        Query::Lookup { parent, .. } => Some(*parent),
-        Query::ReadDir { dir, .. } => Some(*dir),
+        Query::Lookup { parent, .. } => *parent,
+        Query::ReadDir { dir, .. } => *dir,
         Query::Attr { ino }
         | Query::Open { ino, .. }
         | Query::Map { ino, .. }
         | Query::ReadLink { ino }
         | Query::GetXattr { ino, .. }
-        | Query::ListXattr { ino } => Some(*ino),
-        Query::Lock { request, .. } => Some(request.ino),
-        Query::Space => None,
+        | Query::ListXattr { ino }
+        | Query::Space { ino } => *ino,
+        Query::Lock { request, .. } => request.ino,
     }
 }

@@ -15,7 +15,7 @@
 //!   or term 9 begins           calls under way answer NoLeader, chores end, fences fall
 //! ```
 //!
-//! Recovering reads the tables of sessions and servers and the volume's policy, nothing that grows with the
+//! Recovering reads the tables of sessions, servers and volumes, nothing that grows with the
 //! number of files: it takes as long with a thousand million files as with none.
 
 use std::collections::{BTreeMap, HashMap};
@@ -89,9 +89,11 @@ pub(super) struct State {
 impl State {
     /// What a new leader knows from the replicated state.
     fn recover(store: &dyn Store, term: u64, now: Duration) -> Result<Self, StoreError> {
-        let volume = query::volume(store)?
-            .ok_or_else(|| StoreError("the cluster has no volume yet".to_owned()))?;
-        let mut servers = Servers::new(volume.width, volume.min_copies, term);
+        let volumes = query::volume_entries(store)?;
+        if volumes.is_empty() {
+            return Err(StoreError("the cluster has no volume yet".to_owned()));
+        }
+        let mut servers = Servers::new(volumes, term);
         let mut ticket_keys = BTreeMap::new();
         for (id, server) in query::servers(store)? {
             ticket_keys.insert(id, server.key);

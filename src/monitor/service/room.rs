@@ -80,6 +80,7 @@ pub(super) fn grows(op: &Op) -> bool {
         | Op::Acquire { .. }
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Reserve(_)
         | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => false,

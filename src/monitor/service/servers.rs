@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::types::{Epoch, PlacementMap, ServerEntry, ServerId, ServerState, Width};
+use crate::types::{
+    Epoch, PlacementMap, ServerEntry, ServerId, ServerState, VolumeEntry, VolumeId,
+};
 use crate::wire::metadata::Usage;
 use crate::wire::shards::ShardId;
 
@@ -23,8 +25,7 @@ const TERM_SHIFT: u32 = 32;
 /// The servers of the cluster as the leader sees them. Times are the leader's monotonic clock.
 #[derive(Debug)]
 pub(super) struct Servers {
-    width: Width,
-    min_copies: u8,
+    volumes: Vec<VolumeEntry>,
     version: u64,
     servers: BTreeMap<ServerId, Server>,
 }
@@ -45,12 +46,20 @@ struct Server {
 }
 
 impl Servers {
-    /// No server yet; stripes of the volume are as wide as `width` when enough of them are up.
+    /// No server yet, and these volumes, by id.
     ///
     /// The versions begin with the `term` of this reign, so that none returns: a client that knows a version
     /// from the leader before would take another map for the one it has.
-    pub(super) fn new(width: Width, min_copies: u8, term: u64) -> Self {
-        Self { width, min_copies, version: term << TERM_SHIFT, servers: BTreeMap::new() }
+    pub(super) fn new(volumes: Vec<VolumeEntry>, term: u64) -> Self {
+        Self { volumes, version: term << TERM_SHIFT, servers: BTreeMap::new() }
+    }
+
+    /// These are the volumes now, by id.
+    pub(super) fn set_volumes(&mut self, volumes: Vec<VolumeEntry>) {
+        if volumes != self.volumes {
+            self.volumes = volumes;
+            self.version += 1;
+        }
     }
 
     /// A server registered, or is known from the replicated state. (Of two registrations that crossed the
@@ -184,8 +193,7 @@ impl Servers {
         };
         PlacementMap {
             version: self.version,
-            width: self.width,
-            min_copies: self.min_copies,
+            volumes: self.volumes.clone(),
             servers: self.servers.iter().map(entry).collect(),
         }
     }
@@ -195,9 +203,9 @@ impl Servers {
         self.version
     }
 
-    /// Width of stripes when enough servers are up.
-    pub(super) fn width(&self) -> Width {
-        self.width
+    /// All volumes, by id.
+    pub(super) fn volumes(&self) -> &[VolumeEntry] {
+        &self.volumes
     }
 
     /// How a server is doing; one that nobody knows is down.
@@ -221,15 +229,25 @@ impl Servers {
         self.servers.values().flat_map(|server| &server.missing).copied().collect()
     }
 
-    /// Whether too few servers are up for anything to be written: clients wait for them.
+    /// Whether too few servers are up for some volume to be written to: clients wait for them.
     pub(super) fn wanting(&self) -> bool {
+        self.volumes_waiting().next().is_some()
+    }
+
+    /// Volumes for which too few servers are up.
+    pub(super) fn volumes_waiting(&self) -> impl Iterator<Item = VolumeId> {
+        let up = self.domains_up();
+        self.volumes.iter().filter(move |volume| !volume.takes_writes(up)).map(|volume| volume.id)
+    }
+
+    fn domains_up(&self) -> usize {
         let up: BTreeSet<&str> = self
             .servers
             .values()
             .filter(|server| server.state == ServerState::Up)
             .map(|server| server.domain.as_str())
             .collect();
-        up.len() < usize::from(self.min_copies)
+        up.len()
     }
 
     /// How full each server is.
@@ -246,7 +264,7 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ShardIndex, StripeId};
+    use crate::types::{ShardIndex, StripeId, VolumePolicy, Width};
 
     const ONE: ServerId = ServerId(1);
     const EPOCH: Epoch = Epoch(1);
@@ -259,8 +277,13 @@ mod tests {
         ShardId { stripe: StripeId(stripe), index: ShardIndex(0) }
     }
 
+    fn volumes() -> Vec<VolumeEntry> {
+        let policy = VolumePolicy::of_width(Width { data: 2, parity: 1 });
+        vec![VolumeEntry::new(VolumeId::ROOT, &policy)]
+    }
+
     fn one_server() -> Servers {
-        let mut servers = Servers::new(Width { data: 2, parity: 1 }, 2, 1);
+        let mut servers = Servers::new(volumes(), 1);
         servers.known(ONE, EPOCH, "a:1".into(), "a".into(), Usage::default(), at(0));
         servers
     }
@@ -317,11 +340,10 @@ mod tests {
 
     #[test]
     fn no_version_of_the_map_returns_with_the_next_leader() {
-        let width = Width { data: 2, parity: 1 };
-        let mut before = Servers::new(width, 2, 7);
+        let mut before = Servers::new(volumes(), 7);
         for epoch in 1..=20 {
             before.known(ONE, Epoch(epoch), "a:1".into(), "a".into(), Usage::default(), at(0));
         }
-        assert!(Servers::new(width, 2, 8).version() > before.version());
+        assert!(Servers::new(volumes(), 8).version() > before.version());
     }
 }

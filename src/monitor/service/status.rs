@@ -29,8 +29,12 @@ impl Reign {
     pub(super) async fn status(&self, node: &str) -> Result<Status, Refusal> {
         let servers = self.server_status(node)?;
         let stripes = self.stripes_status().await?;
-        let width = self.state.lock().servers.width();
+        let (width, waiting) = self.volumes_status()?;
         let (mut health, mut reasons) = health(width, &servers, stripes);
+        if !waiting.is_empty() {
+            health = Health::Error;
+            reasons.splice(0..0, waiting);
+        }
         if self.member.short_of_room.load(Ordering::Relaxed) {
             health = Health::Error;
             let why = "no majority of the monitors has room on its disk: new names and data are refused, deleting works";
@@ -67,6 +71,22 @@ impl Reign {
             clients: self.client_status(node)?,
             stripes,
         })
+    }
+
+    /// Width of the root volume, and why writes to volumes wait.
+    fn volumes_status(&self) -> Result<(Width, Vec<String>), Refusal> {
+        let state = self.state.lock();
+        let volumes = state.servers.volumes();
+        let width = volumes.first().map(|root| root.width).ok_or(Refusal::NoLeader)?;
+        let mut reasons = Vec::new();
+        for id in state.servers.volumes_waiting() {
+            let found = volumes.iter().find(|volume| volume.id == id);
+            let copies = found.map_or(1, |volume| volume.min_copies);
+            if let Some(path) = query::path(&*self.store, id.directory()).map_err(unreadable)? {
+                reasons.push(waits(&String::from_utf8_lossy(&path), copies));
+            }
+        }
+        Ok((width, reasons))
     }
 
     fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
@@ -155,6 +175,13 @@ impl Reign {
         self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost))
             .await
     }
+}
+
+/// Why writes to a volume wait, and what helps.
+fn waits(path: &str, copies: u8) -> String {
+    format!(
+        "writes to the volume {path} wait: it wants {copies} copies, and so many failure domains are not up; start servers, or have it take fewer (okapifs volume set PATH --min-copies)"
+    )
 }
 
 /// Who keeps the cluster's level where it is, if anybody can do more.

@@ -259,7 +259,10 @@ impl Reign {
     ) -> Result<(), Refusal> {
         let policy = self.policy_of(&client.name)?;
         let may = match request {
-            admin::Request::RemoveMonitor { .. } | admin::Request::Trust(_) => policy.admin,
+            admin::Request::RemoveMonitor { .. }
+            | admin::Request::CreateVolume { .. }
+            | admin::Request::SetVolume { .. }
+            | admin::Request::Trust(_) => policy.admin,
             admin::Request::Status { .. } | admin::Request::Placement => true,
             _ => policy.admin || policy.subtree.is_empty(),
         };

@@ -4,8 +4,8 @@ use super::super::extents::{clip, overlapping};
 use super::super::keys::{self, Fields, IdKind, Keyed, WINDOW_BYTES};
 use super::super::orphans::NOBODY;
 use super::super::records::{
-    DeadShard, Entry, Grant, Inode, LinkName, Locks, Orphan, Piece, Range, Reference, Session,
-    Shard, SlotReply, Stripe, StripeState, Xattr,
+    DeadShard, Entry, Grant, Inode, LinkName, Locks, Orphan, Piece, Range, Reference, Reservation,
+    Session, Shard, SlotReply, Stripe, StripeState, Xattr,
 };
 use super::super::stripes::{shards, windows};
 use super::super::txn::{exists, get, parse, scan};
@@ -56,6 +56,7 @@ impl Look<'_> {
             key if is::<SlotReply>(key) => self.slot(parse(pair)?),
             key if is::<Shard>(key) => self.shard(parse(pair)?),
             key if is::<Stripe>(key) => self.stripe(parse(pair)?),
+            key if is::<Reservation>(key) => self.reservation(parse(pair)?),
             key if is::<Grant>(key) => self.grant(parse(pair)?),
             key if is::<Xattr>(key) => self.xattr(parse(pair)?),
             _ => Ok(()),
@@ -75,6 +76,18 @@ impl Look<'_> {
     fn range(&mut self, ((kind, start), range): ((IdKind, u64), Range)) -> Checked {
         let has_session = self.has_session(range.session)?;
         self.demand(has_session, || format!("range {start} of {kind:?} belongs to no session"));
+        Ok(())
+    }
+
+    fn reservation(
+        &mut self,
+        ((session, volume), reservation): <Reservation as Pairs>::Parsed,
+    ) -> Checked {
+        self.sums.count_reservation(volume, reservation.bytes);
+        let has_session = self.has_session(session)?;
+        self.demand(has_session && reservation.bytes > 0, || {
+            format!("a reservation in volume {volume} of session {session}: one of them is not")
+        });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 
 use super::super::keys;
 use super::super::records::{Entry, Usage};
-use super::super::txn::get;
+use super::super::txn::{exists, get};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{Extent, FileKind, Ino, VolumeId};
 
@@ -42,6 +42,7 @@ struct Used {
     bytes: u64,
     stripes: u64,
     thin: u64,
+    reserved: u64,
 }
 
 impl Sums {
@@ -66,6 +67,11 @@ impl Sums {
         let used = self.usage.entry(volume).or_default();
         used.stripes += 1;
         used.thin += u64::from(thin);
+    }
+
+    /// What a session has reserved.
+    pub(super) fn count_reservation(&mut self, volume: VolumeId, bytes: u64) {
+        self.usage.entry(volume).or_default().reserved += bytes;
     }
 
     /// An entry of a directory; those of one directory follow one another.
@@ -179,6 +185,9 @@ impl Sums {
             if says.as_ref() != Some(is) {
                 problems.push(format!("volume {volume} uses {is:?} and says {says:?}"));
             }
+            if !exists(read, &keys::volume(volume))? {
+                problems.push(format!("volume {volume} is used, but does not exist"));
+            }
         }
         Ok(())
     }
@@ -186,7 +195,7 @@ impl Sums {
 
 impl From<Usage> for Used {
     fn from(usage: Usage) -> Self {
-        let Usage { inodes, bytes, stripes, thin } = usage;
-        Self { inodes, bytes, stripes, thin }
+        let Usage { inodes, bytes, stripes, thin, reserved } = usage;
+        Self { inodes, bytes, stripes, thin, reserved }
     }
 }

@@ -2,13 +2,11 @@
 
 use super::super::keys::{self, Keyed};
 use super::super::orphans::NOBODY;
-use super::super::records::{Cluster, Evicted, Monitor, Server, Session, Usage, Volume};
+use super::super::records::{Cluster, Evicted, Monitor, Server, Session};
 use super::super::txn::{exists, get, scan, take};
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{
-    Ino, MonitorId, OpSeq, ServerId, SessionId, Slot, SlotSeq, Timestamp, VolumeId, Width,
-};
-use crate::wire::metadata::{self, OldReply, Space};
+use crate::types::{Ino, MonitorId, OpSeq, ServerId, SessionId, Slot, SlotSeq, Timestamp};
+use crate::wire::metadata::OldReply;
 
 fn table<R: Keyed>(read: &dyn Read) -> Result<Vec<(R::Id, R)>, StoreError> {
     scan(read, &keys::all::<R>()).collect()
@@ -30,24 +28,6 @@ pub fn cluster(read: &dyn Read) -> Result<Option<Cluster>, StoreError> {
 /// When the store fails.
 pub fn op_seq(read: &dyn Read) -> Result<OpSeq, StoreError> {
     Ok(OpSeq(get(read, &keys::op_seq())?.map_or(0, |counter| counter.value)))
-}
-
-/// The policy of the root volume; `None` before the cluster is made.
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn volume(read: &dyn Read) -> Result<Option<Volume>, StoreError> {
-    get(read, &keys::volume(VolumeId::ROOT))
-}
-
-/// What the root volume uses.
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn usage(read: &dyn Read) -> Result<Usage, StoreError> {
-    Ok(get(read, &keys::usage(VolumeId::ROOT))?.unwrap_or_default())
 }
 
 /// All monitors, those that are gone included.
@@ -159,43 +139,4 @@ pub fn is_orphan(read: &dyn Read, session: SessionId, ino: Ino) -> Result<bool, 
 pub fn doomed(read: &dyn Read, limit: usize) -> Result<Vec<Ino>, StoreError> {
     let found = take(read, &keys::orphans(NOBODY), limit)?;
     Ok(found.into_iter().map(|((_, ino), _)| ino).collect())
-}
-
-/// How full the cluster is, as the servers said when they registered. The leader, who knows better, asks
-/// [`space_of`].
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn space(read: &dyn Read) -> Result<Space, StoreError> {
-    let servers = servers(read)?;
-    let usages = servers.iter().map(|(_, server)| server.info.usage);
-    space_of(read, usages)
-}
-
-/// How full a cluster is whose servers are that full, in bytes of user data at the volume's width.
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn space_of(
-    read: &dyn Read,
-    usages: impl Iterator<Item = metadata::Usage>,
-) -> Result<Space, StoreError> {
-    let width = volume(read)?.map_or(Width { data: 1, parity: 0 }, |volume| volume.width);
-    let (mut total, mut used) = (0u64, 0u64);
-    for usage in usages {
-        total = total.saturating_add(usage.capacity_bytes);
-        used = used.saturating_add(usage.used_bytes.min(usage.capacity_bytes));
-    }
-    Ok(Space {
-        total_bytes: user_bytes(total, width),
-        free_bytes: user_bytes(total.saturating_sub(used), width),
-        inodes: self::usage(read)?.inodes,
-    })
-}
-
-fn user_bytes(raw: u64, width: Width) -> u64 {
-    let share = u128::from(raw) * u128::from(width.data) / (width.total() as u128).max(1);
-    u64::try_from(share).unwrap_or(u64::MAX)
 }

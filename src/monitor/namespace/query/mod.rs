@@ -11,6 +11,7 @@ mod map;
 mod risk;
 mod shards;
 mod trust;
+mod volumes;
 
 use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
@@ -24,12 +25,13 @@ use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
     cluster, doomed, evicted, is_orphan, monitors, old_replies, op_seq, orphans, server, servers,
-    session, sessions, space, space_of, usage, volume,
+    session, sessions,
 };
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;
 pub use shards::{garbage, leased_stripes, missing, range_closed, reap_list};
 pub use trust::{authority, client_policy, clients, may_monitor, member, tokens};
+pub use volumes::{space_of, usage, volume_entries, volumes};
 
 /// Most bytes that the parts of an answer that can be continued (maps and listings) take, unless the caller
 /// says otherwise.
@@ -82,7 +84,7 @@ fn tell(read: &dyn Read, query: &Query, budget: usize) -> Result<Answer, Fail> {
         Query::Lock { session, request } => {
             Answer::Lock(locks::in_the_way(read, *session, request)?)
         }
-        Query::Space => Answer::Space(cluster::space(read)?),
+        Query::Space { ino } => Answer::Space(volumes::space(read, *ino)?),
     })
 }
 

@@ -1,15 +1,14 @@
 //! How safe the stripes are.
 //!
-//! When everything is well the answer is a look at two counters, however many stripes there are. Where servers
+//! When everything is well the answer is a look at two counters of each volume, however many stripes there are. Where servers
 //! are not up, what they hold (`R`) is walked through side by side, so that a stripe which lacks two shards is
 //! counted once.
 
 use std::collections::BTreeSet;
 
 use super::super::keys;
-use super::super::records::Stripe;
+use super::super::records::{Stripe, Usage};
 use super::super::txn::{get, scan};
-use super::usage;
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{ServerId, StripeId};
 use crate::wire::admin::StripesStatus;
@@ -28,8 +27,12 @@ pub fn stripes_status(
     not_up: &BTreeSet<ServerId>,
     lost: &BTreeSet<ShardId>,
 ) -> Result<StripesStatus, StoreError> {
-    let usage = usage(read)?;
-    let mut status = StripesStatus { total: usage.stripes, at_risk: usage.thin, missing_shards: 0 };
+    let mut status = StripesStatus::default();
+    for usage in scan(read, &keys::all::<Usage>()) {
+        let (_, Usage { stripes, thin, .. }) = usage?;
+        status.total += stripes;
+        status.at_risk += thin;
+    }
     let mut sources = vec![lost_elsewhere(read, not_up, lost)?];
     for &server in not_up {
         sources.push(Source::new(Box::new(held_by(read, server)))?);

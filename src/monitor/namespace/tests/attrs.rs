@@ -104,7 +104,8 @@ fn what_is_made_under_a_default_list_inherits_it_and_no_umask_counts() {
 fn a_read_is_written_down_once_after_each_change() {
     let mut world = World::new(1);
     let file = world.file(0, "f");
-    let read = |world: &mut World| attr(world.op(0, Op::Accessed { ino: file }));
+    let early = Timestamp { seconds: 0, nanos: 0 };
+    let read = |world: &mut World| attr(world.op(0, Op::Accessed { ino: file, time: early }));
     let made = world.stat(file);
     let first = read(&mut world);
     assert!(first.atime > made.atime && first.birth > made.birth);

@@ -176,7 +176,7 @@ fn a_big_file_is_freed_in_steps_that_nobody_sees() {
         steps += 1;
     }
     assert_eq!(steps, 3);
-    let usage = query::usage(&world.store).unwrap();
+    let usage = query::usage(&world.store, VolumeId::ROOT).unwrap();
     assert_eq!((usage.inodes, usage.bytes, usage.stripes), (1, 0, 0));
     world.verify();
 }

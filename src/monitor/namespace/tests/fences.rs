@@ -403,7 +403,7 @@ fn a_server_keeps_its_id_and_key_and_rises_in_epoch() {
     assert_eq!(servers[1].1.epoch, Epoch(2));
     assert_eq!(servers[1].1.key, before[1].1.key);
     assert_ne!(servers[1].1.key, servers[2].1.key);
-    let space = query::space(&world.store).unwrap();
+    let Ok(Answer::Space(space)) = world.ask(&Query::Space { ino: Ino::ROOT }) else { panic!() };
     assert_eq!((space.total_bytes, space.free_bytes, space.inodes), (6_000, 5_400, 1));
 
     // The same process, which did not hear the answer.

@@ -353,7 +353,7 @@ impl Run {
             assert_eq!(self.blocks(ino), file.blocks, "inode {ino}");
         }
         assert_eq!(self.world.live_stripes(), self.shadow.live_stripes());
-        let usage = query::usage(&self.world.store).unwrap();
+        let usage = query::usage(&self.world.store, VolumeId::ROOT).unwrap();
         let Shadow { directories, files, removed } = &self.shadow;
         let inodes = directories.len() + files.len() + removed.len();
         assert_eq!(usage.inodes, inodes as u64);

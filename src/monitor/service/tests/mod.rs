@@ -582,7 +582,7 @@ async fn after_a_restart_removals_wait_until_everybody_is_back() {
     let removal = other.request(vec![unlink(b"file")]);
     let removed = other.begin(&removal);
     // It is in work before the one behind it is answered.
-    other.ask(Query::Space).await.unwrap();
+    other.ask(Query::Space { ino: Ino::ROOT }).await.unwrap();
     assert!(!removed.is_finished());
     holder.reattach(&cluster, &monitor, vec![(file, 1)]).await;
     removed.await.unwrap();

@@ -21,7 +21,7 @@ fn calls_of(victim: &Client) -> Vec<Request> {
         Request::Attach(Attach { session, pins: vec![(Ino::ROOT, 1)], more: true }),
         Request::Attach(Attach { session, pins: Vec::new(), more: false }),
         Request::Renew(renew),
-        Request::Query { session, queries: vec![Query::Space] },
+        Request::Query { session, queries: vec![Query::Space { ino: Ino::ROOT }] },
         Request::Mutate { session, mutations: Vec::new() },
         Request::Unpin { session, pins: Vec::new() },
         Request::AwaitLocks { session, waits: Vec::new() },

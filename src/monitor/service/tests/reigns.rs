@@ -493,7 +493,7 @@ async fn nothing_is_removed_before_everybody_has_said_all_that_is_open() {
     let part = |pins, more| Request::Attach(Attach { session: holder.session, pins, more });
     assert_eq!(holder.peer.call(&part(vec![(Ino(99), 1)], true)).await, Response::Done);
     // It is in work before the one behind it is answered.
-    other.ask(Query::Space).await.unwrap();
+    other.ask(Query::Space { ino: Ino::ROOT }).await.unwrap();
     assert!(!removed.is_finished());
     let attached = holder.peer.call(&part(vec![(file, 1)], false)).await;
     assert!(matches!(attached, Response::Session(_)), "{attached:?}");
