@@ -1,8 +1,9 @@
 //! What a file reads as, and reading it.
 //!
 //! The life of a read. Under the exclusive grant the answer is here: dirty and frozen bytes, and a map that only
-//! we change. Without it the cached map may be old, so its version is checked with the monitors in each read;
-//! one check serves all reads that began before it was sent. What the map names is then fetched, a sequential
+//! we change. Under a shared lease the version of the content is known, and a map of that version is true. Without
+//! either the cached map may be old, so its version is checked with the monitors in each read; one check serves all
+//! reads that began before it was sent. What the map names is then fetched, a sequential
 //! stream ahead of time. When too few shards of a stripe can be read, the map is fetched again: the data may have
 //! moved, or the file may have changed.
 
@@ -100,8 +101,11 @@ impl Reader {
         if !self.session.lease_holds() {
             return None;
         }
-        let Local::View(view) = local(&file.state.lock(), range) else {
-            return None;
+        let here = local(&file.state.lock(), range);
+        let view = match here {
+            Local::View(view) => view,
+            Local::Unknown(_) => return None,
+            Local::NotHeld => self.believed(file, range)?,
         };
         let mut parts = Vec::with_capacity(view.segments.len());
         for segment in view.segments {
@@ -129,12 +133,28 @@ impl Reader {
                 Local::View(_) => self.session.wait_for_lease().await,
                 Local::Unknown(from) => self.load(file, from).await?,
                 Local::NotHeld => {
+                    if let Some(view) = self.believed(file, &range) {
+                        return Ok(view);
+                    }
                     if let Some(view) = self.confirm(file, &range).await? {
                         return Ok(view);
                     }
                 }
             }
         }
+    }
+
+    /// Under a shared lease: what is known, if that is enough.
+    fn believed(&self, file: &Arc<File>, range: &Range<u64>) -> Option<View> {
+        let attr = self.session.believed(file.ino)?;
+        let mut state = file.state.lock();
+        let is_held = !matches!(state.grant, Grant::Nothing | Grant::Acquiring);
+        if is_held || attr.dv < state.map.dv() {
+            return None;
+        }
+        state.map.at_version(attr.dv);
+        state.rebase(attr);
+        unheld(&state, range)
     }
 
     /// Under the grant: has the map told from `from` on.

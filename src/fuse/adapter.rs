@@ -24,7 +24,7 @@ use super::answer::{answer, at_once, begin, number, send_data, send_xattr};
 use super::directory::Directories;
 use super::invalidate::Invalidation;
 use super::mount::REQUEST_BYTES_MAX;
-use super::shared::{BELIEVED_FOR, GENERATION, Shared, Write};
+use super::shared::{GENERATION, NOT_BELIEVED, Shared, Write};
 use super::translate::{self, Nodes, bare_attr, caller, file_type, permissions};
 use super::{capabilities, privileges};
 use crate::client::fs::{Fs, Handle, NewInode};
@@ -55,6 +55,11 @@ impl Adapter {
             invalidations,
         };
         Self { mine: Arc::new(mine), runtime }
+    }
+
+    /// What the requests share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.mine
     }
 
     fn ino(&self, node: INodeNo) -> Ino {
@@ -89,7 +94,8 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (self.ino(parent), bytes(name));
         self.begin(|my| async move {
-            answer!(reply, my.fs.lookup(parent, &name).await, |attr| my.send_entry(reply, &attr));
+            let found = my.fs.lookup(parent, &name).await;
+            my.send_found(reply, (parent, &name), found);
         });
     }
 
@@ -264,7 +270,7 @@ impl fuser::Filesystem for Adapter {
                         my.open_files.lock().set_clean(attr.ino, Instant::now());
                     }
                     let (fh, attr) = (FileHandle(handle.0), my.nodes.attr(&attr));
-                    reply.created(&BELIEVED_FOR, &attr, GENERATION, fh, flags);
+                    reply.created(&NOT_BELIEVED, &attr, GENERATION, fh, flags);
                 }
                 // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
                 // whether the caller may open it, and opens it.
@@ -395,8 +401,12 @@ impl fuser::Filesystem for Adapter {
                     // It was removed after its name was read.
                     None => return false,
                 };
+                let believed_for = match row.attr {
+                    Some(attr) => my.believed_for(row.dir, row.name, attr),
+                    None => NOT_BELIEVED,
+                };
                 let name = OsStr::from_bytes(row.name);
-                reply.add(node, row.next, name, &BELIEVED_FOR, &attr, GENERATION)
+                reply.add(node, row.next, name, &believed_for, &attr, GENERATION)
             });
             answer!(reply, read.await, |()| reply.ok());
         });

@@ -2,7 +2,8 @@
 //!
 //! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS (the
 //! kernel's own locks do on one host), FUSE_SETXATTR_EXT (`fuser` panics), FUSE_DONT_MASK (the kernel applies
-//! the umask), FUSE_CACHE_SYMLINKS and FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
+//! the umask), FUSE_EXPLICIT_INVAL_DATA (pages go by themselves with a new mtime), and FUSE_CACHE_SYMLINKS is: the
+//! target of a link never changes, and neither are inode numbers used twice.
 
 use std::io;
 
@@ -20,6 +21,7 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::adapter::Adapter;
+use super::forget::Caches;
 use super::mountpoint::{self, FSTYPE, MountError};
 use super::{invalidate, mountinfo};
 use crate::client::fs::Fs;
@@ -97,8 +98,10 @@ impl Mount {
         mountpoint: PathBuf,
     ) -> io::Result<Self> {
         let (invalidations, queue) = invalidate::queue();
-        let adapter = Adapter::new(fs, runtime, invalidations);
+        let adapter = Adapter::new(Arc::clone(&fs), runtime.clone(), invalidations);
+        let shared = Arc::clone(adapter.shared());
         let session = Session::from_fd(adapter, device, SessionACL::All, session_config())?;
+        fs.kernel_is(Arc::new(Caches::new(session.notifier(), &shared, runtime)));
         invalidate::start(session.notifier(), queue)?;
         let device = mountinfo::mounted_at(&mountpoint)?.map(|entry| entry.device);
         let device = device.ok_or_else(|| io::Error::other("it was unmounted at once"))?;

@@ -18,10 +18,10 @@ use super::modes::{Caching, OpenFiles};
 use super::privileges;
 use super::translate::{self, Nodes};
 use crate::client::fs::{Fs, Handle, OpenMode, SetAttr};
-use crate::types::{Attr, Errno, Ino};
+use crate::types::{Attr, Errno, FileKind, Ino};
 
-/// How long the kernel may believe attributes and names: without shared leases, not at all.
-pub(super) const BELIEVED_FOR: Duration = Duration::ZERO;
+/// What the kernel may not believe at all.
+pub(super) const NOT_BELIEVED: Duration = Duration::ZERO;
 
 /// Inode numbers are never used twice, so there are no generations of one.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -60,14 +60,42 @@ pub(super) struct Write {
 }
 
 impl Shared {
-    /// Sends an inode that was looked up or made.
+    /// Sends an inode that was made.
     pub(super) fn send_entry(&self, reply: ReplyEntry, attr: &Attr) {
-        reply.entry(&BELIEVED_FOR, &self.nodes.attr(attr), GENERATION);
+        reply.entry(&NOT_BELIEVED, &self.nodes.attr(attr), GENERATION);
+    }
+
+    /// Sends what was looked up: that there is nothing is worth knowing, too.
+    pub(super) fn send_found(
+        &self,
+        reply: ReplyEntry,
+        (parent, name): (Ino, &[u8]),
+        found: Result<Attr, Errno>,
+    ) {
+        match found {
+            Ok(attr) => {
+                let believed_for = self.believed_for(parent, name, &attr);
+                reply.entry(&believed_for, &self.nodes.attr(&attr), GENERATION);
+            }
+            Err(Errno::NotFound) => match self.fs.tell_name(parent, name, None) {
+                Duration::ZERO => reply.error(number(Errno::NotFound)),
+                believed_for => {
+                    let nothing = translate::bare_attr(INodeNo(0), FileKind::Regular);
+                    reply.entry(&believed_for, &nothing, GENERATION);
+                }
+            },
+            Err(errno) => reply.error(number(errno)),
+        }
+    }
+
+    /// For how long the kernel may believe that this name leads to that inode, and its attributes.
+    pub(super) fn believed_for(&self, parent: Ino, name: &[u8], attr: &Attr) -> Duration {
+        self.fs.tell_name(parent, name, Some(attr.ino)).min(self.fs.tell_attr(attr))
     }
 
     /// Sends attributes.
     pub(super) fn send_attr(&self, reply: ReplyAttr, attr: &Attr) {
-        reply.attr(&BELIEVED_FOR, &self.nodes.attr(attr));
+        reply.attr(&self.fs.tell_attr(attr), &self.nodes.attr(attr));
     }
 
     /// See [`privileges::take`].
@@ -117,9 +145,15 @@ impl Shared {
 
     /// Remembers an open file and says how the kernel is to treat it.
     pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> FopenFlags {
-        match self.open_files.lock().open(ino, handle, mode) {
-            Caching::Cached => FopenFlags::empty(),
-            Caching::Direct => FopenFlags::FOPEN_DIRECT_IO,
+        let caching = self.open_files.lock().open(ino, handle, mode);
+        if caching == Caching::Direct {
+            return FopenFlags::FOPEN_DIRECT_IO;
+        }
+        // It is among the open files first: if the version changes from now on, its pages are dropped.
+        let version = self.fs.settled_version(ino);
+        match self.open_files.lock().pages_are_of(ino, version) {
+            true => FopenFlags::FOPEN_KEEP_CACHE,
+            false => FopenFlags::empty(),
         }
     }
 

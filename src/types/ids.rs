@@ -76,6 +76,11 @@ id_type! {
     ShardIndex(u8)
 }
 id_type! {
+    /// A moment in a leader's table of shared leases: rises with everything that happens there. Worth nothing in
+    /// another reign.
+    LeaseStamp(u64)
+}
+id_type! {
     /// One of a session's reply slots; each has at most one operation in flight.
     Slot(u16)
 }

@@ -18,8 +18,8 @@ pub use attr::{Attr, FileKind, Timestamp};
 pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
 pub use errno::Errno;
 pub use ids::{
-    ClusterId, DataVersion, Epoch, Incarnation, Ino, MonitorId, OpSeq, ServerId, SessionId,
-    ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
+    ClusterId, DataVersion, Epoch, Incarnation, Ino, LeaseStamp, MonitorId, OpSeq, ServerId,
+    SessionId, ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
 pub use ticket::{Operation, SignedTicket, TICKET_LIFE, TICKETS_MAX, Ticket, TicketKey};

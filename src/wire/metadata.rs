@@ -10,9 +10,9 @@ use super::admin;
 use super::shards::ShardId;
 use super::trust;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, MonitorId,
-    OpSeq, PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq, StripeId,
-    StripePiece, StripeRecord, TicketKey, Timestamp,
+    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, LeaseStamp,
+    MonitorId, OpSeq, PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq,
+    StripeId, StripePiece, StripeRecord, TicketKey, Timestamp,
 };
 
 /// A call to a monitor.
@@ -60,6 +60,9 @@ pub enum Request {
         /// open does nothing.
         pins: Vec<(Ino, u64)>,
     },
+    /// Shared leases that the client gives back, because it was asked to or has no use for them: nothing of these
+    /// inodes is believed any more. Answered by [`Response::Done`].
+    GiveBack(GiveBack),
     /// Sessions of a node, so that a new process of that node can close those of processes that died.
     /// Answered by [`Response::Sessions`].
     SessionsOfNode {
@@ -116,8 +119,8 @@ pub enum Response {
     Mutated(Vec<Result<Reply, Errno>>),
     /// One an operation, in order.
     OldReplies(Vec<OldReply>),
-    /// One a query, in order.
-    Answers(Vec<Result<Answer, Errno>>),
+    /// One a query, in order; and what of them may be believed for how long.
+    Answers(Vec<Result<Answer, Errno>>, Leased),
     /// See [`Request::SessionsOfNode`].
     Sessions(Vec<SessionEntry>),
     /// See [`Request::Register`].
@@ -247,6 +250,29 @@ pub struct Attach {
     pub more: bool,
 }
 
+/// See [`Request::GiveBack`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct GiveBack {
+    /// Whose they are.
+    pub session: SessionId,
+    /// Inodes, and when the client last heard of a lease of each: one that was given later stays. At most
+    /// [`PINS_MAX`].
+    pub leases: Vec<(Ino, LeaseStamp)>,
+    /// Those of them that are open, which the lease made known so far, with a generation as in
+    /// [`Query::Open`].
+    pub pins: Vec<(Ino, u64)>,
+}
+
+/// What a client may believe of what it was answered. With each answer come **shared leases** of the inodes it
+/// tells of ([`super::leases`] says which): as long as a client has one, nobody changes that inode.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Leased {
+    /// When the last of them was given.
+    pub stamp: LeaseStamp,
+    /// Inodes that came without a lease: they are being changed.
+    pub except: Vec<Ino>,
+}
+
 /// See [`Request::Renew`].
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Renew {
@@ -312,8 +338,7 @@ pub enum Op {
         /// Its name.
         name: Vec<u8>,
     },
-    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Removed`] when
-    /// something was replaced, else by [`Reply::Done`].
+    /// Rename, replacing what has the new name unless told otherwise. Answered by [`Reply::Renamed`].
     Rename(Rename),
     /// Change attributes other than the size. Answered by [`Reply::Inode`].
     SetAttr {
@@ -551,6 +576,14 @@ pub enum Reply {
         /// Names that are left.
         nlink: u32,
     },
+    /// Names have moved.
+    Renamed {
+        /// The inodes that have another name now: one, or two that changed places, or none if both names led to
+        /// the same file.
+        moved: Vec<Ino>,
+        /// The inode that was replaced, and how many names it has left.
+        replaced: Option<(Ino, u32)>,
+    },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),
     /// The numbers `first .. first + count` are the session's.
@@ -706,6 +739,14 @@ pub struct Space {
 pub enum Notice {
     /// To a client: somebody else wants these inodes; commit what is buffered and release them.
     Recall(Vec<Ino>),
+    /// To a client: these inodes are about to change. Whatever it believes of them without asking it must
+    /// stop to believe, and then give their leases back ([`Request::GiveBack`]) up to that stamp.
+    Invalidate {
+        /// When it was said.
+        stamp: LeaseStamp,
+        /// The inodes.
+        inos: Vec<Ino>,
+    },
     /// To everybody: who leads, as that monitor sees it. Of several the highest term is right.
     Leader {
         /// Its term.

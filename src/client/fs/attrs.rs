@@ -15,7 +15,7 @@ impl Fs {
         {
             return Ok(attr);
         }
-        let attr = self.ask_attr(Query::Attr { ino }).await?;
+        let attr = self.learn_attr(Query::Attr { ino }).await?;
         self.freshen(attr).await
     }
 
@@ -78,7 +78,15 @@ impl Fs {
         Some(attr)
     }
 
-    pub(super) async fn ask_attr(&self, query: Query) -> Result<Attr, Errno> {
+    /// The attributes that are the answer to a question, asked only if they are not known.
+    pub(super) async fn learn_attr(&self, query: Query) -> Result<Attr, Errno> {
+        match self.session.learn(query).await? {
+            Answer::Attr(attr) => Ok(attr),
+            _ => Err(Errno::Io),
+        }
+    }
+
+    async fn ask_attr(&self, query: Query) -> Result<Attr, Errno> {
         match self.session.query(query).await? {
             Answer::Attr(attr) => Ok(attr),
             _ => Err(Errno::Io),

@@ -21,7 +21,8 @@ impl Fs {
         // unlink.
         let handle = self.files.open(&file, open, None);
         let opened = async {
-            if file.state.lock().pin.is_none() {
+            // Under a shared lease nobody has to be told: the monitors ask before they let the file go.
+            if file.state.lock().pin.is_none() && self.session.believed(ino).is_none() {
                 self.pin(&file).await?;
             }
             if open.truncate {
@@ -71,8 +72,8 @@ impl Fs {
         let open = self.files.handle(handle)?;
         self.flusher.flush(&open.file).await;
         if open.file.state.lock().grant == Grant::Nothing {
-            // Whoever holds the file commits before the monitors answer this.
-            self.session.query(Query::Attr { ino: open.file.ino }).await?;
+            // Whoever holds the file commits before the monitors answer this; nobody does if it is known.
+            self.session.learn(Query::Attr { ino: open.file.ino }).await?;
         }
         let mut state = open.file.state.lock();
         state.take_failure(&open.seen)

@@ -3,12 +3,14 @@
 use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
 use crate::client::files::CREATION;
 use crate::types::{Attr, Errno, FileKind, Ino};
-use crate::wire::metadata::{Answer, Create, Op, Query, Rename, RenameMode, Reply};
+use crate::wire::metadata::{
+    Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Rename, RenameMode, Reply,
+};
 
 impl Fs {
     /// The inode with that name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
-        let attr = self.ask_attr(Query::Lookup { parent, name: name.to_vec() }).await?;
+        let attr = self.learn_attr(Query::Lookup { parent, name: name.to_vec() }).await?;
         self.freshen(attr).await
     }
 
@@ -96,10 +98,13 @@ impl Fs {
         }
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         let rename = Rename { parent, name, new_parent, new_name, mode };
-        if let Reply::Removed { ino, nlink } = self.session.mutate(Op::Rename(rename)).await? {
-            self.unlinked(ino, nlink);
+        match self.session.mutate(Op::Rename(rename)).await? {
+            Reply::Renamed { replaced, .. } => {
+                replaced.into_iter().for_each(|(ino, nlink)| self.unlinked(ino, nlink));
+                Ok(())
+            }
+            _ => Err(Errno::Io),
         }
-        Ok(())
     }
 
     /// Entries of a directory after `after` ([`crate::wire::metadata::DirEntry::next`] of the last one, 0 at the
@@ -111,10 +116,13 @@ impl Fs {
         limit: u32,
         attrs: bool,
     ) -> Result<Listing, Errno> {
-        let answer = self.session.query(Query::ReadDir { dir, after, limit, attrs }).await?;
+        let answer = self.session.learn(Query::ReadDir { dir, after, limit, attrs }).await?;
         let Answer::Entries { parent, mut entries, end } = answer else {
             return Err(Errno::Io);
         };
+        if attrs {
+            self.learn_missing(&mut entries).await;
+        }
         for entry in &mut entries {
             if let Some(attr) = entry.attr.take() {
                 // One that was removed meanwhile is listed without attributes.
@@ -124,9 +132,24 @@ impl Fs {
         Ok(Listing { parent, entries, end })
     }
 
+    /// Asks for attributes that were not known together with the listing.
+    async fn learn_missing(&self, entries: &mut [DirEntry]) {
+        let mut missing: Vec<&mut DirEntry> =
+            entries.iter_mut().filter(|entry| entry.attr.is_none()).collect();
+        for portion in missing.chunks_mut(MUTATIONS_MAX) {
+            let queries = portion.iter().map(|entry| Query::Attr { ino: entry.ino }).collect();
+            let answers = self.session.query_all(queries).await;
+            for (entry, answer) in portion.iter_mut().zip(answers) {
+                if let Ok(Answer::Attr(attr)) = answer {
+                    entry.attr = Some(attr);
+                }
+            }
+        }
+    }
+
     /// Where a symbolic link points.
     pub async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        match self.session.query(Query::ReadLink { ino }).await? {
+        match self.session.learn(Query::ReadLink { ino }).await? {
             Answer::Bytes(target) => Ok(target),
             _ => Err(Errno::Io),
         }
@@ -187,9 +210,9 @@ impl Fs {
         new_name: &[u8],
     ) -> Result<(), Errno> {
         let lookup = |parent, name: &[u8]| Query::Lookup { parent, name: name.to_vec() };
-        let lookups = vec![lookup(parent, name), lookup(new_parent, new_name)];
-        let answers = self.session.query_all(lookups).await;
-        let [Ok(Answer::Attr(source)), Ok(Answer::Attr(_))] = &answers[..] else {
+        let source = self.session.learn(lookup(parent, name)).await;
+        let replaced = self.session.learn(lookup(new_parent, new_name)).await;
+        let (Ok(Answer::Attr(source)), Ok(Answer::Attr(_))) = (source, replaced) else {
             return Ok(());
         };
         match self.files.find(source.ino) {

@@ -29,7 +29,7 @@ impl Fs {
         if NEVER_SET.contains(&name) {
             return Err(Errno::NoAttribute);
         }
-        match self.session.query(Query::GetXattr { ino, name: name.to_vec() }).await? {
+        match self.session.learn(Query::GetXattr { ino, name: name.to_vec() }).await? {
             Answer::Bytes(value) => Ok(value),
             _ => Err(Errno::Io),
         }
@@ -37,7 +37,7 @@ impl Fs {
 
     /// The names of all extended attributes; `user.okapifs.*` are not among them, so that nothing copies them.
     pub async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, Errno> {
-        match self.session.query(Query::ListXattr { ino }).await? {
+        match self.session.learn(Query::ListXattr { ino }).await? {
             Answer::Names(names) => Ok(names),
             _ => Err(Errno::Io),
         }
@@ -79,6 +79,7 @@ impl Fs {
             b"md5" => Ok(hex(&self.md5(ino).await?)),
             b"ino" => Ok(ino.to_string().into_bytes()),
             b"cluster" => Ok(self.session.cluster().to_string().into_bytes()),
+            b"stats" => Ok(self.stats().into_bytes()),
             b"config" => Ok(self.config.config_dir.as_os_str().as_bytes().to_vec()),
             _ => Err(Errno::NoAttribute),
         }

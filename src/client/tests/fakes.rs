@@ -19,8 +19,8 @@ use crate::types::{
     StripeRecord, Timestamp, VolumeId, Width,
 };
 use crate::wire::metadata::{
-    self, Answer, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query, Renew, Renewed,
-    Reply, Request, Response, SessionOpened,
+    self, Answer, Commit, CommitPiece, Extents, Leased, MapSlice, Op, PieceOutcome, Query, Renew,
+    Renewed, Reply, Request, Response, SessionOpened,
 };
 use crate::wire::shards::{Refusal, ShardId};
 
@@ -122,7 +122,8 @@ impl FakeMonitors {
                 mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),
             ),
             Request::Query { queries, .. } => {
-                Response::Answers(queries.iter().map(|query| self.query(query)).collect())
+                let answers = queries.iter().map(|query| self.query(query)).collect();
+                Response::Answers(answers, Leased::default())
             }
             _ => Response::Done,
         }

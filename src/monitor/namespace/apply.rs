@@ -73,8 +73,8 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         }
         Action::MonitorLeft { id } => return monitors::left(txn, at, *id),
         Action::RaiseFeatureLevel(level) => return monitors::raise_level(txn, *level),
-        Action::Mutate { session, mutation, removes } => {
-            return mutate(txn, at, *session, mutation, removes.as_ref());
+        Action::Mutate { session, mutation, removes, moves } => {
+            return mutate(txn, at, *session, mutation, (removes.as_ref(), moves));
         }
         Action::OpenSession(client) => return Ok(sessions::open(txn, at, client)),
         Action::CloseSession { session, evicted } => {
@@ -151,7 +151,7 @@ fn mutate(
     at: At,
     session: SessionId,
     mutation: &Mutation,
-    removes: Option<&Removal>,
+    (removes, moves): (Option<&Removal>, &[Ino]),
 ) -> Result<Outcome, StoreError> {
     if get(batch, &keys::session(session))?.is_none_or(|session| session.closing.is_some()) {
         return Ok(Outcome::NoSession);
@@ -161,7 +161,9 @@ fn mutate(
     }
     let held = caps::held_from(batch, session, &mutation.op)?;
     let removed = caps::removed_by_op(batch, &mutation.op)?;
-    if !held.is_empty() || removed != removes.map(|removal| removal.ino) {
+    let names_are_as_found = removed == removes.map(|removal| removal.ino)
+        && caps::moved_by_op(batch, &mutation.op)? == moves;
+    if !held.is_empty() || !names_are_as_found {
         return Ok(Outcome::Held(held));
     }
     let pinned_by = removes.map_or(&[][..], |removal| &removal.pinned_by);

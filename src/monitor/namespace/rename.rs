@@ -31,26 +31,29 @@ pub(super) fn rename(
     if from.volume != to.volume {
         return Err(Errno::CrossVolume.into());
     }
+    let (mut names_moved, mut replaced) = (vec![moved.ino], None);
     match (rename.mode, there) {
         (RenameMode::NoReplace, Some(_)) => return Err(Errno::Exists.into()),
         (RenameMode::Exchange, None) => return Err(Errno::NotFound.into()),
         // Two names of one file: POSIX lets both stay.
-        (_, Some(there)) if there.ino == moved.ino => {}
-        (RenameMode::Exchange, Some(there)) => exchange(txn, at, rename, &moved, &there)?,
+        (_, Some(there)) if there.ino == moved.ino => names_moved.clear(),
+        (RenameMode::Exchange, Some(there)) => {
+            exchange(txn, at, rename, &moved, &there)?;
+            names_moved.push(there.ino);
+        }
         (_, Some(there)) => {
             check_acyclic(txn, &moved, rename)?;
             check_replaceable(txn, &moved, &there)?;
             let name = (rename.new_parent, rename.new_name.as_slice());
-            let removed = remove(txn, at, name, &there, pinned_by)?;
+            replaced = Some((there.ino, remove(txn, at, name, &there, pinned_by)?));
             move_entry(txn, at, rename, &moved)?;
-            return Ok(removed);
         }
         (_, None) => {
             check_acyclic(txn, &moved, rename)?;
             move_entry(txn, at, rename, &moved)?;
         }
     }
-    Ok(Reply::Done)
+    Ok(Reply::Renamed { moved: names_moved, replaced })
 }
 
 fn check_replaceable(txn: &Txn<'_>, moved: &Entry, there: &Entry) -> Result<(), Fail> {

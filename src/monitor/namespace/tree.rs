@@ -135,7 +135,8 @@ pub(super) fn unlink(
     if entry.kind == FileKind::Directory {
         return Err(Errno::IsDirectory.into());
     }
-    remove(txn, at, (parent, name), &entry, pinned_by)
+    let nlink = remove(txn, at, (parent, name), &entry, pinned_by)?;
+    Ok(Reply::Removed { ino: entry.ino, nlink })
 }
 
 /// Removes an empty directory.
@@ -152,7 +153,8 @@ pub(super) fn rmdir(
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    remove(txn, at, (parent, name), &entry, pinned_by)
+    let nlink = remove(txn, at, (parent, name), &entry, pinned_by)?;
+    Ok(Reply::Removed { ino: entry.ino, nlink })
 }
 
 /// Refuses when a directory has entries.
@@ -163,14 +165,14 @@ pub(super) fn check_empty(txn: &Txn<'_>, ino: Ino) -> Result<(), Fail> {
     }
 }
 
-/// Takes a name away from its directory and from its inode.
+/// Takes a name away from its directory and from its inode; how many names that has left.
 pub(super) fn remove(
     txn: &mut Txn<'_>,
     at: At,
     (parent, name): (Ino, &[u8]),
     entry: &Entry,
     pinned_by: &[SessionId],
-) -> Result<Reply, Fail> {
+) -> Result<u32, Fail> {
     leave(txn, at, parent, name, entry.kind)?;
     let mut inode = named(txn, entry.ino)?;
     touch(&mut inode, at);
@@ -182,8 +184,7 @@ pub(super) fn remove(
         forget_name(txn, entry.ino, &mut inode, parent, name)?;
         txn.put(&keys::inode(entry.ino), &inode);
     }
-    let ino = entry.ino;
-    Ok(Reply::Removed { ino, nlink })
+    Ok(nlink)
 }
 
 /// One of several names goes: when it was the first, another takes its place.

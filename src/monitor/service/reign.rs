@@ -37,6 +37,7 @@ use super::sessions::Sessions;
 use super::spares::Spares;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
+use crate::monitor::leases::Leases;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
@@ -69,6 +70,7 @@ pub(super) struct Reign {
 pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) pins: Pins,
+    pub(super) leases: Leases,
     pub(super) servers: Servers,
     pub(super) spares: Spares,
     /// Where each attached session is.
@@ -97,6 +99,7 @@ impl State {
         Ok(Self {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
+            leases: Leases::new(term),
             servers,
             spares: Spares::default(),
             callers: HashMap::new(),

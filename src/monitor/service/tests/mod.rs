@@ -210,7 +210,7 @@ impl Client {
     async fn ask(&self, query: Query) -> Result<Answer, Errno> {
         let request = Request::Query { session: self.session, queries: vec![query] };
         match self.peer.call(&request).await {
-            Response::Answers(mut answers) => answers.remove(0),
+            Response::Answers(mut answers, _) => answers.remove(0),
             other => panic!("{other:?}"),
         }
     }
@@ -451,7 +451,7 @@ async fn a_reader_waits_for_the_writer_to_release() {
     assert_eq!(writer.peer.recalled().await, [file]);
     assert!(!answer.is_finished());
     writer.mutate(Op::Release { ino: file }).await.unwrap();
-    let Response::Answers(answers) = answer.await.unwrap() else { panic!("no answer") };
+    let Response::Answers(answers, _) = answer.await.unwrap() else { panic!("no answer") };
     assert!(matches!(answers[..], [Ok(Answer::Attr(_))]));
     monitor.stop().await;
 }
