@@ -16,10 +16,10 @@ use okapifs::wire::metadata::{AttrChanges, Create, Op, Query, Rename, RenameMode
 use world::{Job, Task, World};
 
 const SEEDS: u64 = 400;
-const JOBS: u64 = 60;
-const NAMES: u64 = 4;
+const JOBS: u64 = 80;
+const NAMES: u64 = 3;
 /// The root, two directories in it, and whatever is made.
-const INODES: u64 = 12;
+const INODES: u64 = 8;
 
 /// Draws numbers.
 struct Draw(SeededRandom);
@@ -54,36 +54,36 @@ fn tasks(seed: u64) -> Vec<Task> {
 fn job(draw: &Draw, number: u64) -> Job {
     let (parent, name) = (draw.dir(), draw.name());
     let ino = draw.ino();
-    match draw.below(24) {
-        0..=4 => Job::Ask(Query::Lookup { parent, name }),
-        5..=7 => Job::Ask(Query::Attr { ino }),
-        8..=10 => {
+    match draw.below(40) {
+        0..=9 => Job::Ask(Query::Lookup { parent, name }),
+        10..=15 => Job::Ask(Query::Attr { ino }),
+        16..=21 => {
             Job::Ask(Query::ReadDir { dir: parent, after: 0, limit: 100, attrs: number % 2 == 0 })
         }
-        11 => Job::Ask(Query::GetXattr { ino, name: b"user.x".to_vec() }),
-        12 => Job::Ask(Query::ListXattr { ino }),
-        13..=15 => Job::Change(create(parent, name, number)),
-        16 | 17 => Job::Change(Op::Unlink { parent, name }),
-        18 => Job::Change(Op::Rmdir { parent, name }),
-        19 => {
+        22 | 23 => Job::Ask(Query::GetXattr { ino, name: b"user.x".to_vec() }),
+        24 | 25 => Job::Ask(Query::ListXattr { ino }),
+        26..=28 => Job::Change(create(parent, name, number)),
+        29 | 30 => Job::Change(Op::Unlink { parent, name }),
+        31 => Job::Change(Op::Rmdir { parent, name }),
+        32 => {
             let changes = AttrChanges {
                 mode: Some(u16::try_from(number).expect("few")),
                 ..Default::default()
             };
             Job::Change(Op::SetAttr { ino, changes })
         }
-        20 => Job::Change(Op::Link { ino, parent, name }),
-        21 => {
+        33 => Job::Change(Op::Link { ino, parent, name }),
+        34 | 35 => {
             let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
             let mode = modes[usize::try_from(draw.below(3)).expect("few")];
             let (new_parent, new_name) = (draw.dir(), draw.name());
             Job::Change(Op::Rename(Rename { parent, name, new_parent, new_name, mode }))
         }
-        22 => {
+        36 => {
             let (name, value) = (b"user.x".to_vec(), number.to_le_bytes().to_vec());
             Job::Change(Op::SetXattr { ino, name, value, mode: XattrMode::Set })
         }
-        _ if draw.below(3) == 0 => Job::Failover,
+        _ if draw.below(6) == 0 => Job::Failover,
         _ => Job::Write(ino),
     }
 }

@@ -17,9 +17,9 @@ use okapifs::wire::leases::told_of;
 use okapifs::wire::metadata::{Answer, ClientInfo, Create, Leased, Mutation, Op, Query, Reply};
 
 /// Where the numbers of inodes begin that clients give to what they make.
-pub const FIRST: Ino = Ino(1 << 44);
+pub(crate) const FIRST: Ino = Ino(1 << 44);
 /// Two directories that are there from the start.
-pub const DIRS: [Ino; 2] = [FIRST, Ino(FIRST.0 + 1)];
+pub(crate) const DIRS: [Ino; 2] = [FIRST, Ino(FIRST.0 + 1)];
 const NOW: Duration = Duration::from_secs(1);
 const CLIENTS: usize = 3;
 /// Calls that a client has under way at a time.
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 3;
 
 /// What a client does.
 #[derive(Clone, Debug)]
-pub enum Job {
+pub(crate) enum Job {
     /// Asks.
     Ask(Query),
     /// Changes.
@@ -40,11 +40,11 @@ pub enum Job {
 
 /// Who does what.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub(crate) struct Task {
     /// Which client.
-    pub client: usize,
+    pub(crate) client: usize,
     /// What.
-    pub job: Job,
+    pub(crate) job: Job,
 }
 
 struct Client {
@@ -105,7 +105,7 @@ enum Message {
 }
 
 /// See the module.
-pub struct World {
+pub(crate) struct World {
     store: MemoryStore,
     leases: Leases,
     term: u64,
@@ -125,7 +125,7 @@ enum Choice {
 
 impl World {
     /// Before anything has happened.
-    pub fn new(tasks: &[Task]) -> Self {
+    pub(crate) fn new(tasks: &[Task]) -> Self {
         let mut world = Self {
             store: MemoryStore::new(),
             leases: Leases::new(1),
@@ -249,13 +249,13 @@ impl World {
     }
 
     /// How many things may happen next; `None` when all is done.
-    pub fn choices(&self) -> Option<usize> {
+    pub(crate) fn choices(&self) -> Option<usize> {
         let count = self.enabled().len();
         (count > 0).then_some(count)
     }
 
     /// One of them happens.
-    pub fn step(&mut self, choice: usize) {
+    pub(crate) fn step(&mut self, choice: usize) {
         match self.enabled().swap_remove(choice) {
             Choice::Begin(client) => self.begin(client),
             Choice::Attach(number) => {
@@ -389,7 +389,7 @@ impl World {
     /// Nobody believes anything that the monitors would not answer right now. (Of a change of its own a client may
     /// not have heard yet. And a client that is not attached asks a new leader before its answer counts: it has
     /// not changed anything so far.)
-    pub fn check(&mut self) -> Result<(), String> {
+    pub(crate) fn check(&mut self) -> Result<(), String> {
         for number in 0..self.clients.len() {
             let client = &mut self.clients[number];
             let on_its_way =
@@ -416,7 +416,7 @@ impl World {
     }
 
     /// Nothing is under way any more: how many questions nobody had to be asked.
-    pub fn end(&self) -> Result<u64, String> {
+    pub(crate) fn end(&self) -> Result<u64, String> {
         let is_stuck = |client: &Client| !client.calls.is_empty() || !client.jobs.is_empty();
         match self.clients.iter().position(is_stuck) {
             Some(number) => Err(format!("client {number} waits for ever")),
