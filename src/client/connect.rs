@@ -73,7 +73,7 @@ impl Fs {
         link.attach_with(Box::new(move || {
             let (session, files) = (Arc::clone(&session), Arc::clone(&files));
             async move {
-                session.leases().give_up_all(session.monotonic()).await;
+                session.leases().give_up_all(&files, session.monotonic()).await;
                 files.attach(&session)
             }
             .boxed()
@@ -220,7 +220,7 @@ async fn mourn(
     flusher: Arc<Flusher>,
 ) {
     while let Some(Lost { session: closed, mourned }) = lost.recv().await {
-        session.leases().give_up_all(session.monotonic()).await;
+        session.leases().give_up_all(&files, session.monotonic()).await;
         let mut open = Vec::new();
         for file in files.all() {
             let mut state = file.state.lock();

@@ -11,19 +11,24 @@
 //! at. The price is that they are asked for again. They are suspended, and not lost, while the monitors cannot be
 //! reached: whoever asks [`Session::lease_holds`] first sees to that.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::core::beliefs::{Beliefs, Forgotten, Ticket};
+use super::file::{File, Yielding};
 use super::files::Files;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
-use crate::wire::metadata::{Answer, GiveBack, Leased, Mutation, PINS_MAX, Query, Reply, Request};
+use crate::wire::metadata::{
+    Answer, GiveBack, Leased, Mutation, PINS_MAX, Query, Reply, Request, Space,
+};
 
 /// How often is looked whether too much is believed.
 const GIVE_UP_EVERY: Duration = Duration::from_secs(1);
@@ -45,6 +50,8 @@ pub struct Stale {
     pub names_for: Duration,
     /// The names.
     pub names: Vec<Vec<u8>>,
+    /// Its pages that have to go, by their bytes.
+    pub pages: Vec<Range<u64>>,
 }
 
 /// See the module.
@@ -55,6 +62,8 @@ pub(crate) struct Leases {
     returns: Mutex<Returns>,
     returned: Notify,
     recalls: AtomicU64,
+    /// How full the cluster is, unless we have changed something since it was told.
+    space: Mutex<Option<Space>>,
 }
 
 /// What is to be given back next.
@@ -99,48 +108,88 @@ impl Leases {
         replies: &[Result<Reply, Errno>],
         now: Duration,
     ) {
+        *self.space.lock() = None;
         let mut beliefs = self.beliefs.lock();
         let changes = mutations.iter().zip(replies);
         let orphaned = changes.filter_map(|(one, reply)| beliefs.changed(&one.op, reply, now));
         let orphaned: Vec<Forgotten> = orphaned.collect();
         drop(beliefs);
-        if let Some(forgetting) = self.forget_in_kernel(orphaned, now) {
-            tokio::spawn(forgetting);
+        if !orphaned.is_empty() {
+            tokio::spawn(self.forget_in_kernel(orphaned, Vec::new(), now));
         }
+    }
+
+    /// How full the cluster was when our session was renewed last, if nothing of ours has changed that.
+    pub(crate) fn space(&self) -> Option<Space> {
+        *self.space.lock()
+    }
+
+    /// The cluster is so full.
+    pub(crate) fn told_space(&self, space: Space) {
+        *self.space.lock() = Some(space);
     }
 
     /// The monitors want these back.
     pub(crate) fn recalled(
         self: &Arc<Self>,
-        inos: Vec<Ino>,
+        mut inos: Vec<Ino>,
         heard: LeaseStamp,
         files: &Arc<Files>,
         now: Duration,
     ) {
         self.recalls.fetch_add(inos.len() as u64, Ordering::Relaxed);
+        let mut open = Vec::new();
+        inos.retain(|ino| match files.find(*ino).map(begin_to_yield) {
+            // It is being given back already.
+            Some(Yields::Already) => false,
+            Some(Yields::Begins(file)) => {
+                open.push(file);
+                true
+            }
+            Some(Yields::IsClosed) | None => true,
+        });
         let forgotten = self.beliefs.lock().recalled(&inos, now);
+        let has_to_forget =
+            self.kernel.get().is_some() && !(forgotten.is_empty() && open.is_empty());
         let (leases, files) = (Arc::clone(self), Arc::clone(files));
-        let give_back = move || {
+        let give_back = move |leases: &Self| {
             // Whoever opens one of them from now on tells the monitors.
             let pins = files.pins_of(&inos);
             leases.give_back(inos.into_iter().map(|ino| (ino, heard)), pins);
         };
-        match self.forget_in_kernel(forgotten, now) {
-            None => give_back(),
-            Some(forgetting) => drop(tokio::spawn(async move {
-                forgetting.await;
-                give_back();
-            })),
+        if has_to_forget {
+            tokio::spawn(async move {
+                leases.yield_pages(forgotten, &open, now).await;
+                give_back(&leases);
+                open.iter().for_each(|file| go_on(file));
+            });
+        } else {
+            give_back(self);
+            open.iter().for_each(|file| go_on(file));
         }
     }
 
+    /// Has the kernel forget all of it, and the pages of open files in two steps (see [`Yielding`]).
+    async fn yield_pages(&self, forgotten: Vec<Forgotten>, open: &[Arc<File>], now: Duration) {
+        let whole = open.iter().map(|file| Stale::pages(file.ino, vec![0..u64::MAX]));
+        self.forget_in_kernel(forgotten, whole.collect(), now).await;
+        let read_meanwhile = open.iter().filter_map(|file| {
+            let yielding = std::mem::replace(&mut file.state.lock().yielding, Yielding::Holding);
+            match yielding {
+                Yielding::Draining(read) if !read.is_empty() => Some(Stale::pages(file.ino, read)),
+                _ => None,
+            }
+        });
+        self.forget_in_kernel(Vec::new(), read_meanwhile.collect(), now).await;
+    }
+
     /// Believes nothing any more. Resolves when the kernel does not, either.
-    pub(crate) async fn give_up_all(&self, now: Duration) {
+    pub(crate) async fn give_up_all(&self, files: &Files, now: Duration) {
         let forgotten = self.beliefs.lock().forget_all();
         *self.returns.lock() = Returns::default();
-        if let Some(forgetting) = self.forget_in_kernel(forgotten, now) {
-            forgetting.await;
-        }
+        let open = files.all().into_iter().filter(|file| file.state.lock().handles > 0);
+        let pages = open.map(|file| Stale::pages(file.ino, vec![0..u64::MAX])).collect();
+        self.forget_in_kernel(forgotten, pages, now).await;
     }
 
     /// Gives back what was used least lately when there is too much, for ever.
@@ -206,23 +255,65 @@ impl Leases {
         }
     }
 
+    /// Has the kernel forget that, and these pages.
     fn forget_in_kernel(
         &self,
         forgotten: Vec<Forgotten>,
+        pages: Vec<Stale>,
         now: Duration,
-    ) -> Option<BoxFuture<'static, ()>> {
-        let kernel = self.kernel.get()?;
-        let stale = |forgotten: Forgotten| {
-            let names_for = forgotten.names_until.saturating_sub(now);
-            Stale {
-                ino: forgotten.ino,
-                attr_for: forgotten.attr_until.saturating_sub(now),
-                names_for,
-                names: if names_for.is_zero() { Vec::new() } else { forgotten.names },
-            }
-        };
-        let stale: Vec<Stale> = forgotten.into_iter().map(stale).collect();
-        (!stale.is_empty()).then(|| kernel.forget(stale))
+    ) -> BoxFuture<'static, ()> {
+        let beliefs = forgotten.into_iter().map(|forgotten| Stale::beliefs(forgotten, now));
+        let stale: Vec<Stale> = beliefs.chain(pages).collect();
+        match self.kernel.get().filter(|_| !stale.is_empty()) {
+            Some(kernel) => kernel.forget(stale),
+            None => std::future::ready(()).boxed(),
+        }
+    }
+}
+
+/// What to do about the pages of a file whose lease is wanted back.
+enum Yields {
+    /// Drop them; reads are noted from now on.
+    Begins(Arc<File>),
+    /// That is being done.
+    Already,
+    /// Nobody looks at them.
+    IsClosed,
+}
+
+fn begin_to_yield(file: Arc<File>) -> Yields {
+    let mut state = file.state.lock();
+    if state.yielding != Yielding::No {
+        return Yields::Already;
+    }
+    if state.handles == 0 {
+        return Yields::IsClosed;
+    }
+    state.yielding = Yielding::Draining(Vec::new());
+    drop(state);
+    Yields::Begins(file)
+}
+
+fn go_on(file: &File) {
+    file.state.lock().yielding = Yielding::No;
+    file.changed.notify_waiters();
+}
+
+impl Stale {
+    fn pages(ino: Ino, pages: Vec<Range<u64>>) -> Self {
+        let (attr_for, names_for) = (Duration::ZERO, Duration::ZERO);
+        Self { ino, attr_for, names_for, names: Vec::new(), pages }
+    }
+
+    fn beliefs(forgotten: Forgotten, now: Duration) -> Self {
+        let names_for = forgotten.names_until.saturating_sub(now);
+        Self {
+            ino: forgotten.ino,
+            attr_for: forgotten.attr_until.saturating_sub(now),
+            names_for,
+            names: if names_for.is_zero() { Vec::new() } else { forgotten.names },
+            pages: Vec::new(),
+        }
     }
 }
 

@@ -376,6 +376,7 @@ impl Session {
         if let Some(placement) = renewed.placement {
             self.placement.send_replace(Arc::new(placement));
         }
+        self.leases.told_space(renewed.space);
         self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
         // Another renewal may have been under way and have taken the same off already.
         let less = |now: u64| Some(now.saturating_sub(spent));

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::blocks::{Blocks, Unreadable};
 use super::core::layers::{Segment, Source};
 use super::core::readahead::ReadAhead;
-use super::file::{File, FileState, Grant};
+use super::file::{File, FileState, Grant, Yielding};
 use super::session::Session;
 use crate::types::{DataVersion, Errno};
 use crate::wire::metadata::{Answer, MapSlice, Query};
@@ -29,6 +29,9 @@ const MAP_WINDOW: u64 = 256 << 20;
 /// How long unreadable data is tried again.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a read asks for the lease of a file that others are about to change, and how often.
+const LEASE_PATIENCE: Duration = Duration::from_secs(20);
+const LEASE_PAUSE: Duration = Duration::from_millis(2);
 const VERSION_PAUSE: Duration = Duration::from_millis(2);
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -101,7 +104,13 @@ impl Reader {
         if !self.session.lease_holds() {
             return None;
         }
-        let here = local(&file.state.lock(), range);
+        let here = {
+            let state = file.state.lock();
+            if state.yielding != Yielding::No {
+                return None;
+            }
+            local(&state, range)
+        };
         let view = match here {
             Local::View(view) => view,
             Local::Unknown(_) => return None,
@@ -123,6 +132,7 @@ impl Reader {
 
     /// What a range reads as now, or later than the call began.
     pub(crate) async fn view(&self, file: &Arc<File>, range: Range<u64>) -> Result<View, Errno> {
+        let since = self.session.monotonic();
         loop {
             let here = file.when(|state| match state.grant {
                 Grant::Releasing => None,
@@ -137,7 +147,11 @@ impl Reader {
                         return Ok(view);
                     }
                     if let Some(view) = self.confirm(file, &range).await? {
-                        return Ok(view);
+                        let is_late = self.session.monotonic() > since + LEASE_PATIENCE;
+                        if self.may_be_kept(file) || is_late {
+                            return Ok(view);
+                        }
+                        tokio::time::sleep(LEASE_PAUSE).await;
                     }
                 }
             }
@@ -155,6 +169,13 @@ impl Reader {
         state.map.at_version(attr.dv);
         state.rebase(attr);
         unheld(&state, range)
+    }
+
+    /// Whether somebody who changes the file has to wait until the kernel has dropped what it is given to read now:
+    /// it would keep it, and show it to programs that read when the change is long made.
+    fn may_be_kept(&self, file: &File) -> bool {
+        let is_draining = matches!(file.state.lock().yielding, Yielding::Draining(_));
+        is_draining || self.session.believed(file.ino).is_some()
     }
 
     /// Under the grant: has the map told from `from` on.

@@ -5,11 +5,11 @@
 //! * **attributes**: takes no lock that a request could hold. But a reply that left a moment ago may not have been
 //!   taken up yet by the thread of the program that asked; of an inode that is new to the kernel, the attributes would
 //!   then be believed after all. So they are taken back once more a moment later, if one was told so lately.
-//! * **pages** of files that are open here through the page cache: `read` looks at the attributes first and drops pages
-//!   that are old, but nobody looks under a mapping. The kernel waits for the lock of each page, which a reader has
-//!   until its read is answered. All reads are answered without this lease, but one of a stripe that no server gives
-//!   takes long, and a program that writes through the cache, too, waits with its page locked until somebody else
-//!   gives up the file: after [`PATIENCE`] the rest of the pages is left to go when it can.
+//! * **pages** of files that are open here. The kernel waits for the lock of each page, which a reader has until its
+//!   read is answered. Reads under way are answered without waiting for whoever wants the lease, but one of a stripe
+//!   that no server gives takes long, and a program that writes through the cache waits with its page locked until
+//!   somebody else gives up the file: after [`PATIENCE`] the rest of the pages is left to go when it can. (`read` looks
+//!   at the attributes first and drops pages that are old; nobody looks under a mapping.)
 //! * **names**: the kernel takes the directory's lock, which a program has that removes a name in it and waits for its
 //!   answer, and that answer may wait for another host which waits just so for us. The kernel believes names for a
 //!   second at most, so nobody has to wait for longer than that.
@@ -18,6 +18,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -29,6 +30,7 @@ use futures::future::BoxFuture;
 use tokio::runtime::Handle as Runtime;
 use tokio::time::timeout;
 
+use super::invalidate::clamp;
 use super::shared::Shared;
 use crate::client::{Kernel, Stale};
 use crate::types::Ino;
@@ -62,18 +64,13 @@ impl Kernel for Caches {
         };
         let begun = Instant::now();
         let stale = Arc::new(stale);
-        let mapped: Vec<Ino> = {
-            let open_files = mine.open_files.lock();
-            stale.iter().map(|stale| stale.ino).filter(|ino| open_files.has_pages(*ino)).collect()
-        };
         let names_for = stale.iter().map(|stale| stale.names_for).max().unwrap_or_default();
         let attrs = self.begin(&mine, &stale, stale.iter().any(has_attr), forget_attrs);
         let names = self.begin(&mine, &stale, !names_for.is_zero(), move |at, stale| {
             forget_names(at, stale, begun);
         });
-        let pages = self.begin(&mine, &stale, !mapped.is_empty(), move |at, _| {
-            forget_pages(at, &mapped);
-        });
+        let any_pages = stale.iter().any(|stale| !stale.pages.is_empty());
+        let pages = self.begin(&mine, &stale, any_pages, forget_pages);
         async move {
             attrs.await;
             // What is not done then need not be waited for.
@@ -132,9 +129,14 @@ fn forget_attrs(at: &At, stale: &[Stale]) {
     }
 }
 
-fn forget_pages(at: &At, mapped: &[Ino]) {
-    for ino in mapped {
-        check(at.notifier.inval_inode(at.mine.nodes.node(*ino), 0, 0), *ino);
+fn forget_pages(at: &At, stale: &[Stale]) {
+    for file in stale {
+        let node = at.mine.nodes.node(file.ino);
+        for Range { start, end } in &file.pages {
+            // A length of 0 means up to the end.
+            let length = if *end == u64::MAX { 0 } else { end - start };
+            check(at.notifier.inval_inode(node, clamp(*start), clamp(length)), file.ino);
+        }
     }
 }
 

@@ -102,11 +102,6 @@ impl OpenFiles {
         version.is_some() && before == version
     }
 
-    /// Whether programs may be looking at pages of a file right now.
-    pub(super) fn has_pages(&self, ino: Ino) -> bool {
-        self.files.get(&ino).is_some_and(|file| file.any(|open| open.mode.read))
-    }
-
     /// Which pages a write through `handle` leaves stale.
     pub(super) fn stale_after_write(
         &self,

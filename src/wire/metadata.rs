@@ -293,6 +293,8 @@ pub struct Renewed {
     pub placement: Option<PlacementMap>,
     /// Raw bytes (parity counted) the client may have buffered and not committed.
     pub credit_bytes: u64,
+    /// How full the cluster is.
+    pub space: Space,
     /// Whether the lease is prolonged; it is not while the client sits on what others wait for.
     pub prolonged: bool,
     /// All the client's tickets, if it wants new ones or the placement map is another.
@@ -570,19 +572,14 @@ pub enum Reply {
     /// Done; the inode is now this.
     Inode(Attr),
     /// A name is gone.
-    Removed {
-        /// Its inode.
-        ino: Ino,
-        /// Names that are left.
-        nlink: u32,
-    },
+    Removed(Removed),
     /// Names have moved.
     Renamed {
         /// The inodes that have another name now: one, or two that changed places, or none if both names led to
         /// the same file.
         moved: Vec<Ino>,
-        /// The inode that was replaced, and how many names it has left.
-        replaced: Option<(Ino, u32)>,
+        /// The inode that was replaced.
+        replaced: Option<Removed>,
     },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),
@@ -593,6 +590,17 @@ pub enum Reply {
         /// How many.
         count: u64,
     },
+}
+
+/// An inode has lost a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Removed {
+    /// The inode.
+    pub ino: Ino,
+    /// Names that are left.
+    pub nlink: u32,
+    /// Whether other sessions have it open: what is written to it is not in vain, even if it has no name left.
+    pub open_elsewhere: bool,
 }
 
 /// A question.

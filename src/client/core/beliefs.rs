@@ -441,9 +441,9 @@ fn names_of(op: &Op) -> Vec<(Ino, &[u8])> {
 /// The inodes that an operation has changed, beside the directories of [`names_of`].
 fn inodes_of(op: &Op, reply: &Reply) -> Vec<Ino> {
     match (op, reply) {
-        (_, Reply::Removed { ino, .. }) => vec![*ino],
+        (_, Reply::Removed(removed)) => vec![removed.ino],
         (_, Reply::Renamed { moved, replaced }) => {
-            moved.iter().copied().chain(replaced.map(|(ino, _)| ino)).collect()
+            moved.iter().copied().chain(replaced.map(|removed| removed.ino)).collect()
         }
         (Op::Commit(commit), _) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
         (

@@ -39,6 +39,10 @@ impl Fs {
 
     /// How full it is.
     pub async fn space(&self) -> Result<Space, Errno> {
+        let known = self.session.leases().space().filter(|_| self.session.lease_holds());
+        if let Some(space) = known {
+            return Ok(space);
+        }
         match self.session.query(Query::Space).await? {
             Answer::Space(space) => Ok(space),
             _ => Err(Errno::Io),

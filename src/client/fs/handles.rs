@@ -41,6 +41,7 @@ impl Fs {
     pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<Bytes>, Errno> {
         let open = self.files.handle(handle)?;
         let range = offset..offset.saturating_add(u64::from(size));
+        open.file.when(|state| state.begin_read(&range)).await;
         self.reader.read(&open.file, range, Some(&open.ahead)).await
     }
 

@@ -4,7 +4,7 @@ use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
 use crate::client::files::CREATION;
 use crate::types::{Attr, Errno, FileKind, Ino};
 use crate::wire::metadata::{
-    Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Rename, RenameMode, Reply,
+    Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Removed, Rename, RenameMode, Reply,
 };
 
 impl Fs {
@@ -68,8 +68,8 @@ impl Fs {
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
         match self.session.mutate(Op::Unlink { parent, name: name.to_vec() }).await? {
-            Reply::Removed { ino, nlink } => {
-                self.unlinked(ino, nlink);
+            Reply::Removed(removed) => {
+                self.unlinked(removed);
                 Ok(())
             }
             _ => Err(Errno::Io),
@@ -100,7 +100,7 @@ impl Fs {
         let rename = Rename { parent, name, new_parent, new_name, mode };
         match self.session.mutate(Op::Rename(rename)).await? {
             Reply::Renamed { replaced, .. } => {
-                replaced.into_iter().for_each(|(ino, nlink)| self.unlinked(ino, nlink));
+                replaced.into_iter().for_each(|removed| self.unlinked(removed));
                 Ok(())
             }
             _ => Err(Errno::Io),
@@ -181,8 +181,9 @@ impl Fs {
         }
     }
 
-    /// A name of a file is gone. With the last one, dirty data of a file that is not open is gone too.
-    fn unlinked(&self, ino: Ino, nlink: u32) {
+    /// A name of a file is gone. With the last one, dirty data of a file that is open nowhere is gone too.
+    fn unlinked(&self, removed: Removed) {
+        let Removed { ino, nlink, open_elsewhere } = removed;
         let Some(file) = self.files.find(ino) else {
             return;
         };
@@ -191,7 +192,7 @@ impl Fs {
             base.nlink = nlink;
             base.ctime = base.ctime.max(self.session.now());
         }
-        if nlink == 0 {
+        if nlink == 0 && !open_elsewhere {
             state.gone = true;
             if state.handles == 0 {
                 self.flusher.discard(&file, &mut state);

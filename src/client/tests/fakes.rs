@@ -20,7 +20,7 @@ use crate::types::{
 };
 use crate::wire::metadata::{
     self, Answer, Commit, CommitPiece, Extents, Leased, MapSlice, Op, PieceOutcome, Query, Renew,
-    Renewed, Reply, Request, Response, SessionOpened,
+    Renewed, Reply, Request, Response, SessionOpened, Space,
 };
 use crate::wire::shards::{Refusal, ShardId};
 
@@ -115,6 +115,7 @@ impl FakeMonitors {
             Request::Renew(_) => Response::Renewed(Renewed {
                 placement: None,
                 credit_bytes: 1 << 40,
+                space: Space { total_bytes: 1 << 40, free_bytes: 1 << 40, inodes: 1 },
                 prolonged: true,
                 tickets: None,
             }),

@@ -238,12 +238,13 @@ fn operate(
     op: &Op,
     pinned_by: &[SessionId],
 ) -> Result<Step, Fail> {
+    let keepers = tree::Keepers { pinned_by, author: session };
     let reply = match op {
         Op::Create(create) => tree::create(txn, at, session, create)?,
         Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
-        Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, pinned_by)?,
-        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, pinned_by)?,
-        Op::Rename(rename) => rename::rename(txn, at, rename, pinned_by)?,
+        Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, keepers)?,
+        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, keepers)?,
+        Op::Rename(rename) => rename::rename(txn, at, rename, keepers)?,
         Op::SetAttr { ino, changes } => attrs::set(txn, at, *ino, changes)?,
         Op::Truncate { ino, size, mtime } => {
             return content::truncate(txn, at, session, *ino, (*size, *mtime));

@@ -13,7 +13,7 @@ use super::sessions;
 use super::txn::{Txn, take};
 use super::usage;
 use crate::types::{DataVersion, Errno, FileKind, Ino, SessionId, limits};
-use crate::wire::metadata::{Create, Reply};
+use crate::wire::metadata::{Create, Removed, Reply};
 
 const SETGID: u16 = 0o2000;
 
@@ -121,22 +121,34 @@ pub(super) fn link(
     Ok(Reply::Inode(inode.attr(ino)))
 }
 
-/// Removes a name of something that is not a directory. If it was the last one, the sessions in `pinned_by`
-/// keep the inode until they have closed it.
+/// Who has an inode open whose name goes, and who takes the name.
+#[derive(Clone, Copy)]
+pub(super) struct Keepers<'a> {
+    pub(super) pinned_by: &'a [SessionId],
+    pub(super) author: SessionId,
+}
+
+impl Keepers<'_> {
+    fn are_others(self) -> bool {
+        self.pinned_by.iter().any(|session| *session != self.author)
+    }
+}
+
+/// Removes a name of something that is not a directory. If it was the last one, its keepers keep the inode until
+/// they have closed it.
 pub(super) fn unlink(
     txn: &mut Txn<'_>,
     at: At,
     parent: Ino,
     name: &[u8],
-    pinned_by: &[SessionId],
+    keepers: Keepers<'_>,
 ) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
     if entry.kind == FileKind::Directory {
         return Err(Errno::IsDirectory.into());
     }
-    let nlink = remove(txn, at, (parent, name), &entry, pinned_by)?;
-    Ok(Reply::Removed { ino: entry.ino, nlink })
+    remove(txn, at, (parent, name), &entry, keepers).map(Reply::Removed)
 }
 
 /// Removes an empty directory.
@@ -145,7 +157,7 @@ pub(super) fn rmdir(
     at: At,
     parent: Ino,
     name: &[u8],
-    pinned_by: &[SessionId],
+    keepers: Keepers<'_>,
 ) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
@@ -153,8 +165,7 @@ pub(super) fn rmdir(
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    let nlink = remove(txn, at, (parent, name), &entry, pinned_by)?;
-    Ok(Reply::Removed { ino: entry.ino, nlink })
+    remove(txn, at, (parent, name), &entry, keepers).map(Reply::Removed)
 }
 
 /// Refuses when a directory has entries.
@@ -165,26 +176,26 @@ pub(super) fn check_empty(txn: &Txn<'_>, ino: Ino) -> Result<(), Fail> {
     }
 }
 
-/// Takes a name away from its directory and from its inode; how many names that has left.
+/// Takes a name away from its directory and from its inode.
 pub(super) fn remove(
     txn: &mut Txn<'_>,
     at: At,
     (parent, name): (Ino, &[u8]),
     entry: &Entry,
-    pinned_by: &[SessionId],
-) -> Result<u32, Fail> {
+    keepers: Keepers<'_>,
+) -> Result<Removed, Fail> {
     leave(txn, at, parent, name, entry.kind)?;
     let mut inode = named(txn, entry.ino)?;
     touch(&mut inode, at);
     inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
     let nlink = inode.nlink;
     if nlink == 0 {
-        orphans::orphan(txn, at, entry.ino, inode, pinned_by)?;
+        orphans::orphan(txn, at, entry.ino, inode, keepers.pinned_by)?;
     } else {
         forget_name(txn, entry.ino, &mut inode, parent, name)?;
         txn.put(&keys::inode(entry.ino), &inode);
     }
-    Ok(nlink)
+    Ok(Removed { ino: entry.ino, nlink, open_elsewhere: keepers.are_others() })
 }
 
 /// One of several names goes: when it was the first, another takes its place.

@@ -92,7 +92,7 @@ impl Reign {
     }
 
     /// Raw bytes of the servers, counted as user data at the volume's width.
-    fn space(&self) -> Result<Space, Refusal> {
+    pub(super) fn space(&self) -> Result<Space, Refusal> {
         let state = self.state.lock();
         query::space_of(&*self.store, state.servers.usages()).map_err(unreadable)
     }

@@ -5,10 +5,13 @@
 //! is the proof that all of it is so, and while it lives it stays so:
 //!
 //! ```text
-//!   fence: no new leases ──▶ recall what others have ──▶ wait ──▶ fence: no new opens ──▶ into the log ──▶ applied
-//!                                                         │                                                  │
-//!                                 given back, or evicted ─┘                              both fences fall ◀──┘
+//!   nobody holds it ──▶ fence: no new leases ──▶ recall leases, wait ──▶ fence: no new opens ──▶ into the log
+//!      ▲                                            │                                                 │ applied
+//!      └──── somebody holds it again ───────────────┘                      both fences fall ◀─────────┘
 //! ```
+//!
+//! As long as an exclusive holder is waited for there is no fence: those who wait to read what it has written would get
+//! no lease of it while others queue up to write.
 //!
 //! Names may lead elsewhere by the time that everybody has given back; then it begins again. (They may even once
 //! more before the change is applied: apply looks, too.)
@@ -97,11 +100,12 @@ impl Reign {
         if caps::waits_for_grace(op) {
             self.wait_until(|| Ok((!self.state.lock().sessions.in_grace()).then_some(()))).await?;
         }
+        let touched = || caps::touched_by_op(&*self.store, op);
         loop {
+            self.wait_for_holders(session, touched).await?;
             let mut cleared = Cleared::fence(self, op)?;
-            let touched = || caps::touched_by_op(&*self.store, op);
-            self.wait_for_others(session, &cleared.changed, touched).await?;
-            if !caps::names_anything(op) || cleared.fence_opens(op)? {
+            let is_free = self.wait_for_leases(session, &cleared.changed, touched).await?;
+            if is_free && (!caps::names_anything(op) || cleared.fence_opens(op)?) {
                 return Ok(cleared);
             }
         }
@@ -114,24 +118,34 @@ impl Reign {
         session: SessionId,
         touched: impl Fn() -> Result<Vec<Ino>, StoreError>,
     ) -> Result<(), Refusal> {
-        self.wait_for_others(session, &[], touched).await
-    }
-
-    /// [`Self::wait_for_holders`], and nobody else has a shared lease of `changed`.
-    async fn wait_for_others(
-        &self,
-        session: SessionId,
-        changed: &[Ino],
-        touched: impl Fn() -> Result<Vec<Ino>, StoreError>,
-    ) -> Result<(), Refusal> {
         let mut waiting = Waiting { reign: self, recalled: Vec::new() };
         self.wait_until(|| {
             let inos = touched().map_err(unreadable)?;
             let held = caps::held_by_others(&*self.store, session, &inos).map_err(unreadable)?;
-            let leased = self.state.lock().leases.held_by_others(session, changed);
-            let is_free = held.is_empty() && leased.is_empty();
-            waiting.recall(&held, &leased);
+            let is_free = held.is_empty();
+            waiting.recall(&held, &[]);
             Ok(is_free.then_some(()))
+        })
+        .await
+    }
+
+    /// Returns when nobody else has a shared lease of `changed`. `false`: somebody holds what is `touched`.
+    async fn wait_for_leases(
+        &self,
+        session: SessionId,
+        changed: &[Ino],
+        touched: impl Fn() -> Result<Vec<Ino>, StoreError>,
+    ) -> Result<bool, Refusal> {
+        let mut waiting = Waiting { reign: self, recalled: Vec::new() };
+        self.wait_until(|| {
+            let inos = touched().map_err(unreadable)?;
+            if !caps::held_by_others(&*self.store, session, &inos).map_err(unreadable)?.is_empty() {
+                return Ok(Some(false));
+            }
+            let leased = self.state.lock().leases.held_by_others(session, changed);
+            let is_free = leased.is_empty();
+            waiting.recall(&[], &leased);
+            Ok(is_free.then_some(true))
         })
         .await
     }

@@ -125,11 +125,12 @@ impl Reign {
         if renewal == Renewal::Gone {
             return Err(Refusal::SessionClosed);
         }
+        let space = self.space()?;
         // With another map may come a server for which the client has no tickets yet.
         let wanted = renew.tickets || placement.is_some();
         let tickets = wanted.then(|| self.tickets_of(caller.identity(), renew.session));
         let (prolonged, tickets) = (renewal == Renewal::Prolonged, tickets.transpose()?);
-        Ok(Response::Renewed(Renewed { placement, credit_bytes, prolonged, tickets }))
+        Ok(Response::Renewed(Renewed { placement, credit_bytes, space, prolonged, tickets }))
     }
 
     pub(super) async fn close_own_session(

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::types::{DataVersion, FileKind, OpSeq, Timestamp, VolumeId};
+use crate::wire::metadata::{Removed, RenameMode};
 
 const NOW: Duration = Duration::from_secs(100);
 const LATER: Duration = Duration::from_secs(200);
@@ -29,6 +30,10 @@ fn attr(ino: Ino, birth: u64) -> Attr {
         volume: VolumeId::ROOT,
         md5: None,
     }
+}
+
+fn removed(nlink: u32) -> Reply {
+    Reply::Removed(Removed { ino: FILE, nlink, open_elsewhere: false })
 }
 
 fn lookup(name: &str) -> Query {
@@ -95,7 +100,7 @@ fn changes_of_our_own_are_not_hidden_by_what_was_known() {
     let op = Op::Unlink { parent: DIR, name: b"f".to_vec() };
     assert_eq!(beliefs.changed(&op, &Err(Errno::NotPermitted), NOW), None);
     assert_eq!(beliefs.answer(&lookup("f")), Some(found(1)));
-    beliefs.changed(&op, &Ok(Reply::Removed { ino: FILE, nlink: 0 }), NOW);
+    beliefs.changed(&op, &Ok(removed(0)), NOW);
     assert_eq!(beliefs.answer(&lookup("f")), None);
     assert_eq!(beliefs.answer(&Query::Attr { ino: FILE }), None);
     assert_eq!(beliefs.answer(&lookup("g")), Some(Err(Errno::NotFound)));
@@ -125,7 +130,7 @@ fn a_recall_says_what_the_kernel_may_believe() {
     beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER);
     // What is ours is gone from here, but not out of the kernel's mind.
     let op = Op::Unlink { parent: DIR, name: b"f".to_vec() };
-    beliefs.changed(&op, &Ok(Reply::Removed { ino: FILE, nlink: 1 }), NOW);
+    beliefs.changed(&op, &Ok(removed(1)), NOW);
     let forgotten = beliefs.recalled(&[DIR], NOW);
     let [dir] = &forgotten[..] else { panic!("{forgotten:?}") };
     assert_eq!((dir.ino, dir.heard), (DIR, LeaseStamp(1)));
@@ -143,7 +148,7 @@ fn a_name_that_the_kernel_moves_to_where_we_have_no_lease_is_taken_from_it() {
     learn(&mut beliefs, &lookup("f"), &found(1));
     beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER);
     let (name, new_name) = (b"f".to_vec(), b"g".to_vec());
-    let mode = crate::wire::metadata::RenameMode::Replace;
+    let mode = RenameMode::Replace;
     let rename = Rename { parent: DIR, name, new_parent: Ino(9), new_name, mode };
     let reply = Ok(Reply::Renamed { moved: vec![FILE], replaced: None });
     let orphaned = beliefs.changed(&Op::Rename(rename), &reply, NOW).expect("believed");

@@ -94,7 +94,7 @@ fn a_path_is_told_as_long_as_there_is_a_name() {
     world.op(0, op).unwrap();
     assert_eq!(path(&world, file).as_deref(), Some("/third"));
     let removed = world.op(0, unlink(ROOT, "third"));
-    assert_eq!(removed, Ok(Reply::Removed { ino: file, nlink: 0 }));
+    assert_eq!(removed, Ok(Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: false })));
     assert_eq!(path(&world, file), None);
     world.verify();
 }

@@ -22,7 +22,7 @@ use crate::types::{
 use crate::wire::admin;
 use crate::wire::metadata::{
     Answer, Attach, ClientInfo, Commit, CommitPiece, Create, Mutation, Notice, Op, PieceOutcome,
-    Query, Register, Reply, Request, Response, Usage, XattrMode,
+    Query, Register, Removed, Reply, Request, Response, Usage, XattrMode,
 };
 use crate::wire::{decode, encode};
 
@@ -510,7 +510,10 @@ async fn a_call_ends_with_its_connection_and_a_retry_is_done_once() {
     let again = other.begin(&remove);
     writer.mutate(Op::Release { ino: file }).await.unwrap();
     let Response::Mutated(replies) = again.await.unwrap() else { panic!("no reply") };
-    assert_eq!(replies, [Ok(Reply::Removed { ino: file, nlink: 0 })]);
+    assert_eq!(
+        replies,
+        [Ok(Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: false }))]
+    );
     assert_eq!(other.peer.call(&remove).await, Response::Mutated(replies));
     monitor.stop().await;
 }
@@ -599,7 +602,7 @@ async fn after_a_restart_a_client_that_does_not_return_holds_others_up_no_longer
         removed = removed => removed.unwrap(),
         () = renewing => unreachable!(),
     };
-    let expected = Reply::Removed { ino: file, nlink: 0 };
+    let expected = Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: false });
     assert_eq!(removed, Response::Mutated(vec![Ok(expected)]));
     let took = started.elapsed();
     assert!(

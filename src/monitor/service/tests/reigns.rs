@@ -373,7 +373,10 @@ async fn what_a_leader_planned_is_not_done_in_its_next_reign() {
     monitors.group.tell();
     monitors.attach(&mut client, 0, vec![(file, 1)]).await;
     let Response::Mutated(replies) = client.peer.call(&remove).await else { panic!("no reply") };
-    assert_eq!(replies, [Ok(Reply::Removed { ino: file, nlink: 0 })]);
+    assert_eq!(
+        replies,
+        [Ok(Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: false }))]
+    );
     assert!(client.ask(Query::Attr { ino: file }).await.is_ok(), "it is open");
 }
 
