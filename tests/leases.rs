@@ -71,8 +71,12 @@ fn a_second_look_asks_nobody() {
     make_tree(&source, if long() { 5000 } else { 300 }, 1, 7);
     copy(&source, &one.join("tree"));
     cluster.sync();
-    let looks =
-        ["ls -lR .", "find . -type f | xargs stat", "grep -rc . . || true", "ls nothing || true"];
+    let looks = [
+        "ls -lR .",
+        "find . -type f -exec stat {} +",
+        "grep -rc . . || true",
+        "ls nothing || true",
+    ];
     for (number, mount) in [one, two].into_iter().enumerate() {
         let told: Vec<String> = looks.iter().map(|look| shell(&mount, look)).collect();
         // Until the pages are here that reading ahead has asked for.
