@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::cluster::{Cluster, OKAPIFS, send, success, text};
 use common::runner::run;
-use common::wait_for;
+use common::{stays, wait_for};
 use serde_json::Value;
 
 /// For what the promise says 2 s; a loaded machine gets some slack.
@@ -175,8 +175,7 @@ fn one_agent_a_directory() {
     assert_eq!(said.lines().count(), 1, "{said}");
 
     cluster.down();
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(cluster.pids().is_empty(), "nothing is started again");
+    stays("nothing is started again", Duration::from_millis(500), || cluster.pids().is_empty());
     cluster.up();
     assert_eq!(cluster.unit("monitor-1")["start"], 2, "starts are counted on");
     cluster.assert_clean();

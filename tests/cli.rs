@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
-use common::cluster::{Cluster, OKAPIFS, need_fuse, success, text};
+use common::cluster::{Cluster, OKAPIFS, need_fuse, send, success, text};
 use common::runner::run;
 use common::wait_for;
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         ("a_monitor_that_could_break_its_word_is_refused", a_monitor_that_could_break_its_word),
         ("machines_join_with_tokens", machines_join_with_tokens),
         ("a_client_is_kept_to_what_it_may_do", a_client_is_kept_to_what_it_may_do),
+        ("a_dead_mount_is_buried_by_its_own_alone", a_dead_mount_is_buried_by_its_own_alone),
         ("what_is_in_force_is_shown", what_is_in_force_is_shown),
         ("manual_pages_are_written", manual_pages_are_written),
     ])
@@ -348,6 +349,38 @@ fn a_client_is_kept_to_what_it_may_do() {
     let owner = |path: PathBuf| fs::metadata(path).expect("there").uid();
     assert_eq!(owner(writable.join("mine")), 0);
     assert_eq!(owner(cluster.mnt().join("pub/mine")), 5000);
+}
+
+/// Two certificates on one machine: a mount that starts closes the sessions of dead mounts at once, of its own
+/// certificate only.
+fn a_dead_mount_is_buried_by_its_own_alone() {
+    let mut cluster = Cluster::new(2, 1, 1);
+    let status = cluster.status();
+    let monitor = status["monitors"][0]["address"].as_str().expect("text").to_owned();
+    let source = format!("{monitor}:/");
+    let dirs = ["one", "two"].map(|name| {
+        let dir = cluster.scratch().join(name).display().to_string();
+        let token = new_token(&cluster, &["--role", "client", "--name", name]);
+        success(Command::new(OKAPIFS).args(["join", &monitor, &token, "--dir", &dir]));
+        dir
+    });
+    let [one, two] = &dirs;
+    cluster.mount_as(one, &source);
+    let mounts_of_one = |cluster: &Cluster| -> Vec<(u64, u64)> {
+        let status = cluster.status();
+        let clients = status["clients"].as_array().expect("a list");
+        let of_one = clients.iter().filter(|client| client["name"] == "one");
+        let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+        of_one.map(|client| (number(&client["id"]), number(&client["pid"]))).collect()
+    };
+    let before = mounts_of_one(&cluster);
+    let [(dead, pid)] = before[..] else { panic!("not one mount: {before:?}") };
+    send(u32::try_from(pid).expect("a pid"), libc::SIGKILL);
+    cluster.mount_as(two, &source);
+    assert_eq!(mounts_of_one(&cluster), before, "it is none of the other's business");
+    cluster.mount_as(one, &source);
+    let after = mounts_of_one(&cluster);
+    assert!(matches!(after[..], [(id, _)] if id != dead), "{after:?} after {before:?}");
 }
 
 fn what_is_in_force_is_shown() {

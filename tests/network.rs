@@ -16,13 +16,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::hosts::{CLIENT, Hosts, MONITORS};
-use common::ledger::{Errors, Ledger};
+use common::ledger::{self, Errors};
 use common::runner::{long, run};
 
 /// What is promised to those who reach a majority of the monitors, on a machine with nothing else to do.
 const PROMISED: Duration = Duration::from_secs(3);
 /// What is asked of a busy one.
 const FAILOVER: Duration = Duration::from_secs(6);
+/// Rounds of the programs that are at work: about a second's, when nothing is wrong.
+const A_WHILE: u64 = 100;
 
 fn main() -> ExitCode {
     run(&[
@@ -41,14 +43,15 @@ fn happens(
     errors: Errors,
     break_it: impl FnOnce(&Hosts),
 ) -> Duration {
-    let ledger = Ledger::start(&hosts.mnt(), what, errors);
-    std::thread::sleep(Duration::from_millis(1_000));
+    let programs = ledger::start(&hosts.mnt(), what, errors);
+    programs.work_on(A_WHILE);
     break_it(hosts);
+    // So long it stays broken.
     std::thread::sleep(Duration::from_secs(seconds));
     hosts.net.heal();
     let healed = hosts.wait_healthy();
-    std::thread::sleep(Duration::from_millis(1_000));
-    let waits = ledger.finish();
+    programs.work_on(A_WHILE);
+    let waits = programs.finish();
     println!("{what}, {seconds} s, well again after {healed:?}: {waits}");
     waits.longest()
 }
@@ -164,8 +167,8 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
     for file in [&read, &written] {
         file.write_all_at(b"before", 0).and_then(|()| file.sync_all()).expect("written");
     }
-    let ledger = Ledger::start(&mnt, "given up", Errors::Possible);
-    std::thread::sleep(Duration::from_secs(1));
+    let programs = ledger::start(&mnt, "given up", Errors::Possible);
+    programs.work_on(A_WHILE);
     hosts.net.cut(CLIENT);
     let healed = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -180,6 +183,7 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
         }
         let told = Instant::now();
         println!("what a client held that is cut off was had after {:?}", told - since);
+        // So long it could still read what it must not.
         std::thread::sleep(Duration::from_secs(1));
         hosts.net.heal();
         healed.store(true, Ordering::Relaxed);
@@ -193,7 +197,7 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
         }
     });
     hosts.wait_healthy();
-    println!("a client is given up: {}", ledger.finish());
+    println!("a client is given up: {}", programs.finish());
 }
 
 /// What is read, and when each read began, until one has begun after that.

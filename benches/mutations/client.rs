@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use okapifs::crypto::Role;
+use okapifs::env::random::{Random, SystemRandom};
 use okapifs::env::system::rpc::Connection;
 use okapifs::env::system::{load_credentials, node};
 use okapifs::types::{Errno, Incarnation, SessionId};
@@ -28,7 +29,7 @@ impl Client {
     /// Opens a session with the cluster in `dir`, and keeps it alive.
     pub(crate) async fn open(dir: &Path) -> anyhow::Result<Self> {
         let node = node()?;
-        let info = ClientInfo {
+        let client = ClientInfo {
             node: node.id,
             boot: node.boot,
             run_lock: String::new(),
@@ -36,7 +37,8 @@ impl Client {
             mountpoint: "a benchmark".to_owned(),
             pid: std::process::id(),
         };
-        Self::begin(dir, Request::OpenSession(info)).await
+        let nonce = SystemRandom.u128();
+        Self::begin(dir, Request::OpenSession { client, nonce }).await
     }
 
     /// Goes on with a session over a new connection.

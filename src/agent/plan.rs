@@ -13,7 +13,8 @@
 //!   Due ──────────► Starting ──────────► Up
 //!    ▲                 │ silent           │ silent, or silent for a moment and a sibling asks
 //!    │                 └────────► Killed ◄┘
-//!    └──────── died, from any of the three; an unmounted mount, which was meant to end: Ended
+//!    └──────── died, from any of the three; an unmounted mount, which was meant to end: Ended;
+//!              one that the cluster has let go for good, a monitor that was replaced: Retired
 //! ```
 //!
 //! # Whom to believe
@@ -126,6 +127,7 @@ enum State {
     Up(Quiet),
     Killed { by_request: bool },
     Ended,
+    Retired,
 }
 
 /// Since when, and how many questions long, a process is silent.
@@ -206,6 +208,7 @@ impl Plan {
         let next = machine.start.max(seen).saturating_add(1);
         match machine.state {
             State::Up(quiet) if !quiet.is_doubtful(now) => return Outcome::Alive(machine.start),
+            State::Retired => return Outcome::NotMine,
             State::Starting(_) => return Outcome::Already(machine.start),
             State::Killed { .. } => return Outcome::Already(next),
             // It had its chances: somebody else's haste does not help it.
@@ -283,6 +286,15 @@ impl Plan {
         })
     }
 
+    /// The cluster has let that unit go, for good: it is not started any more. Whether that is news.
+    pub fn retire(&mut self, unit: &Unit) -> bool {
+        let idle = self.units.get_mut(unit).filter(|machine| !machine.has_process());
+        idle.is_some_and(|machine| {
+            machine.backoff.clear();
+            !matches!(std::mem::replace(&mut machine.state, State::Retired), State::Retired)
+        })
+    }
+
     /// Whether that unit failed so often that somebody should look.
     pub fn is_failing(&self, unit: &Unit) -> bool {
         self.units.get(unit).is_some_and(|machine| machine.backoff.is_failing())
@@ -330,7 +342,8 @@ impl Machine {
     }
 
     fn is_settled(&self) -> bool {
-        matches!(self.state, State::Up(_) | State::Ended) || self.backoff.count() > 0
+        matches!(self.state, State::Up(_) | State::Ended | State::Retired)
+            || self.backoff.count() > 0
     }
 
     fn fail(&mut self, policy: Policy, now: Duration, random: u64) {
@@ -361,6 +374,7 @@ impl State {
             Self::Up(_) => UnitState::Up,
             Self::Killed { .. } => UnitState::Killed,
             Self::Ended => UnitState::Ended,
+            Self::Retired => UnitState::Retired,
         }
     }
 }

@@ -59,7 +59,7 @@ fn is_allowed(caller: &Identity, node: &str, request: &Request) -> bool {
     match (request, caller.role) {
         (_, Role::Server) => false,
         (Request::Status, _) => true,
-        (Request::Restart { .. }, Role::Monitor | Role::Agent) => true,
+        (Request::Restart { .. }, Role::Monitor) => true,
         (Request::Restart { .. } | Request::Refresh, _) => is_administrator,
     }
 }
@@ -77,11 +77,11 @@ mod tests {
             is_allowed(&caller, "node", request)
         };
         assert!(may(Role::Monitor, "monitor-2", &restart));
-        assert!(may(Role::Agent, "agent", &restart));
         assert!(may(Role::Client, ADMINISTRATOR, &restart));
         assert!(may(Role::Client, "node", &restart), "it is its own");
         assert!(!may(Role::Client, "laptop", &restart));
         assert!(!may(Role::Server, "server-1", &restart));
+        assert!(!may(Role::Agent, "node", &restart), "agents have no business with one another");
         assert!(may(Role::Client, "laptop", &Request::Status));
         assert!(!may(Role::Server, ADMINISTRATOR, &Request::Status));
         assert!(may(Role::Client, ADMINISTRATOR, &Request::Refresh));

@@ -43,6 +43,11 @@ impl Starts {
         self.latest.get(unit).copied().unwrap_or(0)
     }
 
+    /// All units that were ever started here.
+    pub fn units(&self) -> impl Iterator<Item = &str> {
+        self.latest.keys().map(String::as_str)
+    }
+
     /// Writes down that the unit is about to be started under that number.
     ///
     /// # Errors

@@ -44,6 +44,9 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// A sentence, when its configuration makes no sense.
     fn launch(&self, unit: &Unit) -> Result<Launch, String>;
+
+    /// Why one of them is never to be started again, a sentence, if the cluster has let it go for good.
+    fn retired(&self, unit: &Unit) -> Option<String>;
 }
 
 /// What a supervisor needs.
@@ -167,7 +170,7 @@ impl Supervisor {
         let numbered = units.iter().map(|unit| (unit.clone(), starts.latest(&unit.name)));
         self.plan.want(numbered, self.clock.monotonic());
         for unit in &units {
-            if self.processes.contains_key(unit) {
+            if self.processes.contains_key(unit) || self.retire(unit) {
                 continue;
             }
             match self.parts.node.launch(unit) {
@@ -179,6 +182,16 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Gives a unit up that the cluster has let go, and says so once. Whether that is so.
+    fn retire(&mut self, unit: &Unit) -> bool {
+        let Some(why) = self.parts.node.retired(unit) else { return false };
+        if self.plan.retire(unit) {
+            log::warn!("{}: {why}. It is not started any more", unit.name);
+        }
+        self.troubles.insert(unit.clone(), why);
+        true
     }
 
     /// Takes over the unit's process, if it has one. Whether it had.
@@ -274,6 +287,9 @@ impl Supervisor {
         probes::forget(&process.launch.run_dir, process.running.pid);
         let orderly = process.is_ready && !process.launch.run_file().exists();
         self.event(unit, Event::Died { orderly });
+        if self.retire(unit) {
+            return;
+        }
         if orderly {
             log::info!("{} has ended, as it was asked to", unit.name);
             return;
@@ -332,7 +348,8 @@ impl Supervisor {
             .map(|(unit, state, start, failures)| {
                 let process = self.processes.get(unit);
                 let address = process.filter(|process| process.is_ready);
-                let trouble = self.troubles.get(unit).filter(|_| failures > 0);
+                let matters = failures > 0 || state == UnitState::Retired;
+                let trouble = self.troubles.get(unit).filter(|_| matters);
                 UnitStatus {
                     name: unit.name.clone(),
                     state,
@@ -348,7 +365,8 @@ impl Supervisor {
 
     /// Tells the service manager that the agent lives, and what has changed.
     fn tell_manager(&mut self) {
-        let all = self.plan.units().count();
+        let here = self.plan.units().filter(|(_, state, ..)| *state != UnitState::Retired);
+        let all = here.count();
         let up = self.plan.units().filter(|(_, state, ..)| *state == UnitState::Up).count();
         let mut lines = format!("STATUS={up} of {all} units work");
         let is_late = self.clock.monotonic() >= READY_AT_LAST;

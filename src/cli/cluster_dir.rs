@@ -26,6 +26,7 @@ use super::config::{
 };
 use crate::agent::processes::{self, Running};
 use crate::agent::stages::{Role, Unit};
+use crate::agent::starts::Starts;
 
 /// The name of the agent, among processes and directories.
 pub(super) const AGENT: &str = "agent";
@@ -98,6 +99,27 @@ impl ClusterDir {
     /// Names of the monitors' directories, by number.
     pub(super) fn monitors(&self) -> anyhow::Result<Vec<String>> {
         self.members(Role::Monitor, MonitorFile::NAME)
+    }
+
+    /// Those of them that were not removed from the cluster.
+    pub(super) fn live_monitors(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = self.monitors()?;
+        names.retain(|name| !MonitorFile::load(&self.of(name)).is_ok_and(|file| file.removed));
+        Ok(names)
+    }
+
+    /// The number after all that monitors or servers here have or had.
+    pub(super) fn next_number(&self, role: Role) -> anyhow::Result<u32> {
+        let starts = Starts::open(self.agent().join("starts.json"))?;
+        let mut names = match role {
+            Role::Monitor => self.monitors()?,
+            Role::Server => self.servers()?,
+            Role::Mount => Vec::new(),
+        };
+        names.extend(starts.units().map(str::to_owned));
+        let units = names.iter().filter_map(|name| unit(name)).filter(|unit| unit.role == role);
+        let numbers = units.filter_map(|unit| unit.name.rsplit('-').next()?.parse::<u32>().ok());
+        Ok(numbers.max().unwrap_or(0).saturating_add(1))
     }
 
     /// Names of the servers' directories, by number.
@@ -248,6 +270,12 @@ mod tests {
         let mount = MountEntry { at: "/mnt/a".into(), ..MountEntry::default() };
         MountsFile { mount: vec![mount] }.save(dir.path()).expect("saved");
         assert_eq!(cluster.units().expect("read").len(), 4);
+        assert_eq!(cluster.next_number(Role::Server).expect("read"), 11, "not one that is gone");
+        file("agent/starts.json");
+        let starts = r#"{"server-12": 3, "monitor-1": 1}"#;
+        fs::write(dir.path().join("agent/starts.json"), starts).expect("written");
+        assert_eq!(cluster.next_number(Role::Server).expect("read"), 13, "nor one that was");
+        assert_eq!(cluster.next_number(Role::Monitor).expect("read"), 2);
     }
 
     #[test]

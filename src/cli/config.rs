@@ -114,6 +114,9 @@ pub(super) struct MonitorFile {
     /// For how many seconds a monitor is missed before another takes its place; 0 leaves that to people.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) replace_after_s: Option<u64>,
+    /// Whether it was removed from the cluster: it can never come back.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub(super) removed: bool,
     /// What the cluster is to be that it founds; absent once there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) new_cluster: Option<ClusterFile>,
@@ -277,6 +280,7 @@ mod tests {
             id: Some(1),
             agent: None,
             replace_after_s: Some(60),
+            removed: false,
             new_cluster: Some(cluster.clone()),
         };
         file.save(dir.path()).expect("saved");

@@ -15,6 +15,7 @@ use super::config::{AgentFile, ClientFile, ClusterFile, ConfigFile, MonitorFile,
 use super::place::Place;
 use super::{find, say, systemd};
 use crate::agent::ADMINISTRATOR;
+use crate::agent::stages::Role as UnitRole;
 use crate::crypto::seal::SealKey;
 use crate::crypto::{Authority, Identity, Role, Token};
 use crate::env;
@@ -166,6 +167,7 @@ pub(super) fn begin(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Res
         id: None,
         agent: None,
         replace_after_s: None,
+        removed: false,
         new_cluster: Some(cluster.clone()),
     };
     monitor.save(&dir.of(MONITOR))?;
@@ -209,25 +211,23 @@ impl Begun {
     }
 }
 
-/// Makes monitors' directories until there are `count`: each asks the first one to let it in.
+/// Makes monitors' directories until there are `count`: each asks one that is there to let it in.
 pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow::Result<()> {
-    let first = MonitorFile::load(&dir.of(MONITOR))?.listen;
-    // Whichever of them leads can issue certificates.
-    let Some(seal) = credentials::load_seal_key(&dir.of(MONITOR))? else {
-        bail!("{} has no tls/seal.key: copy it from another monitor", dir.of(MONITOR).display());
+    let there = dir.live_monitors()?;
+    let missing = (count as usize).saturating_sub(there.len());
+    let Some(asked) = there.first().map(|name| dir.of(name)).filter(|_| missing > 0) else {
+        return Ok(());
     };
-    let mut authority = None;
-    for number in 1..=count {
+    let first = MonitorFile::load(&asked)?.listen;
+    // Whichever of them leads can issue certificates.
+    let Some(seal) = credentials::load_seal_key(&asked)? else {
+        bail!("{} has no tls/seal.key: copy it from another monitor", asked.display());
+    };
+    let authority = load_authority(dir)?;
+    for number in (dir.next_number(UnitRole::Monitor)?..).take(missing) {
         let name = format!("monitor-{number}");
         let home = dir.of(&name);
-        if home.join(MonitorFile::NAME).exists() {
-            continue;
-        }
-        let authority = match &mut authority {
-            Some(authority) => authority,
-            none => none.insert(load_authority(dir)?),
-        };
-        issue(authority, &home, Role::Monitor, &name)?;
+        issue(&authority, &home, Role::Monitor, &name)?;
         credentials::save_seal_key(&home, &seal)?;
         let monitor = MonitorFile {
             listen: listen.to_owned(),
@@ -235,6 +235,7 @@ pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow
             id: None,
             agent: None,
             replace_after_s: None,
+            removed: false,
             new_cluster: None,
         };
         monitor.save(&home)?;
@@ -252,7 +253,8 @@ pub(super) fn add_agent(dir: &ClusterDir, listen: &str) -> anyhow::Result<()> {
     AgentFile { listen: listen.to_owned(), spare: true }.save(&home)
 }
 
-/// Makes servers' directories until there are `count`. `domain` and `listen` say of the one of that name and
+/// Makes servers' directories until there are `count`, under new names: that of one that is gone belonged to other
+/// data. `domain` and `listen` say of the one of that name and
 /// number with what it fails and where it listens.
 pub(super) fn add_servers(
     dir: &ClusterDir,
@@ -260,19 +262,16 @@ pub(super) fn add_servers(
     domain: impl Fn(&str) -> String,
     listen: impl Fn(u32) -> String,
 ) -> anyhow::Result<()> {
+    let missing = (count as usize).saturating_sub(dir.servers()?.len());
+    if missing == 0 {
+        return Ok(());
+    }
     let cluster = find::credentials(&dir.client())?.identity().cluster;
-    let mut authority = None;
-    for number in 1..=count {
+    let authority = load_authority(dir)?;
+    for number in (dir.next_number(UnitRole::Server)?..).take(missing) {
         let name = server_name(number);
         let home = dir.of(&name);
-        if home.join(ServerFile::NAME).exists() {
-            continue;
-        }
-        let authority = match &mut authority {
-            Some(authority) => authority,
-            none => none.insert(load_authority(dir)?),
-        };
-        issue(authority, &home, Role::Server, &name)?;
+        issue(&authority, &home, Role::Server, &name)?;
         let server = ServerFile {
             cluster: cluster.to_string(),
             listen: listen(number),

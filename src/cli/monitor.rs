@@ -12,7 +12,7 @@ use super::cluster_dir::ClusterDir;
 use super::config::{ClusterFile, ConfigFile, MonitorFile};
 use super::{admin, find, new_monitor, say, status};
 use crate::agent::processes::Running;
-use crate::monitor::{self, Bootstrap, Config, Milestone};
+use crate::monitor::{self, Bootstrap, Config, Milestone, RunError};
 use crate::types::{Incarnation, MonitorId};
 use crate::wire::admin::{Request, Response};
 
@@ -154,6 +154,12 @@ fn remove(name: &str, once_replaced: bool, cluster: Option<&str>) -> anyhow::Res
 
 fn serve_dir(arguments: &Run) -> anyhow::Result<()> {
     let (file, _) = MonitorFile::in_force(&arguments.dir, &arguments.set)?;
+    if file.removed {
+        bail!(
+            "the monitor in {0} was removed from the cluster and cannot come back: remove {0}; `okapifs monitor add` makes another",
+            arguments.dir.display()
+        );
+    }
     let config = config(arguments, &file)?;
     admin::refuse_wildcard(&file.listen)?;
     admin::serving_runtime()?.block_on(serve(config, arguments.ready.clone()))
@@ -214,14 +220,23 @@ fn remember(dir: &Path, milestone: Milestone) -> anyhow::Result<()> {
     file.save(dir)
 }
 
+/// Keeps in monitor.toml that there is no point in starting it again: its agent does not.
+fn mark_removed(dir: &Path) -> anyhow::Result<()> {
+    let mut file = MonitorFile::load(dir)?;
+    file.removed = true;
+    file.save(dir)
+}
+
 async fn serve(config: Config, run_file: Option<PathBuf>) -> anyhow::Result<()> {
     let (end, shutdown) = watch::channel(false);
     let dir = config.dir.clone();
     let ready = announce(run_file.clone(), config.start);
     let serving = monitor::run(config, ready, shutdown);
-    until_asked(serving, end)
-        .await?
-        .with_context(|| format!("the monitor in {} cannot go on", dir.display()))?;
+    let ended = until_asked(serving, end).await?;
+    if let Err(RunError::Removed { .. }) = &ended {
+        mark_removed(&dir)?;
+    }
+    ended.with_context(|| format!("the monitor in {} cannot go on", dir.display()))?;
     retract(run_file)
 }
 

@@ -55,6 +55,7 @@ pub(super) fn write(
         monitors: enrolled.monitors.clone(),
         agent: Some(AgentFile::load(&dir.agent())?.listen),
         replace_after_s: None,
+        removed: false,
         new_cluster: None,
     };
     file.save(&home)

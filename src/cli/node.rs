@@ -23,12 +23,24 @@ impl Node for NodeDir {
     fn launch(&self, unit: &Unit) -> Result<Launch, String> {
         launch(&self.0, unit).map_err(sentence)
     }
+
+    fn retired(&self, unit: &Unit) -> Option<String> {
+        let home = self.0.of(&unit.name);
+        let is_removed =
+            unit.role == Role::Monitor && MonitorFile::load(&home).is_ok_and(|file| file.removed);
+        is_removed.then(|| {
+            format!(
+                "it was removed from the cluster; its directory {} may be removed",
+                home.display()
+            )
+        })
+    }
 }
 
 impl Site for NodeDir {
     fn is_spare(&self) -> bool {
         let wants = AgentFile::load(&self.0.agent()).is_ok_and(|file| file.spare);
-        wants && self.0.monitors().is_ok_and(|monitors| monitors.is_empty())
+        wants && self.0.live_monitors().is_ok_and(|monitors| monitors.is_empty())
     }
 
     fn learn_monitors(&self, monitors: &[String]) -> Result<(), String> {
@@ -85,7 +97,7 @@ pub(super) fn monitors(dir: &ClusterDir) -> anyhow::Result<Vec<String>> {
     for name in dir.servers()? {
         found.extend(ServerFile::in_force(&dir.of(&name), &[])?.0.monitors);
     }
-    for name in dir.monitors()? {
+    for name in dir.live_monitors()? {
         let (file, _) = MonitorFile::in_force(&dir.of(&name), &[])?;
         found.push(file.listen);
         found.extend(file.monitors);

@@ -78,7 +78,7 @@ fn show_units(units: &[UnitStatus]) {
     let mut rows = vec![row(["UNIT OF THIS NODE", "STATE", "START", "PID", "TROUBLE"])];
     rows.extend(units.iter().map(|unit| {
         let trouble = match unit.failures {
-            0 => String::new(),
+            0 => unit.trouble.clone(),
             failures => format!("failures in 10 minutes: {failures}; {}", unit.trouble),
         };
         let state = unit_state(unit.state).to_owned();
@@ -95,6 +95,7 @@ fn unit_state(state: UnitState) -> &'static str {
         UnitState::Up => "up",
         UnitState::Killed => "killed",
         UnitState::Ended => "ended",
+        UnitState::Retired => "removed",
     }
 }
 
@@ -185,9 +186,15 @@ fn servers(status: &Status) -> Vec<Vec<String>> {
 }
 
 fn clients(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row(["MOUNT", "HOST", "AT", "PID"])];
+    let mut rows = vec![row(["MOUNT", "CLIENT", "HOST", "AT", "PID"])];
     rows.extend(status.clients.iter().map(|client| {
-        vec![client.id.to_string(), client.host.clone(), client.mountpoint.clone(), pid(client.pid)]
+        vec![
+            client.id.to_string(),
+            client.name.clone(),
+            client.host.clone(),
+            client.mountpoint.clone(),
+            pid(client.pid),
+        ]
     }));
     rows
 }

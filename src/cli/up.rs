@@ -160,7 +160,7 @@ fn check_shape(dir: &ClusterDir, arguments: &Arguments) -> anyhow::Result<usize>
             cluster.width()
         );
     }
-    let there = dir.monitors()?.len();
+    let there = dir.live_monitors()?.len();
     let monitors: Option<usize> = arguments.monitors.as_deref().map(str::parse).transpose()?;
     if monitors.is_some_and(|wanted| wanted < there) {
         bail!("the cluster has {there} monitors; `okapifs monitor remove` takes one away");
@@ -282,7 +282,8 @@ async fn wait_until_all_works(dir: &ClusterDir) -> anyhow::Result<Vec<String>> {
     let since = Instant::now();
     let agent = agent(dir, since).await?;
     loop {
-        let units = agent.status().await?;
+        let mut units = agent.status().await?;
+        units.retain(|unit| unit.state != UnitState::Retired);
         let (failed, others): (Vec<_>, Vec<_>) = units.iter().partition(|unit| has_failed(unit));
         let broken: Vec<String> = failed
             .iter()

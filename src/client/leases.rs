@@ -171,7 +171,7 @@ impl Leases {
 
     /// Has the kernel forget all of it, and the pages of open files in two steps (see [`Yielding`]).
     async fn yield_pages(&self, forgotten: Vec<Forgotten>, open: &[Arc<File>], now: Duration) {
-        let whole = open.iter().map(|file| Stale::pages(file.ino, vec![0..u64::MAX]));
+        let whole = open.iter().map(|file| Stale::all_pages(file.ino));
         self.forget_in_kernel(forgotten, whole.collect(), now).await;
         let read_meanwhile = open.iter().filter_map(|file| {
             let yielding = std::mem::replace(&mut file.state.lock().yielding, Yielding::Holding);
@@ -188,7 +188,7 @@ impl Leases {
         let forgotten = self.beliefs.lock().forget_all();
         *self.returns.lock() = Returns::default();
         let open = files.all().into_iter().filter(|file| file.state.lock().handles > 0);
-        let pages = open.map(|file| Stale::pages(file.ino, vec![0..u64::MAX])).collect();
+        let pages = open.map(|file| Stale::all_pages(file.ino)).collect();
         self.forget_in_kernel(forgotten, pages, now).await;
     }
 
@@ -300,6 +300,10 @@ fn go_on(file: &File) {
 }
 
 impl Stale {
+    fn all_pages(ino: Ino) -> Self {
+        Self::pages(ino, std::iter::once(0..u64::MAX).collect())
+    }
+
     fn pages(ino: Ino, pages: Vec<Range<u64>>) -> Self {
         let (attr_for, names_for) = (Duration::ZERO, Duration::ZERO);
         Self { ino, attr_for, names_for, names: Vec::new(), pages }

@@ -145,8 +145,10 @@ impl MonitorLink {
                     self.learn_addresses(&response);
                     return true;
                 }
-                // A closed session is noticed, and replaced, by the next call.
-                Ok(Response::Refused(Refusal::SessionClosed | Refusal::Revoked)) => return true,
+                // A closed session is noticed, and replaced, by the next call; the other two by all that follow.
+                Ok(Response::Refused(
+                    Refusal::SessionClosed | Refusal::NotOwner | Refusal::Revoked,
+                )) => return true,
                 Ok(Response::Refused(Refusal::Expired)) => {
                     log::warn!("this client's certificate has expired, waiting for a new one");
                     tokio::time::sleep(EXPIRED_PAUSE).await;

@@ -22,6 +22,7 @@ use super::leases::Leases;
 use super::link::Monitors;
 use super::tickets::Tickets;
 use crate::env::clock::Clock;
+use crate::env::random::{Random, SystemRandom};
 use crate::types::limits::{INODE_RANGE, STRIPE_RANGE};
 use crate::types::{
     Attr, ClusterId, Errno, Incarnation, Ino, PlacementMap, ServerId, SessionId, StripeId,
@@ -568,7 +569,8 @@ impl State {
 }
 
 async fn call_open(monitors: &dyn Monitors, client: &ClientInfo) -> Result<SessionOpened, Refusal> {
-    match monitors.call(&Request::OpenSession(client.clone())).await {
+    let request = Request::OpenSession { client: client.clone(), nonce: SystemRandom.u128() };
+    match monitors.call(&request).await {
         Response::Session(opened) => Ok(opened),
         Response::Refused(refusal) => Err(refusal),
         other => Err(Refusal::Malformed(format!("unexpected answer {other:?}"))),

@@ -40,6 +40,21 @@ pub enum MonitorRole {
     Learner,
 }
 
+/// How much room the disk of a monitor has.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Hash, Default, Encode, Decode, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskRoom {
+    /// More than it keeps for when there is none.
+    #[default]
+    Enough,
+    /// Only what it keeps: with that, deleting goes on.
+    Reserve,
+    /// Nothing: it adds nothing to its log until there is room again.
+    Full,
+}
+
 /// Overall health, worst reason first.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Encode, Decode, Serialize, Deserialize,

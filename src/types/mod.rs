@@ -15,7 +15,9 @@ mod ticket;
 mod trust;
 
 pub use attr::{Attr, FileKind, Timestamp};
-pub use cluster::{Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState};
+pub use cluster::{
+    DiskRoom, Health, MonitorRole, PlacementMap, Position, ServerEntry, ServerState,
+};
 pub use errno::Errno;
 pub use ids::{
     ClusterId, DataVersion, Epoch, Incarnation, Ino, LeaseStamp, MonitorId, OpSeq, ServerId,

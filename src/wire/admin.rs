@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::metadata::MapSlice;
 use super::trust;
 use crate::types::{
-    ClusterId, Health, Ino, MonitorId, MonitorRole, PlacementMap, ServerId, ServerState, SessionId,
-    SignedTicket, StripeId, StripeRecord, Width,
+    ClusterId, DiskRoom, Health, Ino, MonitorId, MonitorRole, PlacementMap, ServerId, ServerState,
+    SessionId, SignedTicket, StripeId, StripeRecord, Width,
 };
 
 /// A question of an administrator.
@@ -141,6 +141,8 @@ pub struct MonitorStatus {
     pub applied: u64,
     /// How many entries that is behind the leader.
     pub lag: u64,
+    /// How much room its disk has, as far as the leader knows.
+    pub room: DiskRoom,
     /// Its process, when it runs on the asker's node.
     pub pid: Option<u32>,
 }
@@ -175,6 +177,8 @@ pub struct ServerStatus {
 pub struct ClientStatus {
     /// Its session.
     pub id: SessionId,
+    /// Its name, as in its certificate.
+    pub name: String,
     /// Host name.
     pub host: String,
     /// Where it is mounted.

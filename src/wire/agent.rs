@@ -12,7 +12,7 @@ use bincode::{Decode, Encode};
 pub enum Request {
     /// How are the processes? For monitors, agents and clients. Answered by [`Response::Status`].
     Status,
-    /// Start this process again, unless that has happened since. For monitors, agents and administrators.
+    /// Start this process again, unless that has happened since. For monitors and administrators.
     /// Answered by [`Response::Restart`].
     Restart {
         /// Its name on its node, which for monitors and servers is the one in their certificates.
@@ -66,7 +66,7 @@ pub struct UnitStatus {
     pub address: Option<String>,
     /// How often it failed in the last ten minutes.
     pub failures: u32,
-    /// Why it failed last, a sentence; empty if it did not.
+    /// Why it failed last or is not started any more, a sentence; empty if there is nothing to say.
     pub trouble: String,
 }
 
@@ -83,6 +83,8 @@ pub enum UnitState {
     Killed,
     /// It ended and stays so until somebody asks for it.
     Ended,
+    /// The cluster has let it go for good: it is not started any more, and its directory may be removed.
+    Retired,
 }
 
 /// Why an agent refused a call.

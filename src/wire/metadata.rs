@@ -19,7 +19,13 @@ use crate::types::{
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Request {
     /// A client begins. Answered by [`Response::Session`].
-    OpenSession(ClientInfo),
+    OpenSession {
+        /// What the client says of itself.
+        client: ClientInfo,
+        /// Drawn for this session: asked again with the same one, because the answer was lost, it gets the same
+        /// session.
+        nonce: u128,
+    },
     /// A client that was connected before goes on with its session on this connection, and says again what
     /// a leader keeps only in memory. Answered by [`Response::Session`], or by [`Response::Done`] as long as
     /// [`Attach::more`] is to come.
@@ -63,8 +69,8 @@ pub enum Request {
     /// Shared leases that the client gives back, because it was asked to or has no use for them: nothing of these
     /// inodes is believed any more. Answered by [`Response::Done`].
     GiveBack(GiveBack),
-    /// Sessions of a node, so that a new process of that node can close those of processes that died.
-    /// Answered by [`Response::Sessions`].
+    /// The caller's sessions on a node, so that a new process of that node can close those of processes that
+    /// died. Answered by [`Response::Sessions`].
     SessionsOfNode {
         /// The node.
         node: String,
@@ -74,7 +80,7 @@ pub enum Request {
     EvictDead {
         /// The session.
         session: SessionId,
-        /// The node that says so; must be the session's own.
+        /// The node that says so; must be the session's own, as the caller must be the session's owner.
         node: String,
     },
     /// A server starts. Answered by [`Response::Registered`].
@@ -161,6 +167,11 @@ pub enum Refusal {
     /// The caller's certificate does not allow it.
     #[error("that certificate does not allow this")]
     Forbidden,
+    /// The session or server that is named is not the caller's: it belongs to the holder of another certificate.
+    #[error(
+        "that session or server belongs to the holder of another certificate: mount again, or start the server with the certificate its directory was made with"
+    )]
+    NotOwner,
     /// The caller's certificate has expired: it may only renew it.
     #[error("this machine's certificate has expired and is not renewed yet; see its log")]
     Expired,

@@ -10,11 +10,12 @@
 //! a call on, whole, over a connection of its own to the leader, and passes back what the leader answers and,
 //! unasked, what it has to tell that caller. To the leader each caller behind another monitor is an **origin**:
 //! a number that the other monitor chose, never twice on one connection. Identities are believed: whoever
-//! connects as a monitor has proved to be one, and monitors check the certificates of their own callers.
+//! connects as a monitor has proved to be one (and is believed until it was removed), and monitors check the
+//! certificates of their own callers.
 
 use bincode::{Decode, Encode};
 
-use crate::types::{MonitorId, Position};
+use crate::types::{DiskRoom, MonitorId, OpSeq, Position};
 
 /// What one monitor asks another.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -103,8 +104,19 @@ pub enum Response {
         /// Who that is, as far as it is known, and where it is reached.
         leader: Option<(MonitorId, String)>,
     },
-    /// No, for good: a sentence for the administrator of the asker.
+    /// The monitor that asks was removed from the cluster, and never comes back: it ends. Nothing else ends one that
+    /// takes part.
+    Removed {
+        /// Its id.
+        id: MonitorId,
+        /// The command by which it left.
+        by: OpSeq,
+    },
+    /// A [`Request::Join`] or [`Request::Introduce`] is refused for good: a sentence for the administrator of the
+    /// asker.
     Refused(String),
+    /// That cannot be answered here, or not now, or not by this version; a sentence.
+    Unable(String),
 }
 
 /// What a monitor says of itself.
@@ -249,6 +261,8 @@ pub enum Answer {
         applied: u64,
         /// Its state hash where the leader wanted it, if it still has it or has it already.
         hash: Option<StateHash>,
+        /// How much room its disk has.
+        room: DiskRoom,
     },
     /// See [`Ask::Chunk`].
     Spooled(Spooled),

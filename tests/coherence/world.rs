@@ -169,7 +169,11 @@ impl World {
             mountpoint: String::new(),
             pid: 1,
         };
-        let Outcome::Session(session) = self.act(Action::OpenSession(info)) else {
+        let Outcome::Session(session) = self.act(Action::OpenSession {
+            owner: format!("client-{number}"),
+            client: info,
+            nonce: number as u128,
+        }) else {
             panic!("no session");
         };
         let jobs = tasks.iter().filter(|task| task.client == number);

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::cluster::{OKAPIFS, need_fuse, success, text};
 use super::net::Net;
-use super::wait_for;
+use super::{wait_for, wait_until};
 
 /// How many hosts there are.
 const HOSTS: usize = 5;
@@ -97,17 +97,10 @@ impl Hosts {
     /// Waits until all is well, and gives how long that took.
     pub fn wait_healthy(&self) -> Duration {
         let since = Instant::now();
-        let mut last = Value::Null;
-        while since.elapsed() < PATIENCE {
-            if let Some(status) = self.status() {
-                if is_healthy(&status) {
-                    return since.elapsed();
-                }
-                last = status;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("not well within {PATIENCE:?}: {last}");
+        wait_until("all is well", PATIENCE, || match self.status() {
+            Some(status) if is_healthy(&status) => Ok(since.elapsed()),
+            status => Err(status.unwrap_or_default()),
+        })
     }
 
     /// All that was written is durable and nothing is wrong with any block.

@@ -10,12 +10,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::load::Waits;
+use super::programs::{Programs, Rounds, Waits};
+use super::wait_for;
+
+/// A machine that was given up is served again sooner.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a program may meet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,62 +27,34 @@ pub enum Errors {
     Possible,
 }
 
-/// Programs that run until [`Ledger::finish`].
-pub struct Ledger {
-    stop: Arc<AtomicBool>,
-    programs: Vec<JoinHandle<Waits>>,
-}
-
-impl Ledger {
-    /// Starts them on a mount, below `mnt/name`.
-    pub fn start(mnt: &Path, name: &str, errors: Errors) -> Self {
-        let home = mnt.join(name);
-        fs::create_dir(&home).expect("made");
-        let stop = Arc::new(AtomicBool::new(false));
-        let program = |name: &str, work: fn(&mut Program)| {
-            let (home, stop) = (home.join(name), Arc::clone(&stop));
-            fs::create_dir(&home).expect("made");
-            let mut program = Program { home, stop, errors, waits: Waits::default() };
-            std::thread::spawn(move || {
-                work(&mut program);
-                program.waits
-            })
-        };
-        let programs = vec![
-            program("blocks", sync_blocks),
-            program("lines", append_lines),
-            program("names", change_names),
-            program("values", replace_values),
-        ];
-        Self { stop, programs }
-    }
-
-    /// Lets them come to an end, and has them check their ledgers.
-    pub fn finish(self) -> Waits {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut waits = Waits::default();
-        for program in self.programs {
-            match program.join() {
-                Ok(more) => waits.add(more),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        waits
-    }
+/// Starts them on a mount, below `mnt/name`.
+pub fn start(mnt: &Path, name: &str, errors: Errors) -> Programs {
+    let mut programs = Programs::new(mnt, name);
+    let mut start = |name, work: fn(&mut Program)| {
+        programs.start(name, move |home, rounds| {
+            let mut program = Program { home, rounds, errors, waits: Waits::default() };
+            work(&mut program);
+            program.waits
+        });
+    };
+    start("blocks", sync_blocks);
+    start("lines", append_lines);
+    start("names", change_names);
+    start("values", replace_values);
+    programs
 }
 
 struct Program {
     home: PathBuf,
-    stop: Arc<AtomicBool>,
+    rounds: Rounds,
     errors: Errors,
     waits: Waits,
 }
 
 impl Program {
     /// 0, 1, 2 … until all is to end.
-    fn rounds(&self) -> impl Iterator<Item = u64> + use<> {
-        let stop = Arc::clone(&self.stop);
-        (0..).take_while(move |_| !stop.load(Ordering::Relaxed))
+    fn rounds(&self) -> Rounds {
+        self.rounds.clone()
     }
 
     /// Does something; `None` when it failed and may have.
@@ -89,7 +62,7 @@ impl Program {
         match self.waits.measure(what, work) {
             Ok(done) => Some(done),
             Err(error) if self.errors == Errors::Possible && is_loss(&error) => {
-                std::thread::sleep(Duration::from_millis(100));
+                wait_for("its home is there again", PATIENCE, || fs::metadata(&self.home).ok());
                 None
             }
             Err(error) => panic!("{what} below {}: {error}", self.home.display()),
@@ -169,8 +142,6 @@ fn append_lines(program: &mut Program) {
         if done.is_none() {
             opened = None;
         }
-        // A program that logs does something else in between.
-        std::thread::sleep(Duration::from_millis(1));
     }
     for log in &logs {
         log.check();

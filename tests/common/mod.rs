@@ -14,19 +14,40 @@ pub mod hosts;
 pub mod ledger;
 pub mod load;
 pub mod net;
+pub mod programs;
 pub mod runner;
 pub mod shadow;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Waits until `done` gives something, and fails loudly when it does not in time.
 pub fn wait_for<T>(what: &str, at_most: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    wait_until(what, at_most, || done().ok_or(""))
+}
+
+/// The same; what is not there yet says why, and the last reason is in the failure.
+pub fn wait_until<T, E: fmt::Display>(
+    what: &str,
+    at_most: Duration,
+    mut done: impl FnMut() -> Result<T, E>,
+) -> T {
     let since = Instant::now();
     loop {
-        if let Some(value) = done() {
-            return value;
+        match done() {
+            Ok(value) => return value,
+            Err(why) => assert!(since.elapsed() < at_most, "not within {at_most:?}: {what} {why}"),
         }
-        assert!(since.elapsed() < at_most, "not within {at_most:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Looks for so long, again and again, and fails as soon as it is not so any more: for what must not happen there is
+/// nothing that could be waited for.
+pub fn stays(what: &str, so_long: Duration, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while since.elapsed() < so_long {
+        assert!(is_so(), "after {:?} not any more: {what}", since.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -45,6 +45,11 @@ impl Node for Shells {
             log_file: self.dir.join("log"),
         })
     }
+
+    fn retired(&self, unit: &Unit) -> Option<String> {
+        let gone = self.dir.join(format!("{}.gone", unit.name)).exists();
+        gone.then(|| "it was removed".to_owned())
+    }
 }
 
 fn unit() -> Unit {
@@ -177,4 +182,20 @@ async fn what_fails_says_why_and_what_is_mended_works() {
     let up = agent.wait_for(UnitState::Up).await;
     assert_eq!((up.failures, up.start, up.trouble.as_str()), (0, 2, ""));
     kill(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cluster_has_let_go_is_not_started_again() {
+    let (_dir, shells) = shells("echo gone > \"$0.gone\"; exit 1");
+    let agent = Agent::start(&shells);
+    let gone = agent.wait_for(UnitState::Retired).await;
+    assert_eq!((gone.start, gone.failures), (1, 0));
+    assert_eq!(gone.trouble, "it was removed");
+    agent.handle.refresh().await.expect("it runs").expect("a node");
+    assert_eq!(agent.handle.restart("monitor-1".to_owned(), 1).await, Some(Outcome::NotMine));
+    assert_eq!(agent.wait_for(UnitState::Retired).await.start, 1);
+    agent.crash().await;
+    let again = Agent::start(&shells);
+    assert_eq!(again.wait_for(UnitState::Retired).await.start, 1, "another agent knows it too");
+    again.crash().await;
 }

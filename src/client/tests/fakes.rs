@@ -99,7 +99,7 @@ impl FakeMonitors {
             {
                 Response::Refused(metadata::Refusal::SessionClosed)
             }
-            Request::OpenSession(_) => Response::Session(SessionOpened {
+            Request::OpenSession { .. } => Response::Session(SessionOpened {
                 session: self.session(),
                 cluster: ClusterId(7),
                 monitors: vec![],

@@ -76,7 +76,9 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         Action::Mutate { session, mutation, removes, moves } => {
             return mutate(txn, at, *session, mutation, (removes.as_ref(), moves));
         }
-        Action::OpenSession(client) => return Ok(sessions::open(txn, at, client)),
+        Action::OpenSession { owner, client, nonce } => {
+            return sessions::open(txn, at, owner, client, *nonce);
+        }
         Action::CloseSession { session, evicted } => {
             return sessions::close(txn, at, *session, *evicted);
         }

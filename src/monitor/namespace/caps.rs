@@ -47,6 +47,41 @@ pub fn held_by_others(
     Ok(held)
 }
 
+/// The inodes whose own content, attributes or grant an operation is about.
+pub fn subjects(op: &Op) -> Vec<Ino> {
+    match op {
+        Op::Create(create) => vec![create.ino],
+        Op::Link { ino, .. }
+        | Op::SetAttr { ino, .. }
+        | Op::Truncate { ino, .. }
+        | Op::Punch { ino, .. }
+        | Op::SetXattr { ino, .. }
+        | Op::RemoveXattr { ino, .. }
+        | Op::Acquire { ino }
+        | Op::Release { ino }
+        | Op::SetMd5 { ino, .. } => vec![*ino],
+        Op::Clone(range) => vec![range.from, range.to],
+        Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
+        Op::Unlink { .. }
+        | Op::Rmdir { .. }
+        | Op::Rename(_)
+        | Op::LeaseInodes
+        | Op::LeaseStripes { .. } => Vec::new(),
+    }
+}
+
+/// The directories in which an operation names something.
+pub fn directories(op: &Op) -> Vec<Ino> {
+    match op {
+        Op::Create(create) => vec![create.parent],
+        Op::Link { parent, .. } | Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => {
+            vec![*parent]
+        }
+        Op::Rename(rename) => vec![rename.parent, rename.new_parent],
+        _ => Vec::new(),
+    }
+}
+
 /// The inodes that nobody else may hold when that operation is applied.
 ///
 /// Truncate, punch, clone and commit are not among them: they need the caller's own grant, and without it they

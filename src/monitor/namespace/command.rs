@@ -86,8 +86,15 @@ pub enum Action {
         /// any more. Likewise.
         moves: Vec<Ino>,
     },
-    /// A client begins.
-    OpenSession(ClientInfo),
+    /// A client begins. Answered by [`Outcome::Session`], or by [`Outcome::NoSession`] when it was revoked.
+    OpenSession {
+        /// Its name, as in its certificate.
+        owner: String,
+        /// What it says of itself.
+        client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
+    },
     /// A client ends, or is evicted: its grants, ranges and open-unlinked inodes go; when it ends by itself, its
     /// replies too.
     CloseSession {

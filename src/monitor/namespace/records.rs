@@ -215,8 +215,12 @@ records! {
 
     /// `C`: a session.
     Session {
-        /// Whose it is.
+        /// Whose it is: the name in the certificate of the client that opened it.
+        owner: String,
+        /// What that client said of itself.
         client: ClientInfo,
+        /// Drawn by it for this session.
+        nonce: u128,
         /// When it was opened, by the leader's clock.
         opened: Timestamp,
         /// It changes nothing any more; what it held is being cleared away in steps, which have looked at the
@@ -226,7 +230,9 @@ records! {
 
     /// `J`: a session that was evicted; its slots are kept a while for its process, if that lives.
     Evicted {
-        /// Whose it was.
+        /// Whose it was, as in [`Session`].
+        owner: String,
+        /// What its client had said of itself.
         client: ClientInfo,
         /// When it went, by the leader's clock.
         at: Timestamp,

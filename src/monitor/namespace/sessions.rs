@@ -18,7 +18,8 @@ use super::keys::{self, IdKind};
 use super::orphans;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
-use super::txn::{Txn, get, take};
+use super::txn::{Txn, get, scan, take};
+use crate::crypto::Role;
 use crate::monitor::store::StoreError;
 use crate::types::{Errno, Ino, SessionId, StripeId, limits};
 use crate::wire::metadata::{ClientInfo, Reply};
@@ -36,12 +37,31 @@ const NO_MORE: Ino = Ino(u64::MAX);
 // A range's numbers are the bits of `Range::used`.
 const _: () = assert!(limits::INODE_RANGE == u64::BITS as u64);
 
-/// A client begins.
-pub(super) fn open(txn: &mut Txn<'_>, at: At, client: &ClientInfo) -> Outcome {
+/// A client begins, unless it was revoked: of the two commands the log has one first, and whoever revokes it closes
+/// the sessions that it has by then. One that asks again with the nonce of a session that is open has missed the
+/// answer.
+pub(super) fn open(
+    txn: &mut Txn<'_>,
+    at: At,
+    owner: &str,
+    client: &ClientInfo,
+    nonce: u128,
+) -> Result<Outcome, StoreError> {
+    if get(txn, &keys::member(Role::Client, owner))?.is_some_and(|member| member.revoked) {
+        return Ok(Outcome::NoSession);
+    }
+    for found in scan(txn, &keys::all::<Session>()) {
+        let (id, session) = found?;
+        let is_same = session.nonce == nonce && session.owner == owner && session.client == *client;
+        if is_same && session.closing.is_none() {
+            return Ok(Outcome::Session(id));
+        }
+    }
     let id = SessionId(at.op.0);
-    let session = Session { client: client.clone(), opened: at.time, closing: None };
+    let (owner, client) = (owner.to_owned(), client.clone());
+    let session = Session { owner, client, nonce, opened: at.time, closing: None };
     txn.put(&keys::session(id), &session);
-    Outcome::Session(id)
+    Ok(Outcome::Session(id))
 }
 
 /// A client ends, or is given up.
@@ -62,7 +82,8 @@ pub(super) fn close(
         return Ok(Outcome::Partly);
     }
     if evicted {
-        txn.put(&keys::evicted(id), &Evicted { client: session.client, at: at.time });
+        let Session { owner, client, .. } = session;
+        txn.put(&keys::evicted(id), &Evicted { owner, client, at: at.time });
     } else {
         drop_replies(txn, id)?;
     }

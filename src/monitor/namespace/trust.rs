@@ -240,7 +240,7 @@ fn redeem(
         return Ok(TrustOutcome::Refused(TokenRefusal::Expired(token.expires)));
     }
     let wanted = token.grant.name.as_deref().unwrap_or(wanted);
-    let name = free_name(txn, role, wanted)?;
+    let name = free_name(txn, wanted)?;
     let members = certificates(role, &name);
     let fewest = if role == TokenRole::Node { members.len() - 1 } else { members.len() };
     if !(fewest..=members.len()).contains(&keys.len()) {
@@ -307,9 +307,9 @@ fn key_of_monitor(txn: &Txn<'_>, node: &str) -> Result<Option<KeyHash>, StoreErr
 }
 
 /// The wanted name, with a number behind it when it is taken.
-fn free_name(txn: &Txn<'_>, role: TokenRole, wanted: &str) -> Result<String, StoreError> {
+fn free_name(txn: &Txn<'_>, wanted: &str) -> Result<String, StoreError> {
     let mut number = 1;
-    while is_taken(txn, role, &numbered(wanted, number))? {
+    while is_taken(txn, &numbered(wanted, number))? {
         number += 1;
     }
     Ok(numbered(wanted, number))
@@ -319,8 +319,10 @@ fn numbered(name: &str, number: u64) -> String {
     if number == 1 { name.to_owned() } else { format!("{name}-{number}") }
 }
 
-fn is_taken(txn: &Txn<'_>, role: TokenRole, name: &str) -> Result<bool, StoreError> {
-    for (role, name) in certificates(role, name) {
+/// Whether that is some machine's name, in whatever role: the client that is called like a node is that node's own, and
+/// its agent obeys it.
+fn is_taken(txn: &Txn<'_>, name: &str) -> Result<bool, StoreError> {
+    for (role, name) in certificates(TokenRole::Node, name) {
         // The certificates of these may be older than the record of members.
         let is_known = match role {
             Role::Server => has_registered(txn, &name)?,

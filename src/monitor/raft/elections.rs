@@ -13,6 +13,9 @@
 //!   it is cut off, even if only in one direction, steps down for good in its term. The others may have elected
 //!   one by then, and who asks here is told the truth: nobody leads.
 //!
+//! And one of ours: a leader whose disk is nearly full **yields**, if a majority has room: they can go on when it
+//! cannot. Who has no room lets the others have their turn first.
+//!
 //! Times are of a clock that only goes on. A gap between two steps is a pause of this process (a stopped
 //! virtual machine, say), not silence of the others: nobody is judged by it.
 
@@ -59,6 +62,10 @@ pub(super) struct View {
     pub(super) leads: bool,
     /// The sets of voters, of each of which a majority is needed; two while the group changes.
     pub(super) voters: Vec<BTreeSet<u64>>,
+    /// Whether this member's disk has only its reserve left.
+    pub(super) is_low: bool,
+    /// Of the others, those that answer this leader and have room.
+    pub(super) roomy: BTreeSet<u64>,
 }
 
 impl View {
@@ -133,7 +140,8 @@ impl Elections {
             for voter in view.voters.iter().flatten() {
                 heard.entry(*voter).or_insert(now);
             }
-            return self.is_deaf(now, view).then(|| self.abdicate(now));
+            let yields = view.is_low && view.is_majority(&view.roomy);
+            return (yields || self.is_deaf(now, view)).then(|| self.abdicate(now));
         }
         if !view.voters.iter().any(|set| set.contains(&self.me)) {
             self.wait_for_silence(now);
@@ -208,8 +216,9 @@ impl Elections {
     /// Follows no leader: is it time to become one?
     fn seek(&mut self, now: Duration, view: &View) -> Option<Decision> {
         let alone = view.is_majority(&BTreeSet::from([self.me]));
+        let turn = if view.is_low { self.timing.silence.1 * 2 } else { Duration::ZERO };
         match &self.state {
-            State::Waiting { until } if now < *until && !alone => None,
+            State::Waiting { until } if now < *until + turn && !alone => None,
             State::Waiting { .. } if alone => Some(self.stand(now)),
             State::Waiting { .. } => {
                 let yes = BTreeSet::from([self.me]);
@@ -281,7 +290,7 @@ mod tests {
     }
 
     fn view(leads: bool, voters: &[u64]) -> View {
-        View { leads, voters: vec![voters.iter().copied().collect()] }
+        View { leads, voters: vec![voters.iter().copied().collect()], ..View::default() }
     }
 
     /// Steps every 50 ms from `from` until something is decided.
@@ -376,7 +385,8 @@ mod tests {
     #[test]
     fn while_the_group_changes_both_majorities_are_needed() {
         let sets = [[1, 2, 3].into(), [1, 4, 5].into()];
-        let (view, mut one) = (View { leads: true, voters: sets.to_vec() }, member(1));
+        let (view, mut one) =
+            (View { leads: true, voters: sets.to_vec(), ..View::default() }, member(1));
         for now in (0..900).step_by(50) {
             one.pulse_answered(ms(now), 2);
             assert_eq!(one.step(ms(now), &view), None);

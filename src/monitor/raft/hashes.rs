@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_a_majority_has_is_right_even_against_the_leader() {
-        let view = View { leads: true, voters: vec![[1, 2, 3].into()] };
+        let view = View { leads: true, voters: vec![[1, 2, 3].into()], ..View::default() };
         let mut comparison = Comparison::default();
         let now = Duration::from_secs(5);
         assert_eq!(comparison.question(now, 1, None), None);

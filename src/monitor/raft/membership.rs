@@ -12,12 +12,13 @@ use openraft::error::{ClientWriteError, RaftError as CoreError};
 use super::Raft;
 use super::pulse::Heard;
 use super::types::Peer;
-use crate::types::MonitorId;
+use crate::types::{DiskRoom, MonitorId};
 
 /// How long one change may take before it is looked at again.
 const CHANGE: Duration = Duration::from_secs(5);
-/// A member that lacks at most so many entries of the log has caught up.
-const CAUGHT_UP: u64 = 1024;
+/// A member that lacks at most so many entries of the log has caught up: what one message carries. (In bytes that is
+/// a few at most; and whether it is there at all, and not since when, the plan of the members asks.)
+const CAUGHT_UP: u64 = super::MESSAGE_ENTRIES;
 
 /// The members, as a leader sees them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Group {
     pub heard: BTreeMap<MonitorId, Heard>,
     /// The last entry that this member has applied.
     pub applied: u64,
+    /// How much room this member's disk has.
+    pub room: DiskRoom,
 }
 
 /// A change of the members was not made, or not yet: another is under way, or no majority agrees.
@@ -55,6 +58,7 @@ impl Raft {
             caught_up: caught_up.map(|(id, _)| MonitorId(*id)).collect(),
             heard: self.inner.heart.heard(),
             applied: metrics.last_applied.map_or(0, |id| id.index),
+            room: self.inner.heart.room(),
         }
     }
 

@@ -13,7 +13,7 @@
 //! The protocol itself is openraft's, release 0.9: the stable one. Who leads when is decided here (`elections`,
 //! `pulse`): with a poll before an election, and with leaders that step down when no majority hears them.
 //! openraft's reads by ReadIndex are shared by many readers (`confirm`). A member that lags behind the log is
-//! sent the whole state (`snapshot`). All members' states are compared all the time (`hashes`). Everything of
+//! sent the whole state (`snapshot`). A disk without room is waited for (`room`). All members' states are compared all the time (`hashes`). Everything of
 //! openraft stays behind this module: nobody else names one of its types, and bytes on disk and on the wire are
 //! our own (`types`, `log`, [`peers`](crate::wire::peers)).
 //!
@@ -30,6 +30,7 @@ mod log;
 mod membership;
 mod network;
 mod pulse;
+mod room;
 mod snapshot;
 mod state;
 mod storage;
@@ -63,8 +64,10 @@ pub use membership::{ChangeError, Group};
 use network::Network;
 pub use pulse::Heard;
 use pulse::Heart;
+pub use room::Gauge;
 use snapshot::{Receiver, Transfers};
 use state::StateMachine;
+pub use state::certain_voters;
 use storage::LogStorage;
 pub use transport::{Transport, Unreached};
 use types::{Peer, Proposal, TypeConfig};
@@ -113,6 +116,8 @@ pub struct RaftConfig {
     pub id: MonitorId,
     /// `host:port` where other monitors reach it.
     pub address: String,
+    /// Measures its disk.
+    pub gauge: Arc<Gauge>,
 }
 
 /// Sizes and times that tests change.
@@ -224,8 +229,10 @@ impl Raft {
         machine: Arc<dyn Machine>,
         transport: Arc<dyn Transport>,
     ) -> Result<(Self, watch::Receiver<Option<LogId<u64>>>), RaftError> {
-        let receiver = Receiver::new(&config.dir).map_err(LogError::from)?;
-        let (log, applied) = open(config.dir, tuning.log, store.clone()).await?;
+        let gauge = config.gauge;
+        let receiver = Receiver::new(&config.dir, Arc::clone(&gauge)).map_err(LogError::from)?;
+        let (log, applied) =
+            open(config.dir, tuning.log, Arc::clone(&gauge), store.clone()).await?;
         let recovered = log.last().map(|last| last.index);
         let (persisted, watch_persisted) = watch::channel(applied);
         let (ended, apply_ended) = oneshot::channel();
@@ -250,6 +257,7 @@ impl Raft {
             Arc::clone(&transport),
             tuning.timing,
             hashes,
+            gauge,
         );
         let heart = Arc::new(heart);
         let inner = Inner {
@@ -379,6 +387,7 @@ impl Raft {
     ///
     /// When the store could not be made durable; the log has everything still.
     pub async fn shutdown(&self) -> Result<(), RaftError> {
+        self.inner.log.stop_waiting();
         if let Err(panic) = self.inner.core.shutdown().await {
             ::log::error!("Raft panicked: {panic}");
         }
@@ -404,10 +413,11 @@ impl Raft {
 async fn open(
     dir: PathBuf,
     log_config: LogConfig,
+    gauge: Arc<Gauge>,
     store: Arc<dyn Store>,
 ) -> Result<(Arc<Log>, Option<LogId<u64>>), RaftError> {
     let opened = tokio::task::spawn_blocking(move || {
-        let log = Log::open(&dir, log_config)?;
+        let log = Log::open(&dir, log_config, gauge)?;
         let (applied, _) = state::applied_state(store.as_ref())?;
         store.persist()?;
         let index = applied.map(|id| id.index);

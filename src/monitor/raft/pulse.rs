@@ -16,17 +16,20 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::elections::{Decision, Elections, Timing, View};
 use super::hashes::{self, Comparison, Hashes};
 use super::log::Log;
+use super::room::Gauge;
 use super::transport::Transport;
 use super::types;
 use super::{Core, Metrics};
 use crate::env::random::SystemRandom;
-use crate::types::{MonitorId, Position};
+use crate::types::{DiskRoom, MonitorId, Position};
 use crate::wire::peers::{Answer, Ask, NOBODY, Pulse, StateHash, Vote};
 
 /// A Raft that has not got through its work for this long is taken for hung.
 const CORE_HUNG: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const CORE_LOOK: Duration = Duration::from_millis(250);
+/// How often is looked how much room the disk has.
+const ROOM_LOOK: Duration = Duration::from_millis(250);
 
 /// What a leader last heard of another member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +38,16 @@ pub struct Heard {
     pub applied: u64,
     /// Since when it has not answered.
     pub silent: Duration,
+    /// How much room its disk has.
+    pub room: DiskRoom,
+}
+
+/// What a member said with its answer to a pulse.
+struct Beat {
+    /// When the pulse was sent.
+    sent: Duration,
+    applied: u64,
+    room: DiskRoom,
 }
 
 /// The heart; shared by those who hear other members' messages.
@@ -48,8 +61,9 @@ pub(super) struct Heart {
     elections: Mutex<Elections>,
     comparison: Mutex<Comparison>,
     hashes: Arc<Hashes>,
-    /// Who answered a pulse, when it was sent, and what it had applied.
-    heard: Mutex<BTreeMap<u64, (Duration, u64)>>,
+    gauge: Arc<Gauge>,
+    /// The last answer of each member.
+    heard: Mutex<BTreeMap<u64, Beat>>,
     /// When the core last got through its work.
     core_seen: Mutex<Duration>,
     /// Rings when there may be something to decide.
@@ -66,6 +80,7 @@ impl Heart {
         transport: Arc<dyn Transport>,
         timing: Timing,
         hashes: Arc<Hashes>,
+        gauge: Arc<Gauge>,
     ) -> Self {
         let random = Box::new(SystemRandom);
         Self {
@@ -78,6 +93,7 @@ impl Heart {
             elections: Mutex::new(Elections::new(me, timing, random, Duration::ZERO)),
             comparison: Mutex::default(),
             hashes,
+            gauge,
             heard: Mutex::default(),
             core_seen: Mutex::new(Duration::ZERO),
             wake: Notify::new(),
@@ -88,6 +104,7 @@ impl Heart {
     /// Beats until Raft stops.
     pub(super) async fn run(self: Arc<Self>) {
         drop(tokio::spawn(Arc::clone(&self).watch_core()));
+        let _watching_room = AbortOnDrop(tokio::spawn(watch_room(Arc::clone(&self.gauge))));
         let mut metrics = self.core.server_metrics();
         let mut ticks = tokio::time::interval(self.timing.pulse / 3);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,7 +123,7 @@ impl Heart {
                 if metrics.running_state.is_err() {
                     return;
                 }
-                (view(&metrics), metrics.current_term)
+                (self.view(&metrics), metrics.current_term)
             };
             let now = self.now();
             let decision = self.elections.lock().step(now, &view);
@@ -123,10 +140,16 @@ impl Heart {
     pub(super) fn heard(&self) -> BTreeMap<MonitorId, Heard> {
         let now = self.now();
         let heard = self.heard.lock();
-        let heard = heard.iter().map(|(id, (at, applied))| {
-            (MonitorId(*id), Heard { applied: *applied, silent: now.saturating_sub(*at) })
+        let heard = heard.iter().map(|(id, Beat { sent, applied, room })| {
+            let silent = now.saturating_sub(*sent);
+            (MonitorId(*id), Heard { applied: *applied, silent, room: *room })
         });
         heard.collect()
+    }
+
+    /// How much room this member's disk has.
+    pub(super) fn room(&self) -> DiskRoom {
+        self.gauge.seen()
     }
 
     /// A leader has shown itself.
@@ -143,7 +166,7 @@ impl Heart {
             }
         }
         let hash = pulse.check.and_then(|index| self.hashes.at(index));
-        Answer::Pulsed { term, applied, hash }
+        Answer::Pulsed { term, applied, hash, room: self.room() }
     }
 
     /// Whether this member would vote for that one.
@@ -225,10 +248,11 @@ impl Heart {
         for to in self.others(members.iter()) {
             let (heart, ask, view) = (Arc::clone(self), Ask::Pulse(pulse.clone()), view.clone());
             drop(tokio::spawn(async move {
-                if let Some(Answer::Pulsed { term: theirs, applied, hash }) =
+                if let Some(Answer::Pulsed { term: theirs, applied, hash, room }) =
                     heart.ask(to, ask, heart.timing.deaf).await
                 {
-                    heart.pulse_answered(to, (sent, term, theirs), applied, &view, hash).await;
+                    let beat = Beat { sent, applied, room };
+                    heart.pulse_answered(to, (term, theirs), beat, &view, hash).await;
                 }
             }));
         }
@@ -237,8 +261,8 @@ impl Heart {
     async fn pulse_answered(
         &self,
         from: u64,
-        (sent, term, theirs): (Duration, u64, u64),
-        applied: u64,
+        (term, theirs): (u64, u64),
+        beat: Beat,
         view: &View,
         hash: Option<StateHash>,
     ) {
@@ -249,8 +273,8 @@ impl Heart {
             }
             return;
         }
-        self.elections.lock().pulse_answered(sent, from);
-        self.heard.lock().insert(from, (sent, applied));
+        self.elections.lock().pulse_answered(beat.sent, from);
+        self.heard.lock().insert(from, beat);
         if let Some(hash) = hash {
             self.comparison.lock().answered(from, hash, view);
         }
@@ -284,6 +308,21 @@ impl Heart {
         asked.await.ok()
     }
 
+    /// What elections go by.
+    fn view(&self, metrics: &Metrics) -> View {
+        let voters = metrics.membership_config.membership().get_joint_config().clone();
+        let (now, heard) = (self.now(), self.heard.lock());
+        let has_room = heard.iter().filter(|(_, beat)| {
+            beat.room == DiskRoom::Enough && now < beat.sent + self.timing.deaf
+        });
+        View {
+            leads: metrics.state.is_leader(),
+            voters,
+            is_low: self.room() != DiskRoom::Enough,
+            roomy: has_room.map(|(id, _)| *id).collect(),
+        }
+    }
+
     /// All members, voters or not.
     fn members(&self) -> BTreeSet<u64> {
         let metrics = self.core.metrics();
@@ -297,10 +336,21 @@ impl Heart {
     }
 }
 
-/// What elections go by.
-fn view(metrics: &Metrics) -> View {
-    View {
-        leads: metrics.state.is_leader(),
-        voters: metrics.membership_config.membership().get_joint_config().clone(),
+/// Looks at the disk for ever, on a thread that may wait for it.
+async fn watch_room(gauge: Arc<Gauge>) {
+    loop {
+        let looking = Arc::clone(&gauge);
+        // The next look will do as well.
+        drop(tokio::task::spawn_blocking(move || looking.look()).await);
+        tokio::time::sleep(ROOM_LOOK).await;
+    }
+}
+
+/// A task that ends with whoever has it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

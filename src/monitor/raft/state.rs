@@ -12,6 +12,7 @@
 
 #![expect(clippy::result_large_err, reason = "the error is openraft's")]
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -29,7 +30,7 @@ use super::snapshot::StateImage;
 use super::types::{self, Entry, Peer, StorageError, StoredMembers, TypeConfig};
 use crate::monitor::namespace::command::{Command, Outcome};
 use crate::monitor::store::{Batch, Read, Store, StoreError};
-use crate::types::Position;
+use crate::types::{MonitorId, Position};
 use crate::wire;
 use crate::wire::peers::StateHash;
 
@@ -52,6 +53,20 @@ pub(super) fn applied_state(read: &dyn Read) -> Result<AppliedState, StoreError>
     let applied = get(read, APPLIED)?.map(types::log_id);
     let members = get(read, MEMBERS)?.map(StoredMembers::stored);
     Ok((applied, members.unwrap_or_default()))
+}
+
+/// The members whose vote counts whatever happens next: those in every set of voters that is committed. A leader
+/// that has begun to change them, or has ended the change in its own log only, may be gone in the next moment, and
+/// then the others go by what was committed.
+///
+/// # Errors
+///
+/// When the state cannot be read.
+pub fn certain_voters(read: &dyn Read) -> Result<BTreeSet<MonitorId>, StoreError> {
+    let (_, members) = applied_state(read)?;
+    let sets = members.membership().get_joint_config().iter();
+    let certain = sets.cloned().reduce(|some, more| &some & &more);
+    Ok(certain.into_iter().flatten().map(MonitorId).collect())
 }
 
 /// Reads one of our records.
@@ -296,4 +311,27 @@ pub(super) fn decoded_members(bytes: &[u8]) -> Result<StoredMembership<u64, Peer
 
 fn read_failed(error: StoreError) -> StorageError {
     StorageIOError::read_state_machine(AnyError::new(&error)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::Membership;
+
+    use super::*;
+    use crate::monitor::store::memory::MemoryStore;
+
+    #[test]
+    fn while_voters_change_only_those_of_both_sets_are_certain() {
+        let store = MemoryStore::new();
+        assert_eq!(certain_voters(&store).unwrap(), BTreeSet::new());
+        for (sets, certain) in [(vec![vec![1]], vec![1]), (vec![vec![1, 2], vec![2, 3]], vec![2])] {
+            let sets: Vec<BTreeSet<u64>> =
+                sets.into_iter().map(|set| set.into_iter().collect()).collect();
+            let members = StoredMembership::new(None, Membership::new(sets, None));
+            let batch = [(MEMBERS.to_vec(), Some(encoded_members(&members)))].into();
+            store.write(&batch).unwrap();
+            let certain = certain.into_iter().map(MonitorId).collect();
+            assert_eq!(certain_voters(&store).unwrap(), certain);
+        }
+    }
 }

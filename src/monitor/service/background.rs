@@ -108,15 +108,13 @@ async fn forget_old(reign: &Reign) -> Result<(), Refusal> {
 }
 
 fn look_at_room(reign: &Reign) {
-    // What the disk has to say it says to the log, at the next write.
-    let Ok(is_short) = room::is_short(&reign.member.dir) else { return };
+    let is_short = room::is_short(reign.member.id, &reign.group());
     let was_short = reign.member.short_of_room.swap(is_short, Ordering::Relaxed);
     match (was_short, is_short) {
         (false, true) => log::error!(
-            "the disk of {} is nearly full: new names and data are refused until it has room again",
-            reign.member.dir.display()
+            "the disks of the monitors are nearly full: new names and data are refused until a majority has room again"
         ),
-        (true, false) => log::info!("the monitor's disk has room again"),
+        (true, false) => log::info!("a majority of the monitors has room again"),
         _ => {}
     }
 }

@@ -72,7 +72,7 @@ impl Monitor {
             Ok(peers::Request::ForwardGuest { identity }) => {
                 self.answer_guest_of(peer, identity.as_deref(), payload).await
             }
-            _ => to_peer(&peers::Response::Refused("nobody here can answer that".to_owned())),
+            _ => to_peer(&peers::Response::Unable("nobody here can answer that".to_owned())),
         }
     }
 
@@ -90,7 +90,7 @@ impl Monitor {
     async fn answer_guest_of(&self, peer: &Caller, guest: Option<&str>, call: &[u8]) -> Answer {
         let Ok(guest) = guest.map(|name| of_cluster(peer, name).ok_or(())).transpose() else {
             let why = "the guest was never a member of this cluster".to_owned();
-            return to_peer(&peers::Response::Refused(why));
+            return to_peer(&peers::Response::Unable(why));
         };
         forwarded(match self.reign().await {
             Some(reign) => reign.serve_guest(guest.as_ref(), call).await,
@@ -136,7 +136,9 @@ impl Reign {
         authorize(caller.identity().role, &request)?;
         self.check_not_revoked(caller.identity(), &request)?;
         match request {
-            Request::OpenSession(client) => self.open_session(caller, client).await,
+            Request::OpenSession { client, nonce } => {
+                self.open_session(caller, client, nonce).await
+            }
             Request::Attach(attach) => self.attach(caller, attach).await,
             Request::CloseSession(session) => self.close_own_session(caller, session).await,
             Request::Renew(renew) => self.renew(caller, &renew).await,
@@ -166,11 +168,11 @@ impl Reign {
                 self.check_attached(caller, back.session).await?;
                 self.given_back(back)
             }
-            Request::SessionsOfNode { node } => self.sessions_of_node(&node).await,
-            Request::EvictDead { session, node } => self.evict_dead(session, &node).await,
+            Request::SessionsOfNode { node } => self.sessions_of_node(caller, &node).await,
+            Request::EvictDead { session, node } => self.evict_dead(caller, session, &node).await,
             Request::Register(register) => self.register(caller, register).await,
             Request::Beat(beat) => self.beat(caller, beat).await,
-            Request::Inventory(inventory) => self.inventory(inventory).await,
+            Request::Inventory(inventory) => self.inventory(caller, inventory).await,
             Request::Admin(request) => {
                 self.administer(caller.identity(), request).await.map(Response::Admin)
             }

@@ -24,11 +24,14 @@ impl Reign {
         &self,
         caller: &Origin,
         client: ClientInfo,
+        nonce: u128,
     ) -> Result<Response, Refusal> {
         check_client(&client)?;
         log::info!("{} mounts the filesystem at {}", client.host, client.mountpoint);
-        match self.submit(Action::OpenSession(client)).await? {
+        let owner = caller.identity().name.clone();
+        match self.submit(Action::OpenSession { owner, client, nonce }).await? {
             Outcome::Session(session) => self.attached(caller, session),
+            Outcome::NoSession => Err(Refusal::Revoked),
             other => Err(Refusal::Malformed(format!(
                 "a session was asked for and answered with {other:?}"
             ))),
@@ -44,7 +47,7 @@ impl Reign {
         if pins.len() > PINS_MAX {
             return Err(Refusal::Malformed(format!("more than {PINS_MAX} pins at a time")));
         }
-        self.check_open(session).await?;
+        self.check_open(caller, session).await?;
         {
             let mut state = self.state.lock();
             for (ino, generation) in pins {
@@ -65,21 +68,24 @@ impl Reign {
         if attached {
             return Ok(());
         }
-        self.check_open(session).await?;
+        self.check_open(caller, session).await?;
         Err(Refusal::NotAttached)
     }
 
-    /// Whoever hears that its session is gone gives up what it holds: only who leads for certain says so.
-    async fn check_open(&self, session: SessionId) -> Result<(), Refusal> {
-        if !self.is_open(session)? {
+    /// The session is open, and the caller's. Whoever hears that its session is gone gives up what it holds: only who
+    /// leads for certain says so.
+    async fn check_open(&self, caller: &Origin, session: SessionId) -> Result<(), Refusal> {
+        if self.open(session)?.is_none() {
             self.confirm_leadership().await?;
         }
-        self.is_open(session)?.then_some(()).ok_or(Refusal::SessionClosed)
+        let record = self.open(session)?.ok_or(Refusal::SessionClosed)?;
+        self.check_owner(caller, &record.owner, format_args!("session {session}"))
     }
 
-    fn is_open(&self, session: SessionId) -> Result<bool, Refusal> {
+    /// The session, if it is open.
+    fn open(&self, session: SessionId) -> Result<Option<records::Session>, Refusal> {
         let record = query::session(&*self.store, session).map_err(unreadable)?;
-        Ok(record.is_some_and(|record| record.closing.is_none()))
+        Ok(record.filter(|record| record.closing.is_none()))
     }
 
     fn attached(&self, caller: &Origin, session: SessionId) -> Result<Response, Refusal> {
@@ -182,30 +188,34 @@ impl Reign {
     ) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
         let record = query::session(&*self.store, session).map_err(unreadable)?;
-        let client = record.ok_or(Refusal::SessionClosed)?.client;
-        if self.is_open(evicted)? {
+        let asker = record.ok_or(Refusal::SessionClosed)?;
+        if self.open(evicted)?.is_some() {
             return Err(Refusal::Malformed(format!("session {evicted} was not evicted")));
         }
-        query::old_replies(&*self.store, evicted, &client, operations)
+        query::old_replies(&*self.store, evicted, &asker, operations)
             .map_err(unreadable)?
             .map(Response::OldReplies)
             .ok_or(Refusal::Forbidden)
     }
 
-    pub(super) async fn sessions_of_node(&self, node: &str) -> Result<Response, Refusal> {
+    pub(super) async fn sessions_of_node(
+        &self,
+        caller: &Origin,
+        node: &str,
+    ) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
-        let sessions = query::sessions(&*self.store).map_err(unreadable)?;
+        let mut sessions = self.sessions_of_client(&caller.identity().name)?;
+        sessions.retain(|(_, record)| record.client.node == node);
         let entry = |(session, record): (SessionId, records::Session)| SessionEntry {
             session,
             client: record.client,
         };
-        let mut entries: Vec<_> = sessions.into_iter().map(entry).collect();
-        entries.retain(|entry| entry.client.node == node);
-        Ok(Response::Sessions(entries))
+        Ok(Response::Sessions(sessions.into_iter().map(entry).collect()))
     }
 
     pub(super) async fn evict_dead(
         &self,
+        caller: &Origin,
         session: SessionId,
         node: &str,
     ) -> Result<Response, Refusal> {
@@ -213,6 +223,7 @@ impl Reign {
         let Some(record) = query::session(&*self.store, session).map_err(unreadable)? else {
             return Ok(Response::Done);
         };
+        self.check_owner(caller, &record.owner, format_args!("session {session}"))?;
         let client = record.client;
         if client.node != node {
             return Err(Refusal::Forbidden);

@@ -6,6 +6,11 @@
 //! the leader died or is none any more, everything under way is answered with [`Refusal::NoLeader`] at once,
 //! and callers ask again. Nothing is kept here that could be wrong afterwards.
 //!
+//! **Calls that wait for one another.** The leader takes only so many calls of a connection that it has not answered
+//! ([`IN_FLIGHT_BYTES`]), then it reads no more. Many of those that we pass on may wait for a holder to give
+//! something back, and the holder may be a client of ours: its release must not be behind them. So a quarter of what
+//! the leader takes is left to calls that make others go on ([`order::gives_back`]), and the rest wait here.
+//!
 //! [`Refusal::NoLeader`]: crate::wire::metadata::Refusal::NoLeader
 
 use std::collections::HashSet;
@@ -13,13 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
 use super::audience::{Audience, Leader};
+use super::order;
 use crate::crypto::{Credentials, Identity, Role};
-use crate::env::system::rpc::{Caller, Connection};
+use crate::env::system::rpc::{Caller, Connection, IN_FLIGHT_BYTES, call_cost};
 use crate::types::Incarnation;
+use crate::wire::metadata;
 use crate::wire::peers::{Forward, Notice, Request, Response};
 use crate::wire::{decode, encode};
 
@@ -29,6 +36,9 @@ const CONNECT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longer than callers wait: it is they who give up.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// What calls that may wait for others take of the leader's patience.
+const WAITING_BYTES: usize = IN_FLIGHT_BYTES / 4 * 3;
 
 /// See the module.
 pub(super) struct Forwarding {
@@ -48,6 +58,8 @@ struct Link {
     connection: Connection,
     /// Callers that it has heard of.
     known: Mutex<HashSet<u64>>,
+    /// What calls that may wait have left of [`WAITING_BYTES`].
+    credit: Semaphore,
 }
 
 impl Forwarding {
@@ -150,7 +162,8 @@ impl Forwarding {
                 let audience = Arc::clone(&self.audience);
                 tokio::spawn(pass_back_while_it_answers(audience, connection.clone(), told));
                 let (leader, known) = (leader.clone(), Mutex::default());
-                let link = Arc::new(Link { leader, connection, known });
+                let credit = Semaphore::new(WAITING_BYTES);
+                let link = Arc::new(Link { leader, connection, known, credit });
                 *self.link.lock() = Some(Arc::clone(&link));
                 Some(link)
             }
@@ -169,9 +182,24 @@ impl Forwarding {
 }
 
 impl Link {
+    /// Waits until there is room for a call, unless others may wait for it.
+    async fn credit_for(&self, bytes: usize, call: &[u8]) -> Option<SemaphorePermit<'_>> {
+        let cost = call_cost(bytes as u64);
+        if let Ok(permit) = self.credit.try_acquire_many(cost) {
+            return Some(permit);
+        }
+        // Read only now: nearly always there is room.
+        if decode::<metadata::Request>(call).is_ok_and(|request| order::gives_back(&request)) {
+            return None;
+        }
+        Some(self.credit.acquire_many(cost).await.expect("it is never closed"))
+    }
+
     /// Passes a call on, as what `request` says; its answer.
     async fn pass_on(&self, request: &Request, header: Vec<u8>) -> Option<Vec<u8>> {
-        let answer = self.connection.call(encode(request), vec![header.into()], ANSWER).await;
+        let request = encode(request);
+        let _credit = self.credit_for(request.len() + header.len(), &header).await;
+        let answer = self.connection.call(request, vec![header.into()], ANSWER).await;
         let (header, payload) = answer.ok()?;
         match decode(&header) {
             Ok(Response::Forwarded) => Some(payload.to_vec()),

@@ -22,7 +22,7 @@ use crate::crypto::{Credentials, Role};
 use crate::env::system::rpc::{CallError, Connection};
 use crate::monitor::namespace::records::{Monitor, MonitorState};
 use crate::monitor::raft::{Transport, Unreached};
-use crate::types::{Incarnation, MonitorId};
+use crate::types::{Incarnation, MonitorId, OpSeq};
 use crate::wire::peers::{Answer, Ask, Request, Response};
 use crate::wire::{decode, encode};
 
@@ -48,8 +48,17 @@ struct Inner {
     /// Where somebody was seen since its record was written.
     seen: RwLock<BTreeMap<MonitorId, String>>,
     links: Mutex<BTreeMap<MonitorId, Arc<Link>>>,
-    /// Why a sibling will have nothing to do with this monitor any more.
-    expelled: watch::Sender<Option<String>>,
+    /// Why this monitor has no place in the group any more.
+    expelled: watch::Sender<Option<Expulsion>>,
+}
+
+/// Why a monitor has to end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Expulsion {
+    /// It was removed from the cluster, by that command.
+    Removed(OpSeq),
+    /// The others will not have it; a sentence.
+    Refused(String),
 }
 
 /// The way to one sibling.
@@ -140,19 +149,21 @@ impl Links {
         book.values().filter(is_here).map(|monitor| monitor.profile.address.clone()).collect()
     }
 
-    /// Whether the monitor of that name is gone for ever.
-    pub(super) fn is_gone(&self, name: &str) -> bool {
+    /// Which monitor had that name, if it is gone for ever, and the command by which it went.
+    pub(super) fn gone(&self, name: &str) -> Option<(MonitorId, OpSeq)> {
         let book = self.0.book.read();
-        book.values().any(|monitor| monitor.name == name && monitor.state == MonitorState::Gone)
+        let mut of_name = book.iter().filter(|(_, monitor)| monitor.name == name);
+        let gone = of_name.find(|(_, monitor)| monitor.state == MonitorState::Gone);
+        gone.map(|(id, monitor)| (*id, monitor.birth))
     }
 
     /// Why this monitor is not wanted any more, when a sibling says so.
-    pub(super) fn expelled(&self) -> watch::Receiver<Option<String>> {
+    pub(super) fn expelled(&self) -> watch::Receiver<Option<Expulsion>> {
         self.0.expelled.subscribe()
     }
 
     /// This monitor is not wanted any more.
-    pub(super) fn expel(&self, why: String) {
+    pub(super) fn expel(&self, why: Expulsion) {
         self.0.expelled.send_replace(Some(why));
     }
 
@@ -222,10 +233,11 @@ impl Inner {
                 *up.unanswered.lock() = None;
                 match response? {
                     Response::Raft(answer) => Ok(answer),
-                    Response::Refused(why) => {
-                        self.expelled.send_replace(Some(why.clone()));
-                        Err(Unreached(why))
+                    Response::Removed { id, by } if id == from => {
+                        self.expelled.send_replace(Some(Expulsion::Removed(by)));
+                        Err(Unreached("this monitor was removed".to_owned()))
                     }
+                    Response::Unable(why) => Err(Unreached(format!("{address}: {why}"))),
                     _ => Err(Unreached(format!("the answer of {address} makes no sense"))),
                 }
             }

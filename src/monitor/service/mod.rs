@@ -7,7 +7,8 @@
 //! [`reign`], which is one leadership of this monitor. The rest of the folder is edge:
 //!
 //! * [`calls`] takes a call from the wire, checks who asks, and hands it on: to the reign, or, where another
-//!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected;
+//!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected, and [`owners`] what
+//!   of all that a call names is the asker's;
 //! * [`audience`] tells everybody who is connected which monitor leads;
 //! * [`consensus`] is what all this needs of Raft;
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer; [`order`]
@@ -19,7 +20,7 @@
 //! * [`trust`] lets machines join and renews certificates, [`policy`] keeps clients to what they may do, [`tickets`]
 //!   tells the storage servers what that is;
 //! * [`status`] and [`admin`] tell administrators how everything is;
-//! * [`room`] keeps a part of the monitor's own disk for what must go on;
+//! * [`room`] keeps a part of the monitors' disks for what must go on;
 //! * [`spares`] replaces a monitor that is lost for good;
 //! * [`siblings`] asks the agent of a monitor that is missed to start it again;
 //! * [`background`] does what time brings: evictions, freeing, the state of servers.
@@ -46,6 +47,7 @@ mod members;
 mod mutate;
 mod order;
 mod origin;
+mod owners;
 mod peers;
 mod pins;
 mod policy;
@@ -91,10 +93,10 @@ use crate::env::system::rpc::{BindError, ConnectError, Listener};
 use crate::monitor::namespace;
 use crate::monitor::namespace::query;
 use crate::monitor::raft::batch::Batcher;
-use crate::monitor::raft::{ProposeError, Raft, RaftConfig, RaftError};
+use crate::monitor::raft::{Gauge, ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{ClusterId, Incarnation, MonitorId, Width};
+use crate::types::{ClusterId, Incarnation, MonitorId, OpSeq, Width};
 use crate::wire::metadata::Refusal;
 
 /// How long a monitor that starts waits for a leader before it answers anybody.
@@ -173,6 +175,18 @@ pub enum RunError {
         /// Its directory.
         dir: PathBuf,
     },
+    /// It was removed from the cluster, for good.
+    #[error(
+        "{name} was removed from the cluster for good, by change {by}: its directory {} may be removed; `okapifs monitor add` makes another monitor", .dir.display()
+    )]
+    Removed {
+        /// Its name.
+        name: String,
+        /// The command by which it left.
+        by: OpSeq,
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// The other monitors will not have it.
     #[error("{0}")]
     Refused(String),
@@ -216,10 +230,9 @@ struct Member {
     id: MonitorId,
     cluster: ClusterId,
     vault: Vault,
-    dir: PathBuf,
     /// For how long a monitor is missed before another takes its place.
     replace_after: Option<Duration>,
-    /// Whether only the reserve of this monitor's disk is left.
+    /// Whether so many monitors have nearly full disks that what grows is refused; kept by a leader.
     short_of_room: AtomicBool,
 }
 
@@ -236,6 +249,11 @@ pub async fn run(
     let _lock = DirLock::take(&config.dir)?;
     let listener = Listener::bind(&config.listen)?;
     let address = listener.local_address();
+    let gauge = Arc::new(Gauge::of(&config.dir));
+    tokio::select! {
+        () = room::wait_to_begin(&config.dir, &gauge) => {}
+        _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+    }
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
     let vault = Vault::new(&config.dir, config.credentials.clone());
     vault.renew_own(&*store);
@@ -251,7 +269,7 @@ pub async fn run(
         member: OnceLock::new(),
     });
     let begun = tokio::select! {
-        begun = begin(&config, listener, &peers, shutdown.clone()) => begun?,
+        begun = begin(&config, listener, &peers, gauge, shutdown.clone()) => begun?,
         _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
     };
     let Begun { id, raft, door, mut serving, company } = begun;
@@ -267,9 +285,8 @@ pub async fn run(
         id,
         cluster: identity.id,
         vault,
-        short_of_room: AtomicBool::new(room::is_short(&config.dir)?),
+        short_of_room: AtomicBool::new(false),
         replace_after: config.replace_after,
-        dir: config.dir,
     };
     let consensus = Arc::new(Group { raft: raft.clone(), log });
     let credentials = (config.credentials.clone(), identity.incarnation);
@@ -284,7 +301,7 @@ pub async fn run(
         // The sender lives in the caller; if it is gone, there is nobody left to run for.
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         why = stopped(&raft) => Err(RunError::Stopped(why)),
-        why = expelled(&peers) => Err(RunError::Refused(why)),
+        why = expelled(&peers, &config) => Err(why),
         // Without either of them it would be a monitor that looks alive and is not.
         ended = &mut following => Err(RunError::Stopped(format!("it cannot lead: {ended:?}"))),
         ended = &mut serving => Err(RunError::Stopped(format!("it serves no more: {ended:?}"))),
@@ -318,6 +335,7 @@ async fn begin(
     config: &Config,
     listener: Listener,
     peers: &Arc<Peers>,
+    gauge: Arc<Gauge>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<Begun, RunError> {
     let incarnation = start::incarnation(config, peers).await?;
@@ -329,7 +347,8 @@ async fn begin(
     let log_dir = config.dir.join("raft");
     let id = start::settle(config, peers, &log_dir).await?;
     peers.links.is_member(id);
-    let raft_config = RaftConfig { dir: log_dir, id, address: peers.profile.address.clone() };
+    let address = peers.profile.address.clone();
+    let raft_config = RaftConfig { dir: log_dir, id, address, gauge };
     let (store, transport) = (Arc::clone(&peers.store), Arc::new(peers.links.clone()));
     let raft = Raft::start(raft_config, store, Arc::new(namespace::apply), transport).await?;
     // Nobody else sets it.
@@ -348,7 +367,7 @@ async fn begin(
     company.spawn(siblings::run(Arc::clone(peers), id, raft.clone(), credentials, clock));
     tokio::select! {
         found = wait_for_state(peers, &raft) => found?,
-        why = expelled(peers) => return Err(RunError::Refused(why)),
+        why = expelled(peers, config) => return Err(why),
         why = stopped(&raft) => return Err(RunError::Stopped(why)),
     }
     Ok(Begun { id, raft, door, serving, company })
@@ -371,10 +390,14 @@ async fn wait_for_state(peers: &Peers, raft: &Raft) -> Result<(), RunError> {
 }
 
 /// Resolves, saying why, when the other monitors will not have this one any more.
-async fn expelled(peers: &Peers) -> String {
+async fn expelled(peers: &Peers, config: &Config) -> RunError {
     let mut expelled = peers.links.expelled();
-    let found = expelled.wait_for(Option::is_some).await;
-    found.ok().and_then(|why| why.clone()).unwrap_or_default()
+    let found = expelled.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+    match found {
+        Some(why) => start::ended(why, peers, config),
+        // The sender is in `peers`.
+        None => std::future::pending().await,
+    }
 }
 
 /// Resolves, saying why, when the log can go on no more.

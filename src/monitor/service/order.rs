@@ -13,17 +13,16 @@
 
 use std::collections::HashSet;
 
-use crate::types::Ino;
-use crate::wire::metadata::{Mutation, Op};
+use crate::monitor::namespace::caps;
+use crate::wire::metadata::{Mutation, Op, Request};
 
 /// The changes in the order in which they are to be begun, each with its place in the request.
 pub(super) fn of_work(mutations: Vec<Mutation>) -> Vec<(usize, Mutation)> {
     let mut named = HashSet::new();
     let (mut first, mut then) = (Vec::new(), Vec::new());
     for (place, mutation) in mutations.into_iter().enumerate() {
-        let inos = names(&mutation.op);
-        let gives_back = matches!(mutation.op, Op::Release { .. } | Op::Commit(_));
-        if gives_back && !inos.iter().any(|ino| named.contains(ino)) {
+        let inos = caps::subjects(&mutation.op);
+        if is_giving_back(&mutation.op) && !inos.iter().any(|ino| named.contains(ino)) {
             first.push((place, mutation));
         } else {
             named.extend(inos);
@@ -34,33 +33,42 @@ pub(super) fn of_work(mutations: Vec<Mutation>) -> Vec<(usize, Mutation)> {
     first
 }
 
-/// The inodes that a change names.
-fn names(op: &Op) -> Vec<Ino> {
-    match op {
-        Op::Create(create) => vec![create.ino],
-        Op::Link { ino, .. }
-        | Op::SetAttr { ino, .. }
-        | Op::Truncate { ino, .. }
-        | Op::Punch { ino, .. }
-        | Op::SetXattr { ino, .. }
-        | Op::RemoveXattr { ino, .. }
-        | Op::Acquire { ino }
-        | Op::Release { ino }
-        | Op::SetMd5 { ino, .. } => vec![*ino],
-        Op::Clone(range) => vec![range.from, range.to],
-        Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
-        Op::Unlink { .. }
-        | Op::Rmdir { .. }
-        | Op::Rename(_)
-        | Op::LeaseInodes
-        | Op::LeaseStripes { .. } => Vec::new(),
+/// Whether calls of others may wait for this one: it gives something back, or shows that somebody lives.
+pub(super) fn gives_back(request: &Request) -> bool {
+    match request {
+        Request::Mutate { mutations, .. } => {
+            mutations.iter().any(|mutation| is_giving_back(&mutation.op))
+        }
+        Request::Attach(_)
+        | Request::CloseSession(_)
+        | Request::EvictDead { .. }
+        | Request::Renew(_)
+        | Request::Unpin { .. }
+        | Request::GiveBack(_)
+        | Request::Register(_)
+        | Request::Beat(_)
+        | Request::AgentBeat(_)
+        | Request::Ping => true,
+        Request::OpenSession { .. }
+        | Request::OldReplies { .. }
+        | Request::Query { .. }
+        | Request::SessionsOfNode { .. }
+        | Request::Inventory(_)
+        | Request::Admin(_)
+        | Request::RenewCertificate { .. }
+        | Request::Enroll(_)
+        | Request::Join(_) => false,
     }
+}
+
+fn is_giving_back(op: &Op) -> bool {
+    matches!(op, Op::Release { .. } | Op::Commit(_))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Slot, SlotSeq};
+    use crate::types::{Ino, Slot, SlotSeq};
 
     fn order(ops: Vec<Op>) -> Vec<usize> {
         let mutation = |op| Mutation { slot: Slot(0), seq: SlotSeq(1), op };
@@ -76,6 +84,17 @@ mod tests {
 
     fn release(ino: u64) -> Op {
         Op::Release { ino: Ino(ino) }
+    }
+
+    #[test]
+    fn a_request_with_a_release_among_others_gives_back() {
+        let request = |ops: Vec<Op>| {
+            let mutation = |op| Mutation { slot: Slot(0), seq: SlotSeq(1), op };
+            let mutations = ops.into_iter().map(mutation).collect();
+            gives_back(&Request::Mutate { session: crate::types::SessionId(1), mutations })
+        };
+        assert!(request(vec![acquire(1), release(2)]));
+        assert!(!request(vec![acquire(1), Op::LeaseInodes]));
     }
 
     #[test]

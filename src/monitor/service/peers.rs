@@ -68,8 +68,8 @@ impl Peers {
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => return self.not_leader(),
                 }
-                let name = name.to_owned();
-                self.lead(Action::AddMonitor { name, profile }).await
+                let action = Action::AddMonitor { name: name.to_owned(), profile };
+                self.lead(name, action).await
             }
             Request::Introduce { id, instance, profile } => {
                 if let Some(refused) = self.check_single(id, instance, &profile).await {
@@ -81,12 +81,13 @@ impl Peers {
                 if self.knows(id, name, &profile) {
                     return Response::Introduced;
                 }
-                let name = name.to_owned();
-                self.lead(Action::IntroduceMonitor { id, name, profile }).await
+                let action = Action::IntroduceMonitor { id, name: name.to_owned(), profile };
+                self.lead(name, action).await
             }
-            // Only somebody who has a state can lead (`Door`).
+            // Only somebody who has a state can lead, and only a member speaks for others (`Door`).
             Request::Forward(_) | Request::ForwardClosed { .. } | Request::ForwardGuest { .. } => {
-                Response::Refused("this monitor does not serve yet: ask another".to_owned())
+                let later = "this monitor does not serve yet: ask another".to_owned();
+                self.removed(name).unwrap_or(Response::Unable(later))
             }
         }
     }
@@ -140,7 +141,7 @@ impl Peers {
     }
 
     /// What only a leader can do.
-    async fn lead(&self, action: Action) -> Response {
+    async fn lead(&self, name: &str, action: Action) -> Response {
         match self.propose(action).await {
             Ok(Outcome::Monitor(id)) => {
                 self.refresh();
@@ -149,7 +150,10 @@ impl Peers {
                     Err(error) => Response::Refused(error.to_string()),
                 }
             }
-            Ok(Outcome::Refused(why)) => Response::Refused(why),
+            Ok(Outcome::Refused(why)) => {
+                self.refresh();
+                self.removed(name).unwrap_or(Response::Refused(why))
+            }
             Ok(_) => {
                 self.refresh();
                 Response::Introduced
@@ -181,8 +185,8 @@ impl Peers {
 
     fn check_sender(&self, name: &str, from: MonitorId, to: MonitorId) -> Result<&Raft, Response> {
         let unable = |why: String| Response::Raft(peers::Answer::Unable(why));
-        if self.links.is_gone(name) {
-            return Err(Response::Refused(removed(name)));
+        if let Some(removed) = self.removed(name) {
+            return Err(removed);
         }
         if self.links.record(from).is_some_and(|record| record.name != name) {
             return Err(unable(format!("monitor {from} is not {name}")));
@@ -192,6 +196,11 @@ impl Peers {
             Some((id, _)) => Err(unable(format!("monitor {to} is not here, but {id}"))),
             None => Err(unable(format!("monitor {to} has not begun"))),
         }
+    }
+
+    /// What the monitor of that name is told, if it is gone for ever.
+    fn removed(&self, name: &str) -> Option<Response> {
+        self.links.gone(name).map(|(id, by)| Response::Removed { id, by })
     }
 
     /// The same member must not run twice, from a copied directory say: is the one that is known alive, and
@@ -222,10 +231,6 @@ impl Peers {
             ))
         })
     }
-}
-
-fn removed(name: &str) -> String {
-    format!("{name} was removed from the cluster: remove its directory")
 }
 
 /// The monitor's port: siblings are answered from the first moment on, others as soon as there is a state.
@@ -268,11 +273,11 @@ impl Service for Door {
                         | Request::ForwardGuest { .. },
                     ),
                     Some(others),
-                ) => {
+                ) if self.peers.links.gone(&caller.identity.name).is_none() => {
                     return Arc::clone(others).call(caller, header, payload).await;
                 }
                 (Ok(request), _) => self.peers.answer(&caller.identity.name, request).await,
-                (Err(error), _) => Response::Refused(error.to_string()),
+                (Err(error), _) => Response::Unable(error.to_string()),
             };
             return Answer { header: encode(&response), payload: Vec::new() };
         }

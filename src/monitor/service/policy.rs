@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::reign::{Reign, State};
 use super::unreadable;
-use crate::monitor::namespace::query;
+use crate::monitor::namespace::{caps, query, records};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{ClientPolicy, Errno, Ino, SessionId};
 use crate::wire::metadata::{Answer, Op, Query, Refusal};
@@ -126,20 +126,22 @@ impl Reign {
     /// The policy of a client has changed: its sessions are kept to the new one.
     pub(super) fn restrict_sessions_of(&self, client: &str) -> Result<(), Refusal> {
         let restriction = self.restriction(&self.policy_of(client)?)?;
-        let sessions = self.sessions_of_client(client);
+        let sessions = self.sessions_of_client(client)?;
         let mut state = self.state.lock();
-        for session in sessions {
+        for (session, _) in sessions {
             state.restrict(session, restriction.clone());
         }
         Ok(())
     }
 
-    /// The sessions that are attached over connections of that client.
-    pub(super) fn sessions_of_client(&self, client: &str) -> Vec<SessionId> {
-        let state = self.state.lock();
-        let callers = state.callers.iter();
-        let of_client = callers.filter(|(_, caller)| caller.identity().name == client);
-        of_client.map(|(session, _)| *session).collect()
+    /// The sessions that belong to that client.
+    pub(super) fn sessions_of_client(
+        &self,
+        client: &str,
+    ) -> Result<Vec<(SessionId, records::Session)>, Refusal> {
+        let mut sessions = query::sessions(&*self.store).map_err(unreadable)?;
+        sessions.retain(|(_, record)| record.owner == client);
+        Ok(sessions)
     }
 }
 
@@ -165,25 +167,13 @@ fn changes(op: &Op) -> bool {
     )
 }
 
-/// The inodes that an operation names.
+/// The inodes that an operation names and that are there already.
 fn named_by_op(op: &Op) -> Vec<Ino> {
-    match op {
-        Op::Create(create) => vec![create.parent],
-        Op::Link { ino, parent, .. } => vec![*ino, *parent],
-        Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => vec![*parent],
-        Op::Rename(rename) => vec![rename.parent, rename.new_parent],
-        Op::Clone(range) => vec![range.from, range.to],
-        Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
-        Op::SetAttr { ino, .. }
-        | Op::Truncate { ino, .. }
-        | Op::Punch { ino, .. }
-        | Op::SetXattr { ino, .. }
-        | Op::RemoveXattr { ino, .. }
-        | Op::Acquire { ino }
-        | Op::Release { ino }
-        | Op::SetMd5 { ino, .. } => vec![*ino],
-        Op::LeaseInodes | Op::LeaseStripes { .. } => Vec::new(),
+    let mut named = caps::directories(op);
+    if !matches!(op, Op::Create(_)) {
+        named.extend(caps::subjects(op));
     }
+    named
 }
 
 /// The inode that a question names.

@@ -37,6 +37,7 @@ use super::sessions::Sessions;
 use super::spares::Spares;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
+use crate::env::system::rpc::Complaints;
 use crate::monitor::leases::Leases;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
@@ -62,6 +63,8 @@ pub(super) struct Reign {
     pub(super) changed: Notify,
     /// Rings when an inode may wait to be freed.
     pub(super) orphaned: Notify,
+    /// About callers that name what is not their own.
+    pub(super) strangers: Complaints,
     consensus: Arc<dyn Consensus>,
     over: watch::Sender<bool>,
 }
@@ -121,6 +124,7 @@ impl Reign {
             state: Mutex::new(state),
             changed: Notify::new(),
             orphaned: Notify::new(),
+            strangers: Complaints::default(),
             consensus: Arc::clone(&monitor.consensus),
             over: watch::Sender::new(false),
         })

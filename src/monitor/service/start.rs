@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::links::Expulsion;
 use super::peers::Peers;
 use super::{Bootstrap, Config, RunError};
 use crate::crypto::Role;
@@ -165,7 +166,11 @@ pub(super) async fn persist(peers: &Peers) -> Result<(), RunError> {
 
 /// Introduces this monitor whenever the others do not know it as it is. Gives why, if it is refused: it may have
 /// been removed meanwhile.
-pub(super) async fn introduce(peers: Arc<Peers>, id: MonitorId, monitors: Vec<String>) -> String {
+pub(super) async fn introduce(
+    peers: Arc<Peers>,
+    id: MonitorId,
+    monitors: Vec<String>,
+) -> Expulsion {
     loop {
         peers.refresh();
         let known = peers.links.record(id);
@@ -181,8 +186,7 @@ pub(super) async fn introduce(peers: Arc<Peers>, id: MonitorId, monitors: Vec<St
             Some((_, address)) => vec![address],
             None => siblings(&peers, &monitors),
         };
-        if let Verdict::Refused(why) = ask_all(&peers, &addresses, &introduction(&peers, id)).await
-        {
+        if let Verdict::Never(why) = ask_all(&peers, &addresses, &introduction(&peers, id)).await {
             return why;
         }
         tokio::time::sleep(if known_as_it_is { LOOK } else { PAUSE }).await;
@@ -194,7 +198,7 @@ pub(super) async fn introduce(peers: Arc<Peers>, id: MonitorId, monitors: Vec<St
 async fn introduce_before(config: &Config, peers: &Peers, id: MonitorId) -> Result<(), RunError> {
     let addresses = siblings(peers, &config.monitors);
     match ask_all(peers, &addresses, &introduction(peers, id)).await {
-        Verdict::Refused(why) => Err(RunError::Refused(why)),
+        Verdict::Never(why) => Err(ended(why, peers, config)),
         Verdict::Done(_) | Verdict::Nobody(_) => Ok(()),
     }
 }
@@ -211,7 +215,7 @@ async fn join(config: &Config, peers: &Peers) -> Result<MonitorId, RunError> {
                 }
                 return Ok(id);
             }
-            Verdict::Refused(why) => return Err(RunError::Refused(why)),
+            Verdict::Never(why) => return Err(ended(why, peers, config)),
             Verdict::Done(_) => {}
             Verdict::Nobody(why) => patience.note(why),
         }
@@ -235,8 +239,8 @@ fn siblings(peers: &Peers, told: &[String]) -> Vec<String> {
 enum Verdict {
     /// The leader has done it.
     Done(Response),
-    /// It never will be; a sentence.
-    Refused(String),
+    /// It never will be.
+    Never(Expulsion),
     /// No leader was found; the last reason.
     Nobody(String),
 }
@@ -248,7 +252,9 @@ async fn ask_all(peers: &Peers, addresses: &[String], request: &Request) -> Verd
     let (mut leader, mut last) = (None, "no other monitor is known".to_owned());
     for (address, answer) in addresses.iter().zip(answers) {
         match answer {
-            Ok(Response::Refused(why)) => return Verdict::Refused(why),
+            Ok(Response::Refused(why)) => return Verdict::Never(Expulsion::Refused(why)),
+            Ok(Response::Removed { by, .. }) => return Verdict::Never(Expulsion::Removed(by)),
+            Ok(Response::Unable(why)) => last = why,
             Ok(Response::NotLeader { here, leader: named }) => {
                 here.inspect(|here| peers.links.saw(*here, address));
                 leader = named.or(leader);
@@ -262,10 +268,22 @@ async fn ask_all(peers: &Peers, addresses: &[String], request: &Request) -> Verd
         return Verdict::Nobody(last);
     };
     match peers.links.call(&address, request, ANSWER).await {
-        Ok(Response::Refused(why)) => Verdict::Refused(why),
+        Ok(Response::Refused(why)) => Verdict::Never(Expulsion::Refused(why)),
+        Ok(Response::Removed { by, .. }) => Verdict::Never(Expulsion::Removed(by)),
+        Ok(Response::Unable(why)) => Verdict::Nobody(why),
         Ok(Response::NotLeader { .. }) => Verdict::Nobody(last),
         Ok(done) => Verdict::Done(done),
         Err(error) => Verdict::Nobody(error.to_string()),
+    }
+}
+
+/// Why a monitor ends that has no place in the group.
+pub(super) fn ended(why: Expulsion, peers: &Peers, config: &Config) -> RunError {
+    match why {
+        Expulsion::Refused(why) => RunError::Refused(why),
+        Expulsion::Removed(by) => {
+            RunError::Removed { name: peers.name.clone(), by, dir: config.dir.clone() }
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::reign::Reign;
-use super::unreadable;
+use super::{room, unreadable};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
-use crate::types::{Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
+use crate::monitor::raft;
+use crate::types::{DiskRoom, Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
 };
@@ -30,14 +31,16 @@ impl Reign {
         let (mut health, mut reasons) = health(width, &servers, stripes);
         if self.member.short_of_room.load(Ordering::Relaxed) {
             health = Health::Error;
-            let why = format!(
-                "monitor {} has nearly no room on its disk ({}): new names and data are refused, deleting works",
-                self.member.id,
-                self.member.dir.display()
-            );
-            reasons.insert(0, why);
+            let why = "no majority of the monitors has room on its disk: new names and data are refused, deleting works";
+            reasons.insert(0, why.to_owned());
         }
         let monitors = self.monitor_status(node)?;
+        for MonitorStatus { name, address, room, .. } in &monitors {
+            if let Some(advice) = room::advice(name, address, *room) {
+                health = health.max(Health::Warn);
+                reasons.push(advice);
+            }
+        }
         for monitor in monitors.iter().filter(|monitor| monitor.state == ServerState::Down) {
             health = health.max(Health::Warn);
             let name = &monitor.name;
@@ -65,10 +68,11 @@ impl Reign {
     fn monitor_status(&self, node: &str) -> Result<Vec<MonitorStatus>, Refusal> {
         let monitors = query::monitors(&*self.store).map_err(unreadable)?;
         let group = self.group();
+        let voters = raft::certain_voters(&*self.store).map_err(unreadable)?;
         let here = monitors.into_iter().filter(|(_, record)| record.state != MonitorState::Gone);
         let status = |(id, record): (MonitorId, records::Monitor)| {
             let is_self = id == self.member.id;
-            let votes = group.voters.iter().any(|voters| voters.contains(&id));
+            let votes = voters.contains(&id);
             let heard = group.heard.get(&id);
             let applied = if is_self { group.applied } else { heard.map_or(0, |at| at.applied) };
             MonitorStatus {
@@ -89,6 +93,11 @@ impl Reign {
                 },
                 applied,
                 lag: group.applied.saturating_sub(applied),
+                room: if is_self {
+                    group.room
+                } else {
+                    heard.map_or(DiskRoom::Enough, |at| at.room)
+                },
             }
         };
         Ok(here.map(status).collect())
@@ -122,6 +131,7 @@ impl Reign {
             .into_iter()
             .map(|(id, record)| ClientStatus {
                 id,
+                name: record.owner,
                 pid: (record.client.node == node).then_some(record.client.pid),
                 host: record.client.host,
                 mountpoint: record.client.mountpoint,

@@ -40,6 +40,7 @@ impl Reign {
     pub(super) async fn beat(&self, caller: &Origin, beat: Beat) -> Result<Response, Refusal> {
         let Beat { server, epoch, usage, trouble, reaped, lost } = beat;
         self.confirm_leadership().await?;
+        self.check_server(caller, server)?;
         let known = {
             let mut state = self.state.lock();
             let now = self.clock.monotonic();
@@ -75,9 +76,14 @@ impl Reign {
     }
 
     /// Compares a portion of what a server has with what it should have.
-    pub(super) async fn inventory(&self, inventory: Inventory) -> Result<Response, Refusal> {
+    pub(super) async fn inventory(
+        &self,
+        caller: &Origin,
+        inventory: Inventory,
+    ) -> Result<Response, Refusal> {
         self.confirm_leadership().await?;
         let Inventory { server, epoch, from, to, shards, as_of } = inventory;
+        self.check_server(caller, server)?;
         let frozen = self.store.snapshot();
         // What was committed after the server began to list may be there and not on the list.
         let missing =

@@ -226,7 +226,7 @@ impl Reign {
     ) -> Result<(), Refusal> {
         let begins = matches!(
             request,
-            Request::OpenSession(_)
+            Request::OpenSession { .. }
                 | Request::Attach(_)
                 | Request::Register(_)
                 | Request::Admin(_)
@@ -250,29 +250,27 @@ impl Reign {
         policy.admin.then_some(()).ok_or(Refusal::Forbidden)
     }
 
-    /// Refuses questions about files and stripes to a client that is kept to a directory and does not
-    /// administrate: they do not stop at its edge.
+    /// Refuses commands to a client that does not administrate; and, if it is kept to a directory, questions about
+    /// files and stripes too: they do not stop at its edge.
     pub(super) fn check_may_ask(
         &self,
         client: &Identity,
         request: &admin::Request,
     ) -> Result<(), Refusal> {
-        let names_no_file = matches!(
-            request,
-            admin::Request::Status { .. } | admin::Request::Placement | admin::Request::Trust(_)
-        );
         let policy = self.policy_of(&client.name)?;
-        let may = names_no_file || policy.admin || policy.subtree.is_empty();
+        let may = match request {
+            admin::Request::RemoveMonitor { .. } | admin::Request::Trust(_) => policy.admin,
+            admin::Request::Status { .. } | admin::Request::Placement => true,
+            _ => policy.admin || policy.subtree.is_empty(),
+        };
         may.then_some(()).ok_or(Refusal::Forbidden)
     }
 
     /// What administrators ask about tokens and clients.
     pub(super) async fn administer_trust(
         &self,
-        by: &Identity,
         request: trust::Request,
     ) -> Result<trust::Response, Refusal> {
-        self.check_administrator(by)?;
         let action = match request {
             trust::Request::Tokens => return self.tokens(),
             trust::Request::Clients => return self.clients(),
@@ -337,7 +335,7 @@ impl Reign {
         }
         let action = TrustAction::Revoke { role: Role::Client, name: name.clone() };
         self.submit_trust(action).await?;
-        for session in self.sessions_of_client(&name) {
+        for (session, _) in self.sessions_of_client(&name)? {
             log::warn!("session {session} is closed: client {name} was revoked");
             self.close_session(session, true).await?;
         }

@@ -1,6 +1,6 @@
 //! The way to the monitors, for everybody who asks them: clients, servers, commands.
 //!
-//! There is a connection to every monitor that is known, kept for ever and made again with growing pauses. The
+//! There is a connection to every monitor that is known, kept for as long as that is one, and made again with growing pauses. The
 //! others are not for balance but for news: a leader that hangs answers nothing and does not say so, but the
 //! one elected in its place is announced on all connections, within moments of its election. Then
 //! [`MonitorLinks::target`] changes, and whoever waits for an answer of the old one asks the new one at once.
@@ -63,6 +63,8 @@ struct State {
 }
 
 struct Link {
+    /// Whether it was named at the start: when all monitors move at the same time, that is where to find them.
+    is_configured: bool,
     connection: Option<Connection>,
     /// Rings when it should be tried now.
     hurry: Arc<Notify>,
@@ -100,7 +102,7 @@ impl MonitorLinks {
             tasks: Mutex::default(),
         });
         let links = Self(shared);
-        links.learn(addresses);
+        addresses.iter().for_each(|address| links.0.learn(address, true));
         (links, told)
     }
 
@@ -168,9 +170,9 @@ impl MonitorLinks {
         self.0.incarnation()
     }
 
-    /// There are these monitors.
+    /// There are these monitors, and no others: a monitor said so.
     pub fn learn(&self, addresses: &[String]) {
-        addresses.iter().for_each(|address| self.0.learn(address));
+        self.0.learn_all(addresses);
     }
 
     /// It does not answer: its connection is made anew, and another monitor is asked meanwhile.
@@ -209,23 +211,50 @@ impl Shared {
         Incarnation(self.incarnation.load(Ordering::Relaxed))
     }
 
-    fn learn(self: &Arc<Self>, address: &str) {
+    fn learn(self: &Arc<Self>, address: &str, is_configured: bool) {
         let mut state = self.state.lock();
         if !state.route.learn(address) {
             return;
         }
         let hurry = Arc::new(Notify::new());
-        let link = Link { connection: None, hurry: Arc::clone(&hurry), failure: None };
+        let link =
+            Link { is_configured, connection: None, hurry: Arc::clone(&hurry), failure: None };
         state.links.insert(address.to_owned(), link);
         drop(state);
         self.tasks.lock().spawn(Arc::clone(self).keep(address.to_owned(), hurry));
     }
 
-    /// Keeps a connection to that monitor for ever.
+    /// There are these monitors. Others, learnt before, that cannot be reached were replaced, or have moved; one that can be may be
+    /// too new for whoever told this.
+    fn learn_all(self: &Arc<Self>, addresses: &[String]) {
+        addresses.iter().for_each(|address| self.learn(address, false));
+        if addresses.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let State { route, links, .. } = &mut *state;
+        links.retain(|address, link| {
+            let is_named = link.is_configured || addresses.contains(address);
+            let stays = is_named || link.connection.is_some();
+            if !stays {
+                route.forget(address);
+                link.hurry.notify_one();
+            }
+            stays
+        });
+    }
+
+    /// Whether that monitor is still one to be connected to, by its link's bell.
+    fn is_known(&self, address: &str, hurry: &Arc<Notify>) -> bool {
+        let state = self.state.lock();
+        state.links.get(address).is_some_and(|link| Arc::ptr_eq(&link.hurry, hurry))
+    }
+
+    /// Keeps a connection to that monitor for as long as it is known.
     async fn keep(self: Arc<Self>, address: String, hurry: Arc<Notify>) {
         let mut pause = Pause::new(RETRY_FIRST, RETRY_MOST);
         let ping = encode(&Request::Ping);
-        loop {
+        while self.is_known(&address, &hurry) {
             let (credentials, incarnation) = (&self.credentials, self.incarnation());
             let opened = Connection::open(
                 &address,
@@ -261,7 +290,7 @@ impl Shared {
             match decode(&bytes) {
                 Ok(Notice::Leader { term, address }) => self.told(term, &address),
                 Ok(Notice::Monitors(addresses)) => {
-                    addresses.iter().for_each(|address| self.learn(address));
+                    self.learn_all(&addresses);
                 }
                 // Nobody listens any more only while the process ends.
                 Ok(notice) => drop(self.notices.send(notice)),
@@ -307,7 +336,7 @@ impl Shared {
 
     /// Somebody says who leads.
     fn told(self: &Arc<Self>, term: u64, address: &str) {
-        self.learn(address);
+        self.learn(address, false);
         {
             let mut state = self.state.lock();
             if !state.route.told(term, address) {

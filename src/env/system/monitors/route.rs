@@ -44,6 +44,12 @@ impl Route {
         is_new
     }
 
+    /// There is no such monitor any more.
+    pub(super) fn forget(&mut self, address: &str) {
+        self.monitors.remove(address);
+        self.helper.take_if(|helper| helper == address);
+    }
+
     /// There is a connection to it.
     pub(super) fn connected(&mut self, address: &str) {
         self.monitors.entry(address.to_owned()).or_default().is_connected = true;
@@ -116,6 +122,17 @@ mod tests {
         let mut route = Route::default();
         addresses.iter().for_each(|address| route.connected(address));
         route
+    }
+
+    #[test]
+    fn one_that_is_gone_is_not_asked() {
+        let mut route = Route::default();
+        ["a", "b"].iter().for_each(|address| assert!(route.learn(address)));
+        route.connected("a");
+        assert_eq!(route.choose().map(|choice| choice.address), Some("a".to_owned()));
+        route.forget("a");
+        assert_eq!(route.choose(), None);
+        assert!(route.learn("a"));
     }
 
     #[test]

@@ -150,3 +150,31 @@ async fn monitors_that_there_were_not_yet_are_learnt() {
     answered(&links).await;
     assert_eq!(later.asked.recv().await, Some(QUESTION));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_that_was_replaced_is_forgotten_and_a_configured_one_is_not() {
+    let cluster = FakeCluster::new(1);
+    let leader = cluster.monitor(Mode::Answers);
+    let (replaced, configured) = (nobody(), nobody());
+    let addresses = [leader.address.clone(), configured.clone()];
+    let credentials = cluster.credentials(Role::Client);
+    let (links, _told) = MonitorLinks::start(&addresses, credentials, Incarnation(0));
+    answered(&links).await;
+    links.learn(&[leader.address.clone(), replaced.clone()]);
+    let known = |address: &str| links.0.state.lock().links.contains_key(address);
+    assert!(known(&replaced));
+    links.learn(&[]);
+    assert!(known(&replaced), "nobody was named");
+    links.learn(std::slice::from_ref(&leader.address));
+    assert!(!known(&replaced));
+    assert!(known(&configured) && known(&leader.address));
+    let began = Instant::now();
+    // One task for each that is known.
+    while links.0.tasks.lock().len() > 2 {
+        assert!(began.elapsed() < LONG);
+        while links.0.tasks.lock().try_join_next().is_some() {}
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    links.learn(&[leader.address.clone(), replaced.clone()]);
+    assert!(known(&replaced), "it may come back");
+}

@@ -1,4 +1,4 @@
-//! Warnings about what strangers do to a port: few lines, however many strangers.
+//! Warnings about what strangers do: few lines, however many strangers.
 
 use std::time::Duration;
 
@@ -9,20 +9,18 @@ use tokio::time::Instant;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// A rate-limited log.
-pub(super) struct Complaints(Mutex<State>);
+#[derive(Default)]
+pub struct Complaints(Mutex<State>);
 
+#[derive(Default)]
 struct State {
     last: Option<Instant>,
     suppressed: u64,
 }
 
 impl Complaints {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(State { last: None, suppressed: 0 }))
-    }
-
     /// Logs the line, or counts it for the next one.
-    pub(super) fn warn(&self, line: &str) {
+    pub fn warn(&self, line: &str) {
         match self.0.lock().admit(Instant::now()) {
             Some(0) => log::warn!("{line}"),
             Some(more) => log::warn!("{line} ({more} like this since the last one reported)"),
@@ -50,7 +48,7 @@ mod tests {
     #[test]
     fn one_line_in_ten_seconds_that_counts_the_others() {
         let start = Instant::now();
-        let mut state = State { last: None, suppressed: 0 };
+        let mut state = State::default();
         assert_eq!(state.admit(start), Some(0));
         assert_eq!(state.admit(start + PAUSE / 3), None);
         assert_eq!(state.admit(start + PAUSE / 2), None);

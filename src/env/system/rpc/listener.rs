@@ -22,8 +22,8 @@ use super::complaints::Complaints;
 use super::errors::BindError;
 use super::link::{Link, ReceiveError, Stream, buffered};
 use super::{
-    CALL_BYTES_MIN, CONNECTIONS_MAX, GUEST_CALL_BYTES_MAX, GUEST_TIME, GUESTS_MAX, HELLO_TIMEOUT,
-    IN_FLIGHT_BYTES, hello, socket,
+    CONNECTIONS_MAX, GUEST_CALL_BYTES_MAX, GUEST_TIME, GUESTS_MAX, HELLO_TIMEOUT, IN_FLIGHT_BYTES,
+    call_cost, hello, socket,
 };
 use crate::crypto::{Credentials, Identity, Peer};
 use crate::types::Incarnation;
@@ -158,7 +158,7 @@ impl Listener {
             service,
             guests: Semaphore::new(GUESTS_MAX),
             next_id: AtomicU64::new(1),
-            complaints: Complaints::new(),
+            complaints: Complaints::default(),
         });
         let mut connections = JoinSet::new();
         loop {
@@ -405,7 +405,6 @@ async fn requested(shutdown: &mut watch::Receiver<bool>) {
 /// Waits until the calls in work leave room for the one that `prefix` announces.
 async fn acquire(credit: &Arc<Semaphore>, prefix: Prefix) -> OwnedSemaphorePermit {
     let bytes = u64::from(prefix.header_len) + u64::from(prefix.payload_len);
-    let bytes = u32::try_from(bytes.max(CALL_BYTES_MIN as u64)).expect("frames are limited");
-    let credit = Arc::clone(credit).acquire_many_owned(bytes).await;
+    let credit = Arc::clone(credit).acquire_many_owned(call_cost(bytes)).await;
     credit.expect("the semaphore is never closed")
 }

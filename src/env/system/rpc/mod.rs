@@ -41,6 +41,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use complaints::Complaints;
 pub use connection::Connection;
 pub use errors::{BindError, CallError, ConnectError};
 pub use listener::{Answer, Caller, Guest, Listener, Service};
@@ -60,3 +61,8 @@ pub const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// What a call counts for at least against [`IN_FLIGHT_BYTES`]: it allows 4,096 small calls, far more than a
 /// session has slots, so that calls which wait for one another cannot use up the connection.
 pub const CALL_BYTES_MIN: usize = 16 << 10;
+
+/// What a call with so many bytes of header and payload counts for against [`IN_FLIGHT_BYTES`].
+pub fn call_cost(bytes: u64) -> u32 {
+    u32::try_from(bytes.max(CALL_BYTES_MIN as u64)).expect("frames are limited")
+}

@@ -8,7 +8,7 @@ use crate::monitor::store::{Read, StoreError};
 use crate::types::{
     Ino, MonitorId, OpSeq, ServerId, SessionId, Slot, SlotSeq, Timestamp, VolumeId, Width,
 };
-use crate::wire::metadata::{self, ClientInfo, OldReply, Space};
+use crate::wire::metadata::{self, OldReply, Space};
 
 fn table<R: Keyed>(read: &dyn Read) -> Result<Vec<(R::Id, R)>, StoreError> {
     scan(read, &keys::all::<R>()).collect()
@@ -78,6 +78,15 @@ pub fn servers(read: &dyn Read) -> Result<Vec<(ServerId, Server)>, StoreError> {
     table(read)
 }
 
+/// One server.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn server(read: &dyn Read, id: ServerId) -> Result<Option<Server>, StoreError> {
+    get(read, &keys::server(id))
+}
+
 /// All sessions. Those that are closing change nothing any more; a new leader proposes their
 /// [`Action::CloseSession`](super::super::command::Action::CloseSession) again.
 ///
@@ -108,7 +117,8 @@ pub fn evicted(read: &dyn Read) -> Result<Vec<(SessionId, Timestamp)>, StoreErro
 }
 
 /// What an evicted session was answered, a reply for each of these operations that was done. `None` when it was
-/// not the session of that client; nothing was done, or nothing is known any more, where its replies are gone.
+/// not one of the process whose session `asker` is; nothing was done, or nothing is known any more, where its
+/// replies are gone.
 ///
 /// # Errors
 ///
@@ -116,11 +126,13 @@ pub fn evicted(read: &dyn Read) -> Result<Vec<(SessionId, Timestamp)>, StoreErro
 pub fn old_replies(
     read: &dyn Read,
     session: SessionId,
-    client: &ClientInfo,
+    asker: &Session,
     operations: &[(Slot, SlotSeq)],
 ) -> Result<Option<Vec<OldReply>>, StoreError> {
     let evicted = get(read, &keys::evicted(session))?;
-    if evicted.is_some_and(|evicted| evicted.client != *client) {
+    let of_asker =
+        |evicted: &Evicted| (&evicted.owner, &evicted.client) == (&asker.owner, &asker.client);
+    if evicted.is_some_and(|evicted| !of_asker(&evicted)) {
         return Ok(None);
     }
     let reply = |(slot, seq): &(Slot, SlotSeq)| {

@@ -22,7 +22,7 @@ use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
     cluster, doomed, evicted, feature_level, is_orphan, monitors, old_replies, op_seq, orphans,
-    servers, session, sessions, space, space_of, usage, volume,
+    server, servers, session, sessions, space, space_of, usage, volume,
 };
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;

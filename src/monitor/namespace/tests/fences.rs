@@ -3,6 +3,7 @@
 use super::*;
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::query::{garbage, missing, range_closed};
+use crate::monitor::namespace::records::Session;
 
 #[test]
 fn an_operation_sent_again_is_answered_again_and_done_once() {
@@ -371,17 +372,20 @@ fn an_evicted_session_can_learn_what_it_was_answered_and_one_that_ended_leaves_n
     };
     assert_eq!((slots(&world, evicted), slots(&world, ended)), (1, 0));
     let asked = [(Slot(3), SlotSeq(seq)), (Slot(3), SlotSeq(seq + 1)), (Slot(4), SlotSeq(1))];
-    let replies = |world: &World, client: &ClientInfo| {
-        query::old_replies(&world.store, evicted, client, &asked).unwrap()
+    let replies = |world: &World, asker: &Session| {
+        query::old_replies(&world.store, evicted, asker, &asked).unwrap()
     };
-    let client = world.open_session().session;
-    let mut client = query::session(&world.store, client).unwrap().unwrap().client;
-    assert_eq!(replies(&world, &client), Some(vec![Some(last), None, None]));
-    client.pid += 1;
-    assert_eq!(replies(&world, &client), None, "another process");
+    let next = world.open_session().session;
+    let asker = query::session(&world.store, next).unwrap().unwrap();
+    assert_eq!(replies(&world, &asker), Some(vec![Some(last), None, None]));
+    let mut another = asker.clone();
+    another.client.pid += 1;
+    assert_eq!(replies(&world, &another), None, "another process");
+    let thief = Session { owner: "thief".to_owned(), ..asker.clone() };
+    assert_eq!(replies(&world, &thief), None, "it says the same of itself");
     assert_eq!(query::evicted(&world.store).unwrap().len(), 1);
     world.act(Action::ForgetSession { session: evicted });
-    assert_eq!(replies(&world, &client), Some(vec![None, None, None]));
+    assert_eq!(replies(&world, &asker), Some(vec![None, None, None]));
     assert_eq!(slots(&world, evicted), 0);
     world.verify();
 }

@@ -97,7 +97,9 @@ impl World {
             mountpoint: String::new(),
             pid: 1,
         };
-        match self.act(Action::OpenSession(info)) {
+        let nonce = self.log.len() as u128;
+        let owner = "mount".to_owned();
+        match self.act(Action::OpenSession { owner, client: info, nonce }) {
             Outcome::Session(session) => Client { session, seq: 0, inodes: 0..0, stripes: 0..0 },
             other => panic!("{other:?}"),
         }
@@ -355,7 +357,7 @@ fn a_batch_is_its_actions_one_by_one() {
     let ino = Ino(1 << 44);
     let actions = vec![
         bootstrap(),
-        Action::OpenSession(info),
+        Action::OpenSession { owner: "mount".into(), client: info, nonce: 1 },
         mutate(0, Op::LeaseInodes),
         mutate(1, create(Ino::ROOT, "d", ino, FileKind::Directory)),
         mutate(2, create(ino, "f", Ino(ino.0 + 1), FileKind::Regular)),
@@ -437,4 +439,34 @@ fn the_check_notices_every_record_that_is_lost() {
         tried += 1;
     }
     assert!(tried > 20, "{tried}");
+}
+
+#[test]
+fn who_missed_the_answer_gets_the_same_session() {
+    let mut world = World::new(0);
+    let client = ClientInfo {
+        node: "n".into(),
+        boot: "b".into(),
+        run_lock: "l".into(),
+        host: "h".into(),
+        mountpoint: "m".into(),
+        pid: 1,
+    };
+    let mut open = |nonce| {
+        let action = Action::OpenSession { owner: "mount".into(), client: client.clone(), nonce };
+        match world.act(action) {
+            Outcome::Session(session) => session,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = open(7);
+    assert_eq!(open(7), first);
+    let second = open(8);
+    assert_ne!(second, first, "one process may have several");
+    world.act(Action::CloseSession { session: first, evicted: true });
+    let mut open = |nonce| {
+        world.act(Action::OpenSession { owner: "mount".into(), client: client.clone(), nonce })
+    };
+    assert_ne!(open(7), Outcome::Session(first), "what is closed stays closed");
+    assert_eq!(open(8), Outcome::Session(second));
 }

@@ -105,6 +105,11 @@ fn names_are_given_once() {
     assert_eq!(join(20, "a"), redeemed(TokenRole::Node, "a-2"));
     assert_eq!(join(30, "a"), redeemed(TokenRole::Node, "a-3"));
     assert_eq!(join(40, "b"), redeemed(TokenRole::Node, "b-2"), "a server has that name");
+    // The agent of a node obeys the client that is called like the node.
+    assert_eq!(renew(&mut world, Role::Agent, "agent", key(1)), TrustOutcome::Done);
+    add(&mut world, HASH, TokenRole::Client, HOUR_S);
+    let laptop = redeem(&mut world, HASH, "agent", &[key(2)]);
+    assert_eq!(laptop, redeemed(TokenRole::Client, "agent-2"));
     let member = query::member(&world.store, Role::Server, "server-a-2").unwrap().unwrap();
     assert_eq!(member.key, Some(key(21)));
 }
@@ -132,6 +137,18 @@ fn a_member_renews_for_its_key_until_it_is_revoked() {
     let never_seen = TrustAction::Revoke { role: Role::Agent, name: "new".to_owned() };
     trust(&mut world, never_seen);
     assert_eq!(renew(&mut world, Role::Agent, "new", key(3)), TrustOutcome::Revoked);
+}
+
+#[test]
+fn a_client_that_was_revoked_opens_no_session_whoever_let_it_in() {
+    let mut world = World::new(1);
+    let record = query::session(&world.store, world.session(0)).unwrap().unwrap();
+    let (owner, client) = (record.owner, record.client);
+    let open = Action::OpenSession { owner: owner.clone(), client, nonce: 1 };
+    assert!(matches!(world.act(open.clone()), Outcome::Session(_)));
+    trust(&mut world, TrustAction::Revoke { role: Role::Client, name: owner });
+    assert_eq!(world.act(open), Outcome::NoSession);
+    world.verify();
 }
 
 #[test]

@@ -28,6 +28,8 @@ struct Disk {
     /// Syncs until the power goes.
     syncs_left: Option<u32>,
     syncs: u32,
+    /// Whether there is no room for what files grow by.
+    is_full: bool,
 }
 
 /// Files in memory.
@@ -57,6 +59,11 @@ impl FakeFiles {
     /// Lets the power go at the sync that comes after so many.
     pub(super) fn cut_power_after(&self, syncs: u32) {
         self.disk.lock().syncs_left = Some(syncs);
+    }
+
+    /// Leaves no room for what files grow by, or some again.
+    pub(super) fn fill_up(&self, is_full: bool) {
+        self.disk.lock().is_full = is_full;
     }
 
     /// How many syncs there were.
@@ -101,6 +108,7 @@ impl FakeFiles {
                 files,
                 syncs_left: None,
                 syncs: 0,
+                is_full: false,
             }),
         }
     }
@@ -174,11 +182,14 @@ impl Files for FakeFiles {
             disk.files.push(FakeFile::default());
             disk.names.insert(name.to_owned(), file);
         }
+        let is_full = disk.is_full;
         let now = &mut disk.file(name)?.now;
+        // As a real one: what there is room for is written.
+        let bytes = if is_full { &bytes[..bytes.len() / 2] } else { bytes };
         let end = offset as usize + bytes.len();
         now.resize(now.len().max(end), 0);
         now[offset as usize..end].copy_from_slice(bytes);
-        Ok(())
+        if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn truncate(&self, name: &str, length: u64) -> io::Result<()> {

@@ -8,6 +8,8 @@
 //! Entries stay in memory until newer ones push them out ([`index`]); older ones are read back from their
 //! segment. When the state has been persisted beyond a whole segment, [`Log::purge`] removes the file.
 //!
+//! A disk without room is no error: the thread waits until there is some ([`patience`]).
+//!
 //! A power cut may leave anything in the bytes behind the last sync. Recovery ([`recovery`]) cuts such a tail
 //! off. It does not cut off what was acknowledged: every record says up to where the log was durable when it
 //! was written, so that a damaged record with a later witness against it is recognized as damage and refused.
@@ -22,6 +24,7 @@
 mod fake;
 mod files;
 mod index;
+mod patience;
 mod record;
 mod recovery;
 mod spare;
@@ -34,13 +37,16 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use super::room::Gauge;
 use files::{Files, SystemFiles};
 use index::{Index, Place};
+use patience::Patience;
 pub(super) use record::{Position, Record};
 use spare::Spare;
 pub(super) use vote::Vote;
@@ -93,30 +99,36 @@ pub(super) struct Log {
     files: Arc<dyn Files>,
     index: Arc<Mutex<Index>>,
     jobs: mpsc::Sender<Job>,
+    /// Whether it is about to be closed: nobody waits for room any more.
+    is_closing: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Log {
-    /// Opens the log in `dir`, or makes an empty one there.
-    pub(super) fn open(dir: &Path, config: LogConfig) -> Result<Self, LogError> {
+    /// Opens the log in `dir`, or makes an empty one there; `gauge` measures its disk.
+    pub(super) fn open(dir: &Path, config: LogConfig, gauge: Arc<Gauge>) -> Result<Self, LogError> {
         let files: Arc<dyn Files> = Arc::new(SystemFiles::open(dir)?);
         let spare = Spare::ahead(Arc::clone(&files), config.segment_bytes)?;
-        Self::open_files(files, config, spare)
+        Self::open_files(files, config, spare, gauge)
     }
 
     fn open_files(
         files: Arc<dyn Files>,
         config: LogConfig,
         spare: Spare,
+        gauge: Arc<Gauge>,
     ) -> Result<Self, LogError> {
         let index = recovery::recover(files.as_ref(), config.cache_bytes)?;
         let index = Arc::new(Mutex::new(index));
         let (jobs, waiting) = mpsc::channel();
-        let writer = Writer::new(files.clone(), spare, index.clone(), config.segment_bytes);
+        let is_closing = Arc::new(AtomicBool::new(false));
+        let patience = Patience { gauge, is_closing: Arc::clone(&is_closing) };
+        let writer =
+            Writer::new(files.clone(), spare, index.clone(), config.segment_bytes, patience);
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
             .spawn(move || writer.run(&waiting))?;
-        Ok(Self { files, index, jobs, thread: Mutex::new(Some(thread)) })
+        Ok(Self { files, index, jobs, is_closing, thread: Mutex::new(Some(thread)) })
     }
 
     /// Appends entries that follow the last one. They can be read when this returns; `done` is called when
@@ -220,8 +232,14 @@ impl Log {
         }
     }
 
+    /// What waits for room waits no longer, but fails: the log is about to be closed.
+    pub(super) fn stop_waiting(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+    }
+
     /// Writes what was asked for and ends the log's thread.
     pub(super) fn close(&self) {
+        self.stop_waiting();
         self.send(Job::Close);
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()

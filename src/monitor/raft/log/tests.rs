@@ -1,18 +1,26 @@
 //! The log against a disk that loses its power at every sync, and against damage.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::fake::{FakeFiles, Random};
 use super::*;
+use crate::env::disk::Room;
 
 const SMALL: LogConfig = LogConfig { segment_bytes: 2048, cache_bytes: 1000 };
 
 fn open(files: &Arc<FakeFiles>) -> Result<Log, LogError> {
     let spare = Spare::at_once(files.clone(), SMALL.segment_bytes);
-    Log::open_files(files.clone(), SMALL, spare)
+    Log::open_files(files.clone(), SMALL, spare, roomy())
+}
+
+/// A disk with room.
+fn roomy() -> Arc<Gauge> {
+    Arc::new(Gauge::new(|| Ok(Room { total_bytes: 100, free_bytes: 100 })))
 }
 
 fn at(index: u64, term: u64) -> Position {
@@ -321,7 +329,7 @@ fn a_disk_that_failed_once_is_not_trusted_again() {
 #[test]
 fn another_version_and_a_missing_segment_are_told() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = Log::open(dir.path(), SMALL, roomy()).unwrap();
     append(&log, entries(0..60, 1)).unwrap();
     log.close();
     let mut names: Vec<_> =
@@ -329,15 +337,15 @@ fn another_version_and_a_missing_segment_are_told() {
     names.sort();
     let bytes = std::fs::read(&names[1]).unwrap();
     std::fs::remove_file(&names[1]).unwrap();
-    let error = Log::open(dir.path(), SMALL).err().unwrap().to_string();
+    let error = Log::open(dir.path(), SMALL, roomy()).err().unwrap().to_string();
     assert!(error.contains("are missing before"), "{error}");
     let mut newer = bytes.clone();
     newer[8] = 2;
     std::fs::write(&names[1], newer).unwrap();
-    let error = Log::open(dir.path(), SMALL).err().unwrap().to_string();
+    let error = Log::open(dir.path(), SMALL, roomy()).err().unwrap().to_string();
     assert!(error.contains("version 2"), "{error}");
     std::fs::write(&names[1], bytes).unwrap();
-    assert_eq!(all(&Log::open(dir.path(), SMALL).unwrap()), entries(0..60, 1));
+    assert_eq!(all(&Log::open(dir.path(), SMALL, roomy()).unwrap()), entries(0..60, 1));
 }
 
 #[test]
@@ -375,4 +383,57 @@ fn a_segment_that_was_laid_out_ahead_is_filled_before_and_after_a_restart() {
 fn name_of_newest(files: &FakeFiles) -> String {
     let names = files.list().unwrap();
     names.into_iter().rfind(|name| name.ends_with(".log")).unwrap()
+}
+
+/// Long enough for the log's thread to have tried, and for nothing else.
+const A_MOMENT: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_write_without_room_is_done_again_when_there_is_some() {
+    for first in [0, 3, 40] {
+        let files = Arc::new(FakeFiles::default());
+        let log = open(&files).unwrap();
+        append(&log, entries(0..first, 1)).unwrap();
+        files.fill_up(true);
+        let appended = ask(|done| log.append(entries(first..first + 20, 1), done));
+        let vote = Vote { term: 9, leader: 1, committed: false };
+        let voted = ask(|done| log.save_vote(vote, done));
+        appended.recv_timeout(A_MOMENT).expect_err("it waits");
+        files.fill_up(false);
+        appended.recv().unwrap().unwrap();
+        voted.recv().unwrap().unwrap();
+        append(&log, entries(first + 20..first + 25, 1)).unwrap();
+        let files = Arc::new(files.after_power_cut(&mut Random(first)));
+        let again = open(&files).unwrap();
+        assert_eq!(all(&again), entries(0..first + 25, 1));
+        assert_eq!(again.vote(), Some(vote));
+    }
+}
+
+#[test]
+fn the_last_of_a_disk_is_not_touched() {
+    let files = Arc::new(FakeFiles::default());
+    let free = Arc::new(AtomicU64::new(1));
+    let measured = Arc::clone(&free);
+    let gauge = Gauge::new(move || {
+        Ok(Room { total_bytes: 6400, free_bytes: measured.load(Ordering::Relaxed) })
+    });
+    let spare = Spare::at_once(files.clone(), SMALL.segment_bytes);
+    let log = Log::open_files(files.clone(), SMALL, spare, Arc::new(gauge)).unwrap();
+    let before = files.syncs();
+    let appended = ask(|done| log.append(entries(0..3, 1), done));
+    appended.recv_timeout(A_MOMENT).expect_err("it waits");
+    assert_eq!(files.syncs(), before);
+    free.store(6400, Ordering::Relaxed);
+    appended.recv().unwrap().unwrap();
+}
+
+#[test]
+fn a_log_that_waits_for_room_can_be_closed() {
+    let files = Arc::new(FakeFiles::default());
+    let log = open(&files).unwrap();
+    files.fill_up(true);
+    let appended = ask(|done| log.append(entries(0..3, 1), done));
+    log.close();
+    appended.recv().unwrap().expect_err("it was never written");
 }

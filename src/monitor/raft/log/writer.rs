@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::files::Files;
 use super::index::{Index, Segment};
+use super::patience::Patience;
 use super::record::{self, Position, Record};
 use super::spare::Spare;
 use super::vote::{self, Vote};
@@ -76,6 +77,7 @@ pub(super) struct Writer {
     spare: Spare,
     index: Arc<Mutex<Index>>,
     segment_bytes: u64,
+    patience: Patience,
     /// Entries below this index are durable.
     durable: u64,
     /// What was last written about what is committed.
@@ -93,6 +95,7 @@ impl Writer {
         spare: Spare,
         index: Arc<Mutex<Index>>,
         segment_bytes: u64,
+        patience: Patience,
     ) -> Self {
         let (durable, committed) = {
             let index = index.lock();
@@ -103,6 +106,7 @@ impl Writer {
             spare,
             index,
             segment_bytes,
+            patience,
             durable,
             committed,
             buffer: Vec::new(),
@@ -150,6 +154,7 @@ impl Writer {
             Job::Append { records, .. } => records.as_slice(),
             _ => &[],
         });
+        self.patience.wait_for_room();
         self.buffer.clear();
         for record in records {
             self.buffer_entry(record)?;
@@ -200,8 +205,10 @@ impl Writer {
             let newest = index.segments.back().expect("entries are in a segment");
             (segment_name(newest.first), newest.bytes)
         };
-        self.files.write_at(&name, offset, &self.buffer)?;
-        self.files.sync(&name)?;
+        self.patience.write(|| {
+            self.files.write_at(&name, offset, &self.buffer)?;
+            self.files.sync(&name)
+        })?;
         let mut index = self.index.lock();
         let newest = index.segments.back_mut().expect("still there");
         newest.bytes += self.buffer.len() as u64;
@@ -221,10 +228,12 @@ impl Writer {
     /// Begins a segment. Its header is durable before anything is written behind it.
     fn begin_segment(&self, first: u64) -> io::Result<()> {
         let name = segment_name(first);
-        self.spare.become_segment(&name)?;
-        self.files.write_at(&name, 0, &record::segment_head(first))?;
-        self.files.sync(&name)?;
-        self.files.sync_dir()?;
+        self.patience.write(|| {
+            self.spare.become_segment(&name)?;
+            self.files.write_at(&name, 0, &record::segment_head(first))?;
+            self.files.sync(&name)?;
+            self.files.sync_dir()
+        })?;
         self.index.lock().segments.push_back(Segment::new(first));
         Ok(())
     }
@@ -256,7 +265,7 @@ impl Writer {
             let mut index = self.index.lock();
             (index.purge(upto), index.vote, index.purged)
         };
-        vote::save(self.files.as_ref(), vote, purged)?;
+        self.patience.write(|| vote::save(self.files.as_ref(), vote, purged))?;
         for first in gone {
             self.files.remove(&segment_name(first))?;
         }
@@ -266,7 +275,7 @@ impl Writer {
 
     fn vote(&self, vote: Vote) -> io::Result<()> {
         let purged = self.index.lock().purged;
-        vote::save(self.files.as_ref(), Some(vote), purged)?;
+        self.patience.write(|| vote::save(self.files.as_ref(), Some(vote), purged))?;
         self.index.lock().vote = Some(vote);
         Ok(())
     }

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use openraft::{Snapshot, SnapshotMeta};
 use tokio::sync::{Mutex, watch};
 
 use super::super::Core;
+use super::super::room::Gauge;
 use super::super::state;
 use super::super::types;
 use super::{Spool, StateImage};
+use crate::types::DiskRoom;
 use crate::wire::peers::{Answer, Chunk, Spooled, StateEnd, Vote};
 
 const SPOOL: &str = "state.spool";
@@ -17,6 +20,7 @@ const SPOOL: &str = "state.spool";
 /// Takes states that are sent whole, one at a time.
 pub(in super::super) struct Receiver {
     path: PathBuf,
+    gauge: Arc<Gauge>,
     current: Mutex<Option<Transfer>>,
 }
 
@@ -35,11 +39,11 @@ enum Progress {
 
 impl Receiver {
     /// Spools into `dir`. What a process that ended left there is removed.
-    pub(in super::super) fn new(dir: &Path) -> io::Result<Self> {
+    pub(in super::super) fn new(dir: &Path, gauge: Arc<Gauge>) -> io::Result<Self> {
         let path = dir.join(SPOOL);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(Self { path, current: Mutex::new(None) }),
+            _ => Ok(Self { path, gauge, current: Mutex::new(None) }),
         }
     }
 
@@ -85,6 +89,10 @@ impl Receiver {
                 Some(followed) => followed,
                 None => return Ok(Spooled::Restart),
             },
+            // For a while there are two states, and what was spooled.
+            None if self.gauge.seen() != DiskRoom::Enough => {
+                return Err("its disk has no room for a whole state".into());
+            }
             None if chunk.offset == 0 => {
                 let path = self.path.clone();
                 let spool = blocking(move || Spool::create(&path)).await?;

@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use super::super::elections::Timing;
 use super::super::log::LogConfig;
 use super::super::{
-    Keeper, Leadership, Machine, ProposeError, Raft, RaftConfig, Transport, Tuning, Unreached,
+    Gauge, Keeper, Leadership, Machine, ProposeError, Raft, RaftConfig, Transport, Tuning,
+    Unreached,
 };
 use super::{Ledger, command, ledger};
+use crate::env::disk::Room;
 use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::store::Store;
 use crate::monitor::store::disk::DiskStore;
@@ -126,13 +128,16 @@ pub(super) struct Members {
     dir: TempDir,
     /// Whether stores are on disk.
     disk: bool,
+    /// How many of 1,600 bytes are free on the disk of each member.
+    free: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
 
 impl Members {
     /// A group of voters `1..=count`.
     pub(super) async fn of(count: u64, disk: bool) -> Self {
         let dir = TempDir::new().unwrap();
-        let mut group = Self { net: Arc::default(), live: BTreeMap::new(), dir, disk };
+        let (net, live, free) = (Arc::default(), BTreeMap::new(), Arc::default());
+        let mut group = Self { net, live, dir, disk, free };
         for id in 1..=count {
             group.start(id).await;
         }
@@ -159,7 +164,13 @@ impl Members {
             Arc::new(MemoryStore::new())
         };
         let address = format!("m{id}:1");
-        let config = RaftConfig { dir: dir.join("raft"), id: MonitorId(id), address };
+        let free = Arc::clone(&self.free);
+        let measure = move || {
+            let free_bytes = free.lock().get(&id).map_or(1600, |free| *free);
+            Ok(Room { total_bytes: 1600, free_bytes })
+        };
+        let gauge = Arc::new(Gauge::new(measure));
+        let config = RaftConfig { dir: dir.join("raft"), id: MonitorId(id), address, gauge };
         let log = LogConfig { segment_bytes: 4096, cache_bytes: 4096 };
         let tuning = Tuning { log, timing: Timing::default() };
         let port = Arc::new(Port { me: id, net: Arc::clone(&self.net) });
@@ -167,6 +178,11 @@ impl Members {
         let (raft, persisted) = started.unwrap();
         self.net.members.lock().insert(id, raft.clone());
         self.live.insert(id, Member { raft, store, persisted });
+    }
+
+    /// So many of 1,600 bytes are free on that member's disk from now on; it keeps 200, and 25 untouched.
+    pub(super) fn frees(&self, id: u64, bytes: u64) {
+        self.free.lock().insert(id, bytes);
     }
 
     /// A member is gone, with its process.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::group::{Members, leadership, propose, until, write_somewhere, wrong_after};
 use crate::monitor::raft::ProposeError;
 use crate::monitor::raft::tests::action;
-use crate::types::{MonitorId, MonitorRole};
+use crate::types::{DiskRoom, MonitorId, MonitorRole};
 
 fn ids(ids: &[u64]) -> BTreeSet<MonitorId> {
     ids.iter().copied().map(MonitorId).collect()
@@ -229,5 +229,78 @@ async fn a_member_whose_state_differs_stops_and_says_so() {
     assert!(why.contains("is not what most monitors have"), "{why}");
     write_somewhere(&group, &[1, 2], 8).await;
     assert_eq!((leadership(&group, 1).stopped, leadership(&group, 2).stopped), (None, None));
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_whose_disks_are_full_say_so_and_go_on_when_there_is_room() {
+    let group = Members::of(3, false).await;
+    group.write(0).await;
+    let leader = group.leader().await;
+    let full = others(3, group.leader_id().await);
+    let heard = async |id: u64, room: DiskRoom| {
+        until("the leader hears how much room there is", async || {
+            let heard = leader.group().heard;
+            heard.get(&MonitorId(id)).filter(|heard| heard.room == room).map(drop)
+        })
+        .await;
+    };
+    group.frees(full[0], 199);
+    heard(full[0], DiskRoom::Reserve).await;
+    group.frees(full[0], 24);
+    heard(full[0], DiskRoom::Full).await;
+    group.write(1).await;
+    group.frees(full[1], 24);
+    heard(full[1], DiskRoom::Full).await;
+    let mut waiting = tokio::spawn({
+        let leader = leader.clone();
+        async move { propose(&leader, 2..3).await }
+    });
+    let a_while = Duration::from_secs(2);
+    tokio::time::timeout(a_while, &mut waiting).await.expect_err("no majority can take it");
+    assert!(leader.leadership().borrow().is_leader(), "nobody is missed");
+    let term = leader.leadership().borrow().term;
+    group.frees(full[1], 1600);
+    waiting.await.unwrap().unwrap();
+    group.frees(full[0], 1600);
+    assert_eq!(group.agreed().await, [action(0), action(1), action(2)]);
+    assert_eq!(leader.leadership().borrow().term, term);
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_is_nearly_full_lets_one_with_room_lead() {
+    let group = Members::of(3, false).await;
+    group.write(0).await;
+    let low = group.leader_id().await;
+    group.frees(low, 100);
+    until("another leads", async || (group.leader_id().await != low).then_some(())).await;
+    group.write(1).await;
+    for id in others(3, low) {
+        group.frees(id, 100);
+    }
+    let leader = group.leader_id().await;
+    let raft = &group.live[&leader].raft;
+    until("all are low", async || {
+        let now = raft.group();
+        now.heard.values().all(|heard| heard.room == DiskRoom::Reserve).then_some(())
+    })
+    .await;
+    let term = raft.leadership().borrow().term;
+    group.write(2).await;
+    assert_eq!(raft.leadership().borrow().term, term, "nobody is better off");
+    group.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_waits_for_room_can_be_ended() {
+    let mut group = Members::of(3, false).await;
+    let full = others(3, group.leader_id().await)[0];
+    group.frees(full, 0);
+    group.write(0).await;
+    group.stop(full).await;
+    group.frees(full, 1600);
+    group.start(full).await;
+    assert_eq!(group.agreed().await, [action(0)]);
     group.end().await;
 }

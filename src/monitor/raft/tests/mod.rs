@@ -14,6 +14,7 @@ use super::batch::{ACTIONS_MAX, BYTES_MAX};
 use super::*;
 mod group;
 mod groups;
+use crate::env::disk::Room;
 use crate::monitor::namespace::command::Action;
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::memory::MemoryStore;
@@ -45,6 +46,11 @@ impl Transport for Nobody {
 fn small() -> Tuning {
     let log = LogConfig { segment_bytes: 4096, cache_bytes: 4096 };
     Tuning { log, timing: Timing::default() }
+}
+
+/// A disk with room.
+fn roomy() -> Arc<Gauge> {
+    Arc::new(Gauge::new(|| Ok(Room { total_bytes: 100, free_bytes: 100 })))
 }
 
 fn time(seconds: i64) -> Timestamp {
@@ -103,8 +109,12 @@ struct Node {
 async fn try_start(dir: &Path) -> Result<Node, RaftError> {
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&dir.join("store"))?);
     let machine = Arc::new(Ledger::default());
-    let config =
-        RaftConfig { dir: dir.join("raft"), id: MonitorId(7), address: "127.0.0.1:1".into() };
+    let config = RaftConfig {
+        dir: dir.join("raft"),
+        id: MonitorId(7),
+        address: "127.0.0.1:1".into(),
+        gauge: roomy(),
+    };
     let (raft, persisted) =
         Raft::start_with(config, small(), store.clone(), machine.clone(), Arc::new(Nobody)).await?;
     raft.bootstrap().await?;
@@ -267,8 +277,12 @@ async fn the_log_is_purged_below_what_was_persisted_only() {
 async fn a_machine_that_fails_stops_the_monitor_and_says_why() {
     let dir = TempDir::new().unwrap();
     let broken = |_: &dyn Read, _: &Command| Err(StoreError("the disk is on fire".into()));
-    let config =
-        RaftConfig { dir: dir.path().to_owned(), id: MonitorId(1), address: String::new() };
+    let config = RaftConfig {
+        dir: dir.path().to_owned(),
+        id: MonitorId(1),
+        address: String::new(),
+        gauge: roomy(),
+    };
     let raft =
         Raft::start(config, Arc::new(MemoryStore::new()), Arc::new(broken), Arc::new(Nobody))
             .await
@@ -371,7 +385,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStorage, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStorage, StateMachine), types::StorageError> {
         let dir = TempDir::new().unwrap();
-        let log = Log::open(dir.path(), LogConfig::default()).unwrap();
+        let log = Log::open(dir.path(), LogConfig::default(), roomy()).unwrap();
         let store = Arc::new(MemoryStore::new());
         let (ended, _) = oneshot::channel();
         let (persisted, _) = watch::channel(None);

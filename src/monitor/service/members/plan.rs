@@ -119,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::monitor::raft::Heard;
+    use crate::types::DiskRoom;
 
     fn ids(ids: &[u64]) -> BTreeSet<MonitorId> {
         ids.iter().copied().map(MonitorId).collect()
@@ -130,13 +131,14 @@ mod tests {
 
     /// Voters and learners, of which these answer; all of them have caught up.
     fn group(voters: &[u64], learners: &[u64], answer: &[u64]) -> Group {
-        let heard = Heard { applied: 5, silent: Duration::ZERO };
+        let heard = Heard { applied: 5, silent: Duration::ZERO, room: DiskRoom::Enough };
         Group {
             voters: vec![ids(voters)],
             learners: ids(learners),
             caught_up: ids(answer),
             heard: answer.iter().map(|id| (MonitorId(*id), heard)).collect(),
             applied: 5,
+            room: DiskRoom::Enough,
         }
     }
 

@@ -7,6 +7,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod crowds;
+mod doors;
+mod expulsion;
+mod owners;
 mod reigns;
 mod tickets;
 mod trust;
@@ -162,7 +166,9 @@ impl Client {
 
     async fn open_as(credentials: &Credentials, at: &Running) -> Self {
         let peer = Peer::connect_as(credentials, at).await;
-        let Response::Session(opened) = peer.call(&Request::OpenSession(client_info())).await
+        let Response::Session(opened) = peer
+            .call(&Request::OpenSession { client: client_info(), nonce: SystemRandom.u128() })
+            .await
         else {
             panic!("no session");
         };

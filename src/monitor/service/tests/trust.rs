@@ -129,11 +129,15 @@ async fn a_node_joins_with_a_token_once() {
     let server = credentials_of(&joined, 1, &keys[1]);
     assert_eq!((server.identity().role, &*server.identity().name), (Role::Server, "server-Host"));
     let server = Peer::connect_as(&server, &monitor).await;
-    let answer = server.call(&Request::OpenSession(client_info())).await;
+    let answer = server
+        .call(&Request::OpenSession { client: client_info(), nonce: SystemRandom.u128() })
+        .await;
     assert_eq!(answer, Response::Refused(Refusal::Forbidden));
     let client = credentials_of(&joined, 2, &keys[2]);
     let client = Peer::connect_as(&client, &monitor).await;
-    let opened = client.call(&Request::OpenSession(client_info())).await;
+    let opened = client
+        .call(&Request::OpenSession { client: client_info(), nonce: SystemRandom.u128() })
+        .await;
     assert!(matches!(opened, Response::Session(_)), "{opened:?}");
     monitor.stop().await;
 }
@@ -165,7 +169,7 @@ async fn a_guest_may_ask_for_nothing_else() {
     let expired = cluster.expired(Role::Client, "late");
     let late = Peer::connect_as(&expired, &monitor).await;
     for request in [
-        Request::OpenSession(client_info()),
+        Request::OpenSession { client: client_info(), nonce: SystemRandom.u128() },
         Request::Admin(admin::Request::Placement),
         Request::SessionsOfNode { node: "node".to_owned() },
     ] {
@@ -251,6 +255,9 @@ async fn clients_are_kept_to_what_they_may_do() {
 
     let command = Request::Admin(admin::Request::Trust(trust::Request::Tokens));
     assert_eq!(guest.peer.call(&command).await, Response::Refused(Refusal::Forbidden));
+    let name = "one".to_owned();
+    let command = Request::Admin(admin::Request::RemoveMonitor { name, once_replaced: true });
+    assert_eq!(guest.peer.call(&command).await, Response::Refused(Refusal::Forbidden));
     let mine = guest.create(b"mine").await;
     servers(&cluster, &monitor).await;
     let tickets = guest.tickets().await;
@@ -288,7 +295,9 @@ async fn clients_are_kept_to_what_they_may_do() {
     let query = guest.attr(mine);
     assert_eq!(guest.peer.call(&query).await, Response::Refused(Refusal::SessionClosed));
     let again = Peer::connect_as(&credentials, &monitor).await;
-    let answer = again.call(&Request::OpenSession(client_info())).await;
+    let answer = again
+        .call(&Request::OpenSession { client: client_info(), nonce: SystemRandom.u128() })
+        .await;
     assert_eq!(answer, Response::Refused(Refusal::Revoked));
     assert_eq!(renew(&monitor, &credentials).await, Response::Refused(Refusal::Revoked));
     monitor.stop().await;
@@ -319,7 +328,7 @@ async fn guests_of_a_monitor_that_does_not_lead_are_answered_too() {
     let namesake = cluster.expired(Role::Agent, "node");
     assert_eq!(renew(other, &namesake).await, Response::Refused(Refusal::Revoked));
 
-    let open = Request::OpenSession(client_info());
+    let open = Request::OpenSession { client: client_info(), nonce: SystemRandom.u128() };
     let late = Peer::connect_as(&cluster.expired(Role::Client, "late"), other).await;
     assert_eq!(late.call(&open).await, Response::Refused(Refusal::Expired));
     let invited = Invited::by(cluster.authority.fingerprint().unwrap());
