@@ -57,9 +57,12 @@ fn job(draw: &Draw, number: u64) -> Job {
     match draw.below(40) {
         0..=9 => Job::Ask(Query::Lookup { parent, name }),
         10..=15 => Job::Ask(Query::Attr { ino }),
-        16..=21 => {
-            Job::Ask(Query::ReadDir { dir: parent, after: 0, limit: 100, attrs: number % 2 == 0 })
-        }
+        16..=21 => Job::Ask(Query::ReadDir {
+            dir: parent,
+            after: 0,
+            limit: 100,
+            attrs: number.is_multiple_of(2),
+        }),
         22 | 23 => Job::Ask(Query::GetXattr { ino, name: b"user.x".to_vec() }),
         24 | 25 => Job::Ask(Query::ListXattr { ino }),
         26..=28 => Job::Change(create(parent, name, number)),
@@ -93,7 +96,7 @@ fn create(parent: Ino, name: Vec<u8>, number: u64) -> Op {
         parent,
         name,
         ino: Ino(0),
-        kind: if number % 4 == 0 { FileKind::Directory } else { FileKind::Regular },
+        kind: if number.is_multiple_of(4) { FileKind::Directory } else { FileKind::Regular },
         mode: 0o755,
         uid: 0,
         gid: 0,

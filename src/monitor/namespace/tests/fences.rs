@@ -296,7 +296,7 @@ fn an_open_file_outlives_its_name() {
     let file = world.file(0, "f");
     let (one, two) = (world.session(0), world.session(1));
     let outcome = world.propose(0, unlink(Ino::ROOT, "f"), &[one, two, SessionId(99)]);
-    let removed = Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: false });
+    let removed = Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: true });
     assert_eq!(outcome, Outcome::Mutated(Ok(removed)));
     assert!(is_accepted(&world.write(0, &[piece(file, 0, 10, 0)]).1[0]));
     let (parent, name) = (Ino::ROOT, b"again".to_vec());

@@ -518,7 +518,7 @@ async fn a_call_ends_with_its_connection_and_a_retry_is_done_once() {
     let Response::Mutated(replies) = again.await.unwrap() else { panic!("no reply") };
     assert_eq!(
         replies,
-        [Ok(Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: false }))]
+        [Ok(Reply::Removed(Removed { ino: file, nlink: 0, open_elsewhere: true }))]
     );
     assert_eq!(other.peer.call(&remove).await, Response::Mutated(replies));
     monitor.stop().await;
