@@ -88,7 +88,7 @@ fn whatever_is_killed_comes_back() {
         let victim = left.swap_remove(at);
         println!("killing {victim}");
         if victim == "agent" {
-            send(cluster.agent_pid(), libc::SIGKILL);
+            cluster.kill_agent();
             // In production systemd does it.
             cluster.up();
         } else {

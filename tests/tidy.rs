@@ -28,7 +28,6 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Crates that only one place may name, so that there is one place to change when they are replaced.
 const AT_HOME: &[(&str, &[&str])] = &[
-    ("fuser", &["fuse/"]),
     ("openraft", &["monitor/raft"]),
     ("fjall", &["monitor/store/disk.rs"]),
     ("anyhow", &["cli/"]),

@@ -8,7 +8,7 @@ use okapifs::crypto::Role;
 use okapifs::env::random::{Random, SystemRandom};
 use okapifs::env::system::rpc::Connection;
 use okapifs::env::system::{load_credentials, node};
-use okapifs::types::{Errno, Incarnation, SessionId};
+use okapifs::types::{Errno, Incarnation, Program, SessionId};
 use okapifs::wire;
 use okapifs::wire::metadata::{
     Answer, Attach, ClientInfo, Mutation, Query, Refusal, Renew, Reply, Request, Response,
@@ -36,6 +36,7 @@ impl Client {
             host: node.host,
             mountpoint: "a benchmark".to_owned(),
             pid: std::process::id(),
+            program: Program::this(),
         };
         let nonce = SystemRandom.u128();
         Self::begin(dir, Request::OpenSession { client, nonce }).await

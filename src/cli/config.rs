@@ -117,6 +117,9 @@ pub(super) struct MonitorFile {
     /// Whether it was removed from the cluster: it can never come back.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub(super) removed: bool,
+    /// The level above which the cluster is not to go while this monitor is in it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) hold_level: Option<u32>,
     /// What the cluster is to be that it founds; absent once there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) new_cluster: Option<ClusterFile>,
@@ -128,11 +131,13 @@ impl ConfigFile for MonitorFile {
         `listen` may be changed: the other monitors are told. `monitors` is where it finds them.\n\
         `id` was given to it once and belongs to the data beside this file: never copy or change it.\n\
         `replace_after_s = …`: for so long a monitor is missed before a node that has none takes its place; 0: never.\n\
+        `hold_level = …` keeps the cluster at that level during an upgrade, so that it can be undone.\n\
         OKAPIFS_MONITOR_LISTEN (and so on) and `--set listen=…` are stronger than what is here.";
     const ROLE: &'static str = "MONITOR";
     const KEYS: &'static [Key] = &[
         Key { name: "listen", kind: Kind::Text, default: None },
         Key { name: "replace_after_s", kind: Kind::Number, default: Some("600") },
+        Key { name: "hold_level", kind: Kind::Number, default: Some("not held") },
     ];
 }
 
@@ -281,6 +286,7 @@ mod tests {
             agent: None,
             replace_after_s: Some(60),
             removed: false,
+            hold_level: Some(1),
             new_cluster: Some(cluster.clone()),
         };
         file.save(dir.path()).expect("saved");

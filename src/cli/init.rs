@@ -168,6 +168,7 @@ pub(super) fn begin(dir: &ClusterDir, width: Width, listen: &str) -> anyhow::Res
         agent: None,
         replace_after_s: None,
         removed: false,
+        hold_level: None,
         new_cluster: Some(cluster.clone()),
     };
     monitor.save(&dir.of(MONITOR))?;
@@ -236,6 +237,7 @@ pub(super) fn add_monitors(dir: &ClusterDir, count: u32, listen: &str) -> anyhow
             agent: None,
             replace_after_s: None,
             removed: false,
+            hold_level: None,
             new_cluster: None,
         };
         monitor.save(&home)?;

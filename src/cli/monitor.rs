@@ -202,6 +202,7 @@ fn config(arguments: &Run, file: &MonitorFile) -> anyhow::Result<Config> {
             seconds => Some(Duration::from_secs(seconds)),
         },
         start: arguments.start,
+        hold_level: file.hold_level,
         credentials,
         bootstrap,
         remember: Box::new(move |milestone| {

@@ -56,6 +56,7 @@ pub(super) fn write(
         agent: Some(AgentFile::load(&dir.agent())?.listen),
         replace_after_s: None,
         removed: false,
+        hold_level: None,
         new_cluster: None,
     };
     file.save(&home)

@@ -7,7 +7,7 @@ use super::admin::{self, Admin};
 use super::agent_link::AgentLink;
 use super::cluster_dir::ClusterDir;
 use super::{find, say};
-use crate::types::{Health, MonitorRole, ServerState};
+use crate::types::{Health, MonitorRole, Program, ServerState};
 use crate::wire::admin::Status;
 use crate::wire::agent::{UnitState, UnitStatus};
 
@@ -105,9 +105,13 @@ fn show(status: &Status) {
         Health::Warn => "warn",
         Health::Error => "ERROR",
     };
-    say::line(format_args!("cluster {}  health {health}", status.cluster));
+    say::line(format_args!("cluster {}  health {health}  level {}", status.cluster, status.level));
     for reason in &status.reasons {
         say::line(format_args!("  {reason}"));
+    }
+    if let Some(rise) = &status.rise {
+        let waits_for = rise.waits_for.join(", ");
+        say::line(format_args!("  level {} waits for an upgrade of: {waits_for}", rise.to));
     }
     let stripes = &status.stripes;
     say::line(format_args!(
@@ -146,7 +150,7 @@ fn shares_a_host(status: &Status) -> bool {
 
 pub(super) fn monitors(status: &Status) -> Vec<Vec<String>> {
     let mut rows =
-        vec![row(["MONITOR", "NAME", "ADDRESS", "ROLE", "STATE", "APPLIED", "LAG", "PID"])];
+        vec![row(["MONITOR", "NAME", "ADDRESS", "ROLE", "STATE", "APPLIED", "LAG", "PID", "RUNS"])];
     rows.extend(status.monitors.iter().map(|monitor| {
         let role = match monitor.role {
             MonitorRole::Leader => "leader",
@@ -162,14 +166,16 @@ pub(super) fn monitors(status: &Status) -> Vec<Vec<String>> {
             monitor.applied.to_string(),
             monitor.lag.to_string(),
             pid(monitor.pid),
+            runs(&monitor.program),
         ]
     }));
     rows
 }
 
 fn servers(status: &Status) -> Vec<Vec<String>> {
-    let mut rows =
-        vec![row(["SERVER", "NAME", "ADDRESS", "DOMAIN", "STATE", "USED", "CAPACITY", "PID"])];
+    let mut rows = vec![row([
+        "SERVER", "NAME", "ADDRESS", "DOMAIN", "STATE", "USED", "CAPACITY", "PID", "RUNS",
+    ])];
     rows.extend(status.servers.iter().map(|server| {
         vec![
             server.id.to_string(),
@@ -180,13 +186,14 @@ fn servers(status: &Status) -> Vec<Vec<String>> {
             say::bytes(server.used_bytes),
             say::bytes(server.capacity_bytes),
             pid(server.pid),
+            runs(&server.program),
         ]
     }));
     rows
 }
 
 fn clients(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![row(["MOUNT", "CLIENT", "HOST", "AT", "PID"])];
+    let mut rows = vec![row(["MOUNT", "CLIENT", "HOST", "AT", "PID", "RUNS"])];
     rows.extend(status.clients.iter().map(|client| {
         vec![
             client.id.to_string(),
@@ -194,6 +201,7 @@ fn clients(status: &Status) -> Vec<Vec<String>> {
             client.host.clone(),
             client.mountpoint.clone(),
             pid(client.pid),
+            runs(&client.program),
         ]
     }));
     rows
@@ -208,6 +216,14 @@ fn state(state: ServerState) -> &'static str {
         ServerState::Up => "up",
         ServerState::Suspect => "suspect",
         ServerState::Down => "DOWN",
+    }
+}
+
+/// Nothing of a monitor that was never started.
+fn runs(program: &Program) -> String {
+    match program.release.as_str() {
+        "" => "-".to_owned(),
+        release => format!("{release} (level {})", program.level),
     }
 }
 

@@ -17,6 +17,7 @@ use super::flusher::Flusher;
 use super::fs::{Fs, Parts};
 use super::grants::Grants;
 use super::link::{Monitors, Shards};
+use super::locks::Locks;
 use super::monitors::MonitorLink;
 use super::owner;
 use super::placer::Placer;
@@ -27,7 +28,7 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::lock::RunLock;
 use crate::env::system::node;
 use crate::env::system::renewal::Renewal;
-use crate::types::{Errno, FileKind, Ino};
+use crate::types::{Errno, FileKind, Ino, Program};
 use crate::wire::metadata::{Answer, ClientInfo, Notice, Query, Request, Response};
 
 /// How long monitors that do not answer are tried at the start.
@@ -62,6 +63,7 @@ impl Fs {
             host: node.host,
             mountpoint: config.mountpoint.clone(),
             pid: std::process::id(),
+            program: Program::this(),
         };
         close_dead_sessions(&*monitors, &client).await;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -70,7 +72,9 @@ impl Fs {
         let shards = Counted::<dyn Shards>::new(Arc::new(servers), &counts);
         let fs = Self::assemble(config, session, (shards, counts), notices, lost);
         let (session, files) = (Arc::clone(&fs.session), Arc::clone(&fs.files));
+        let locks = Arc::clone(&fs.locks);
         link.attach_with(Box::new(move || {
+            locks.attached();
             let (session, files) = (Arc::clone(&session), Arc::clone(&files));
             async move {
                 session.leases().give_up_all(&files, session.monotonic()).await;
@@ -126,12 +130,14 @@ impl Fs {
         let leases = session.leases();
         tokio::spawn(Arc::clone(leases).tell(Arc::clone(&session)));
         tokio::spawn(Arc::clone(leases).keep_small(Arc::clone(&session), Arc::clone(&files)));
-        let (ours, held) = (Arc::clone(&session), Arc::clone(&grants));
-        tokio::spawn(obey(notices, ours, Arc::clone(&files), held));
-        let lost_sessions =
-            mourn(lost, Arc::clone(&session), Arc::clone(&files), Arc::clone(&flusher));
+        let locks = Locks::new(Arc::clone(&session), Arc::clone(&files));
+        tokio::spawn(Arc::clone(&locks).keep_waits());
+        let held = (Arc::clone(&files), Arc::clone(&grants), Arc::clone(&locks));
+        tokio::spawn(obey(notices, Arc::clone(&session), held));
+        let parts = (Arc::clone(&files), Arc::clone(&flusher), Arc::clone(&locks));
+        let lost_sessions = mourn(lost, Arc::clone(&session), parts);
         tokio::spawn(lost_sessions);
-        Self::from_parts(Parts { config, session, flusher, grants, reader, files, counts })
+        Self::from_parts(Parts { config, session, flusher, grants, reader, files, counts, locks })
     }
 
     async fn find_root(self: Arc<Self>, run_lock: RunLock) -> Result<Arc<Self>, ConnectError> {
@@ -195,8 +201,7 @@ async fn follow_placement(session: Arc<Session>, shards: Arc<dyn Shards>) {
 async fn obey(
     mut notices: mpsc::UnboundedReceiver<Notice>,
     session: Arc<Session>,
-    files: Arc<Files>,
-    grants: Arc<Grants>,
+    (files, grants, locks): (Arc<Files>, Arc<Grants>, Arc<Locks>),
 ) {
     while let Some(notice) = notices.recv().await {
         match notice {
@@ -206,6 +211,7 @@ async fn obey(
             Notice::Invalidate { stamp, inos } => {
                 session.leases().recalled(inos, stamp, &files, session.monotonic());
             }
+            Notice::LocksFree(tickets) => locks.free(&tickets),
             // The link has obeyed those already.
             Notice::Leader { .. } | Notice::Monitors(_) => {}
         }
@@ -216,11 +222,11 @@ async fn obey(
 async fn mourn(
     mut lost: mpsc::UnboundedReceiver<Lost>,
     session: Arc<Session>,
-    files: Arc<Files>,
-    flusher: Arc<Flusher>,
+    (files, flusher, locks): (Arc<Files>, Arc<Flusher>, Arc<Locks>),
 ) {
     while let Some(Lost { session: closed, mourned }) = lost.recv().await {
         session.leases().give_up_all(&files, session.monotonic()).await;
+        locks.lost(closed);
         let mut open = Vec::new();
         for file in files.all() {
             let mut state = file.state.lock();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -34,6 +34,8 @@ pub(crate) struct OpenFile {
     pub(crate) ahead: Mutex<ReadAhead>,
     /// How many of the file's failures it has reported.
     pub(crate) seen: AtomicU64,
+    /// A lock that was taken through it is lost: its program may not go on as if it had it.
+    pub(crate) is_lost: AtomicBool,
 }
 
 /// See the module.
@@ -74,9 +76,17 @@ impl Files {
         self.table.lock().values().map(Arc::clone).collect()
     }
 
-    /// The open file.
+    /// The open file; [`Errno::Io`] after [`Self::lose`].
     pub(crate) fn handle(&self, handle: Handle) -> Result<Arc<OpenFile>, Errno> {
-        self.handles.read().get(&handle.0).map(Arc::clone).ok_or(Errno::BadHandle)
+        let open = self.handles.read().get(&handle.0).map(Arc::clone).ok_or(Errno::BadHandle)?;
+        if open.is_lost.load(Ordering::Relaxed) { Err(Errno::Io) } else { Ok(open) }
+    }
+
+    /// Nothing can be done through that handle any more but closing it.
+    pub(crate) fn lose(&self, handle: Handle) {
+        if let Some(open) = self.handles.read().get(&handle.0) {
+            open.is_lost.store(true, Ordering::Relaxed);
+        }
     }
 
     /// A generation for a pin, above all before.
@@ -97,6 +107,7 @@ impl Files {
             mode,
             ahead: Mutex::default(),
             seen: AtomicU64::new(seen),
+            is_lost: AtomicBool::new(false),
         };
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.write().insert(handle, Arc::new(open));

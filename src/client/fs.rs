@@ -8,6 +8,7 @@
 mod attrs;
 mod beliefs;
 mod handles;
+mod locks;
 mod names;
 mod ranges;
 mod writing;
@@ -21,11 +22,14 @@ use super::counts::Counts;
 use super::files::Files;
 use super::flusher::Flusher;
 use super::grants::Grants;
+use super::locks::Locks;
 use super::session::Session;
 use super::view::Reader;
 use crate::env::system::lock::RunLock;
 use crate::types::{Errno, FileKind, Ino, Timestamp};
 use crate::wire::metadata::DirEntry;
+
+pub use locks::Lock;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +41,7 @@ pub struct Caller {
 }
 
 /// An open file. Given by [`Fs::open`] and [`Fs::create`], ended by [`Fs::release`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Handle(pub u64);
 
 /// How a file is opened.
@@ -131,6 +135,7 @@ pub struct Fs {
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
     pub(super) counts: Arc<Counts>,
+    pub(super) locks: Arc<Locks>,
     started: OnceLock<Started>,
 }
 
@@ -149,6 +154,7 @@ pub(super) struct Parts {
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
     pub(super) counts: Arc<Counts>,
+    pub(super) locks: Arc<Locks>,
 }
 
 impl Fs {
@@ -166,6 +172,7 @@ impl Fs {
             reader: parts.reader,
             files: parts.files,
             counts: parts.counts,
+            locks: parts.locks,
             started: OnceLock::new(),
         })
     }

@@ -9,6 +9,7 @@
 //! * *The way of written bytes*: `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
 //!   `placer` (durable on servers), `commit` (part of the file).
 //! * *The way of read bytes*: `view` (what a range consists of), `blocks` (cache, servers, decoding).
+//! * *Locks of programs*: `locks`.
 //! * *The network*: `link` (what is needed of it), `session` over `monitors`, `servers` (which
 //!   want to see `tickets`), `avoid`.
 //! * *Decisions*: `core`, pure and tested by itself.
@@ -30,6 +31,7 @@ pub mod fs;
 mod grants;
 mod leases;
 mod link;
+mod locks;
 mod monitors;
 mod owner;
 mod placer;

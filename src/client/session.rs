@@ -28,6 +28,7 @@ use crate::types::{
     Attr, ClusterId, Errno, Incarnation, Ino, PlacementMap, ServerId, SessionId, StripeId,
     Timestamp,
 };
+use crate::wire::locks::{Awaited, LockWait};
 use crate::wire::metadata::{
     Answer, ClientInfo, Mutation, Op, Query, Refusal, Renew, Renewed, Reply, Request, Response,
     SessionOpened,
@@ -312,6 +313,19 @@ impl Session {
             other => {
                 unexpected(&other);
             }
+        }
+    }
+
+    /// Says for which locks programs wait; an answer each. `None` when the session is another by now.
+    pub(crate) async fn await_locks(&self, waits: Vec<LockWait>) -> Option<Vec<Awaited>> {
+        let (session, count) = (self.id(), waits.len());
+        match self.monitors.call(&Request::AwaitLocks { session, waits }).await {
+            Response::LocksAwaited(answers) if answers.len() == count => Some(answers),
+            Response::Refused(Refusal::SessionClosed) => {
+                self.reopen(session).await;
+                None
+            }
+            other => Some(vec![Awaited::Refused(unexpected(&other)); count]),
         }
     }
 

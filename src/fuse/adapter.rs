@@ -1,34 +1,27 @@
 //! One method a request: translate, call [`Fs`], reply.
 
-use std::ffi::OsStr;
 use std::future::Future;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
-};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
-use super::answer::{answer, at_once, begin, number, send_data, send_xattr};
+use super::answer::{answer, at_once, begin};
 use super::directory::Directories;
 use super::invalidate::Invalidation;
+use super::kernel::{
+    self, CopyFileRange, Delivery, Entries, Entry, Handler, NodeId, Op, Opened, Pages, Reply,
+    Request, Room,
+};
 use super::mount::REQUEST_BYTES_MAX;
-use super::shared::{GENERATION, NOT_BELIEVED, Shared, Write};
-use super::translate::{self, Nodes, bare_attr, caller, file_type, permissions};
-use super::{capabilities, privileges};
-use crate::client::fs::{Fs, Handle, NewInode};
-use crate::types::{Errno, FileKind, Ino, limits};
+use super::privileges;
+use super::shared::{NOT_BELIEVED, Shared, Write};
+use super::translate::{self, Nodes, bare_attr, caller, permissions, type_bits};
+use crate::client::fs::{Fs, Handle, Lock, NewInode};
+use crate::types::{Errno, FileKind, Ino, LockOwner, limits};
 use crate::wire::metadata::Space;
 
 /// Unit in which `statfs` counts, in bytes.
@@ -37,10 +30,70 @@ const STATFS_BLOCK: u32 = limits::BLOCK;
 /// Inodes that `df -i` shows as free: there is no limit to run into.
 const INODES_FREE: u64 = 1 << 40;
 
-/// The filesystem as `fuser` calls it.
+/// The filesystem as the kernel calls it.
 pub(super) struct Adapter {
     mine: Arc<Shared>,
     runtime: Runtime,
+}
+
+impl Handler for Adapter {
+    fn handle(&self, request: Request<'_>, reply: Reply) {
+        let (node, by_root) = (request.node, request.uid == 0);
+        match request.op {
+            Op::Lookup { name } => self.lookup(node, name, reply),
+            Op::GetAttr => self.getattr(node, reply),
+            Op::StatX => self.statx(node, reply),
+            Op::SetAttr(changes) => self.setattr(node, &changes, reply),
+            Op::ReadLink => self.readlink(node, reply),
+            Op::Symlink { name, target } => self.symlink(&request, name, target, reply),
+            Op::MkNod { name, mode, rdev } => self.mknod(&request, name, mode, rdev, reply),
+            Op::MkDir { name, mode } => self.mkdir(&request, name, mode, reply),
+            Op::Unlink { name } => self.unlink(node, name, reply),
+            Op::RmDir { name } => self.rmdir(node, name, reply),
+            Op::Rename { name, new_parent, new_name, flags } => {
+                self.rename((node, name), (new_parent, new_name), flags, reply);
+            }
+            Op::Link { node: linked, name } => self.link(linked, node, name, reply),
+            Op::Open { flags, takes_set_ids } => self.open(node, flags, takes_set_ids, reply),
+            Op::Create { name, mode, flags } => self.create(&request, name, mode, flags, reply),
+            Op::Read { handle, offset, size } => self.read(Handle(handle), offset, size, reply),
+            Op::Write(write) => self.write(node, &write, reply),
+            Op::Flush { handle, owner } => {
+                self.flush(node, Handle(handle), LockOwner(owner), reply);
+            }
+            Op::Release { handle, .. } => self.release(node, Handle(handle), reply),
+            Op::FSync { handle } => self.fsync(Handle(handle), reply),
+            Op::OpenDir => self.opendir(node, reply),
+            Op::ReadDir { handle, offset, size, plus: false } => {
+                self.readdir(handle, offset, Entries::new(size), reply);
+            }
+            Op::ReadDir { handle, offset, size, plus: true } => {
+                self.readdirplus(handle, offset, Entries::new(size), reply);
+            }
+            Op::ReleaseDir { handle } => self.releasedir(handle, reply),
+            Op::FSyncDir => self.fsyncdir(reply),
+            Op::StatFs => self.statfs(reply),
+            Op::SetXattr { name, value, flags } => self.setxattr(node, name, value, flags, reply),
+            Op::GetXattr { name, size } => self.getxattr(node, name, size, reply),
+            Op::ListXattr { size } => self.listxattr(node, size, reply),
+            Op::RemoveXattr { name } => self.removexattr(node, name, reply),
+            Op::FAllocate { handle, offset, length, mode } => {
+                self.fallocate(node, Handle(handle), (offset, length), mode, by_root, reply);
+            }
+            Op::LSeek { handle, offset, whence } => {
+                self.lseek(Handle(handle), offset, whence, reply);
+            }
+            Op::CopyFileRange(range) => self.copy_file_range(&range, by_root, reply),
+            Op::Ioctl => reply.refuse(libc::ENOTTY),
+            Op::GetLock(lock) => self.get_lock(&lock, reply),
+            Op::SetLock { lock, wait } => self.set_lock(&lock, wait, reply),
+            // The kernel does not ask again, and does without: regular files are always ready, no block of ours is
+            // a block of a device, and `default_permissions` has checked access.
+            Op::TmpFile { .. } | Op::Other => {
+                reply.refuse(libc::ENOSYS);
+            }
+        }
+    }
 }
 
 impl Adapter {
@@ -62,386 +115,131 @@ impl Adapter {
         &self.mine
     }
 
-    fn ino(&self, node: INodeNo) -> Ino {
+    fn ino(&self, node: NodeId) -> Ino {
         self.mine.nodes.ino(node)
     }
 
-    fn begin<F: Future<Output = ()> + Send + 'static>(&self, call: impl FnOnce(Arc<Shared>) -> F) {
-        begin(&self.runtime, call(Arc::clone(&self.mine)));
-    }
-
-    fn make(
+    fn begin<F: Future<Output = ()> + Send + 'static>(
         &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new: NewInode,
-        reply: ReplyEntry,
+        reply: Reply,
+        call: impl FnOnce(Arc<Shared>, Reply) -> F,
     ) {
-        let (caller, parent, name) = (caller(request), self.ino(parent), bytes(name));
-        self.begin(|my| async move {
-            answer!(reply, my.fs.make(caller, parent, &name, new).await, |attr| my
-                .send_entry(reply, &attr));
-        });
+        let question = reply.question();
+        begin(&self.runtime, &question, call(Arc::clone(&self.mine), reply));
     }
 }
 
-impl fuser::Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        capabilities::negotiate(config)
-    }
-
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (parent, name) = (self.ino(parent), bytes(name));
-        self.begin(|my| async move {
+/// Names.
+impl Adapter {
+    fn lookup(&self, parent: NodeId, name: &[u8], reply: Reply) {
+        let (parent, name) = (self.ino(parent), name.to_vec());
+        self.begin(reply, |my, reply| async move {
             let found = my.fs.lookup(parent, &name).await;
-            my.send_found(reply, (parent, &name), found);
+            answer!(reply, my.found((parent, &name), found), |entry| reply.entry(&entry));
         });
     }
 
-    /// Nothing is kept for an inode because the kernel knows it.
-    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
-
-    fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn readlink(&self, node: NodeId, reply: Reply) {
         let ino = self.ino(node);
-        self.begin(|my| async move {
-            answer!(reply, my.fs.getattr(ino).await, |attr| my.send_attr(reply, &attr));
-        });
-    }
-
-    fn setattr(
-        &self,
-        request: &Request,
-        node: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let (ino, by_root) = (self.ino(node), request.uid() == 0);
-        let changes = translate::changes(mode, (uid, gid), size, (atime, mtime));
-        self.begin(|my| async move {
-            answer!(reply, my.setattr(ino, changes, by_root).await, |attr| my
-                .send_attr(reply, &attr));
-        });
-    }
-
-    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        let ino = self.ino(node);
-        self.begin(|my| async move {
+        self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.readlink(ino).await, |target| reply.data(&target));
         });
     }
 
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, request: &Request<'_>, name: &[u8], mode: u32, rdev: u32, reply: Reply) {
         match translate::node_kind(mode) {
             Ok(kind) => {
                 let new = NewInode { kind, mode: permissions(mode), rdev, target: Vec::new() };
-                self.make(request, parent, name, new, reply);
+                self.make(request, name, new, reply);
             }
-            Err(errno) => reply.error(number(errno)),
+            Err(errno) => reply.error(errno),
         }
     }
 
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, request: &Request<'_>, name: &[u8], mode: u32, reply: Reply) {
         let (kind, mode) = (FileKind::Directory, permissions(mode));
-        let new = NewInode { kind, mode, rdev: 0, target: Vec::new() };
-        self.make(request, parent, name, new, reply);
+        self.make(request, name, NewInode { kind, mode, rdev: 0, target: Vec::new() }, reply);
     }
 
-    fn symlink(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
-        let target = bytes(target.as_os_str());
-        let new = NewInode { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
-        self.make(request, parent, name, new, reply);
+    fn symlink(&self, request: &Request<'_>, name: &[u8], target: &[u8], reply: Reply) {
+        let (kind, target) = (FileKind::Symlink, target.to_vec());
+        self.make(request, name, NewInode { kind, mode: 0o777, rdev: 0, target }, reply);
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (parent, name) = (self.ino(parent), bytes(name));
-        self.begin(|my| async move {
+    fn make(&self, request: &Request<'_>, name: &[u8], new: NewInode, reply: Reply) {
+        let (caller, parent, name) = (caller(request), self.ino(request.node), name.to_vec());
+        self.begin(reply, |my, reply| async move {
+            let made = my.fs.make(caller, parent, &name, new).await;
+            answer!(reply, made, |attr| reply.entry(&my.made(&attr)));
+        });
+    }
+
+    fn unlink(&self, parent: NodeId, name: &[u8], reply: Reply) {
+        let (parent, name) = (self.ino(parent), name.to_vec());
+        self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.unlink(parent, &name).await, |()| reply.ok());
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (parent, name) = (self.ino(parent), bytes(name));
-        self.begin(|my| async move {
+    fn rmdir(&self, parent: NodeId, name: &[u8], reply: Reply) {
+        let (parent, name) = (self.ino(parent), name.to_vec());
+        self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.rmdir(parent, &name).await, |()| reply.ok());
         });
     }
 
-    fn rename(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn rename(&self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), flags: u32, reply: Reply) {
         let mode = match translate::rename_mode(flags) {
             Ok(mode) => mode,
-            Err(errno) => return reply.error(number(errno)),
+            Err(errno) => return reply.error(errno),
         };
-        let (parent, name) = (self.ino(parent), bytes(name));
-        let (new_parent, new_name) = (self.ino(new_parent), bytes(new_name));
-        self.begin(|my| async move {
+        let (parent, name) = (self.ino(from.0), from.1.to_vec());
+        let (new_parent, new_name) = (self.ino(to.0), to.1.to_vec());
+        self.begin(reply, |my, reply| async move {
             let renamed = my.fs.rename(parent, &name, new_parent, &new_name, mode).await;
             answer!(reply, renamed, |()| reply.ok());
         });
     }
 
-    fn link(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        let (ino, parent, name) = (self.ino(node), self.ino(new_parent), bytes(new_name));
-        self.begin(|my| async move {
-            answer!(reply, my.fs.link(ino, parent, &name).await, |attr| my
-                .send_entry(reply, &attr));
+    fn link(&self, node: NodeId, parent: NodeId, name: &[u8], reply: Reply) {
+        let (ino, parent, name) = (self.ino(node), self.ino(parent), name.to_vec());
+        self.begin(reply, |my, reply| async move {
+            let linked = my.fs.link(ino, parent, &name).await;
+            answer!(reply, linked, |attr| reply.entry(&my.made(&attr)));
         });
     }
+}
 
-    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (ino, by_root) = (self.ino(node), request.uid() == 0);
-        let mode = translate::open_mode(flags);
-        self.begin(|my| async move {
-            answer!(reply, my.open(ino, mode, by_root).await, |(handle, flags)| {
-                reply.opened(FileHandle(handle.0), flags);
-            });
-        });
-    }
-
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let (caller, parent, name) = (caller(request), self.ino(parent), bytes(name));
-        let (mode, open) = (permissions(mode), translate::open_mode(OpenFlags(flags)));
-        let exclusive = flags & libc::O_EXCL != 0;
-        self.begin(|my| async move {
-            match my.fs.create(caller, parent, &name, mode, open).await {
-                Ok((attr, handle)) => {
-                    let flags = my.opened(attr.ino, handle, open);
-                    if privileges::is_clean(attr.mode) {
-                        my.open_files.lock().set_clean(attr.ino, Instant::now());
-                    }
-                    let (fh, attr) = (FileHandle(handle.0), my.nodes.attr(&attr));
-                    reply.created(&NOT_BELIEVED, &attr, GENERATION, fh, flags);
-                }
-                // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
-                // whether the caller may open it, and opens it.
-                Err(Errno::Exists) if !exclusive => reply.error(number(Errno::Stale)),
-                Err(errno) => reply.error(number(errno)),
-            }
-        });
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let handle = Handle(fh.0);
-        if let Some(read) = at_once(&self.runtime, || self.mine.fs.try_read(handle, offset, size)) {
-            return answer!(reply, read, |parts| send_data(reply, &parts));
-        }
-        self.begin(|my| async move {
-            answer!(reply, my.fs.read(handle, offset, size).await, |parts| {
-                send_data(reply, &parts);
-            });
-        });
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let write = Write {
-            node,
-            ino: self.ino(node),
-            handle: Handle(fh.0),
-            offset,
-            length: u32::try_from(data.len()).expect("a request is at most a mebibyte"),
-            from_mapping: flags.contains(WriteFlags::FUSE_WRITE_CACHE),
-            takes_set_ids: flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-        };
-        if let Some(result) = self.mine.try_write(&self.runtime, write, data) {
-            return self.mine.written(write, result, reply);
-        }
-        let data = Bytes::copy_from_slice(data);
-        self.begin(|my| async move {
-            let result = my.write(write, data).await;
-            my.written(write, result, reply);
-        });
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.begin(|my| async move {
-            answer!(reply, my.fs.flush(Handle(fh.0)).await, |()| reply.ok());
-        });
-    }
-
-    fn release(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        fh: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
+/// Attributes.
+impl Adapter {
+    fn getattr(&self, node: NodeId, reply: Reply) {
         let ino = self.ino(node);
-        self.begin(|my| async move {
-            my.close(ino, Handle(fh.0)).await;
-            reply.ok();
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.fs.getattr(ino).await, |attr| my.send_attr(reply, &attr));
         });
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.begin(|my| async move {
-            answer!(reply, my.fs.fsync(Handle(fh.0)).await, |()| reply.ok());
-        });
-    }
-
-    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let number = self.mine.directories.open(self.ino(node));
-        reply.opened(FileHandle(number), FopenFlags::empty());
-    }
-
-    fn readdir(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        self.begin(|my| async move {
-            let read = my.directories.read(&my.fs, fh.0, offset, false, |row| {
-                let name = OsStr::from_bytes(row.name);
-                reply.add(my.nodes.node(row.ino), row.next, file_type(row.kind), name)
+    fn statx(&self, node: NodeId, reply: Reply) {
+        let ino = self.ino(node);
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.fs.getattr(ino).await, |attr| {
+                reply.statx(&my.nodes.attr(&attr), my.fs.tell_attr(&attr));
             });
-            answer!(reply, read.await, |()| reply.ok());
         });
     }
 
-    fn readdirplus(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        self.begin(|my| async move {
-            let read = my.directories.read(&my.fs, fh.0, offset, true, |row| {
-                let node = my.nodes.node(row.ino);
-                let attr = match row.attr {
-                    Some(attr) => my.nodes.attr(attr),
-                    None if row.is_dot() => bare_attr(node, row.kind),
-                    // It was removed after its name was read.
-                    None => return false,
-                };
-                let believed_for = match row.attr {
-                    Some(attr) => my.believed_for(row.dir, row.name, attr),
-                    None => NOT_BELIEVED,
-                };
-                let name = OsStr::from_bytes(row.name);
-                reply.add(node, row.next, name, &believed_for, &attr, GENERATION)
-            });
-            answer!(reply, read.await, |()| reply.ok());
+    fn setattr(&self, node: NodeId, asked: &kernel::SetAttr, reply: Reply) {
+        let (ino, takes_set_ids) = (self.ino(node), asked.takes_set_ids);
+        let changes = translate::changes(asked);
+        self.begin(reply, |my, reply| async move {
+            let changed = my.setattr(ino, changes, takes_set_ids).await;
+            answer!(reply, changed, |attr| my.send_attr(reply, &attr));
         });
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.mine.directories.close(fh.0);
-        reply.ok();
-    }
-
-    /// Promised in the design: fsync of any directory makes all that this mount has buffered durable.
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.begin(|my| async move {
-            answer!(reply, my.fs.sync_all().await, |()| reply.ok());
-        });
-    }
-
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.begin(|my| async move {
-            answer!(reply, my.fs.space().await, |space| send_space(reply, space));
-        });
-    }
-
-    fn setxattr(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let (ino, name, value) = (self.ino(node), bytes(name), value.to_vec());
-        self.begin(|my| async move {
+    fn setxattr(&self, node: NodeId, name: &[u8], value: &[u8], flags: i32, reply: Reply) {
+        let (ino, name, value) = (self.ino(node), name.to_vec(), value.to_vec());
+        self.begin(reply, |my, reply| async move {
             let set = async {
                 translate::check_xattr(&name)?;
                 my.fs.setxattr(ino, &name, &value, translate::xattr_mode(flags)?).await
@@ -454,98 +252,168 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (ino, name) = (self.ino(node), bytes(name));
-        if let Err(errno) = translate::check_xattr(&name) {
-            return reply.error(number(errno));
+    fn getxattr(&self, node: NodeId, name: &[u8], room: u32, reply: Reply) {
+        if let Err(errno) = translate::check_xattr(name) {
+            return reply.error(errno);
         }
-        self.begin(|my| async move {
-            answer!(reply, my.fs.getxattr(ino, &name).await, |value| send_xattr(
-                reply, &value, size
-            ));
+        let (ino, name) = (self.ino(node), name.to_vec());
+        self.begin(reply, |my, reply| async move {
+            let value = my.fs.getxattr(ino, &name).await;
+            answer!(reply, value, |value| reply.xattr(&value, room));
         });
     }
 
-    fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, node: NodeId, room: u32, reply: Reply) {
         let ino = self.ino(node);
-        self.begin(|my| async move {
+        self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.listxattr(ino).await, |names| {
-                send_xattr(reply, &translate::xattr_names(&names), size);
+                reply.xattr(&translate::xattr_names(&names), room);
             });
         });
     }
 
-    fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (ino, name) = (self.ino(node), bytes(name));
-        if let Err(errno) = translate::check_xattr(&name) {
-            return reply.error(number(errno));
+    fn removexattr(&self, node: NodeId, name: &[u8], reply: Reply) {
+        if let Err(errno) = translate::check_xattr(name) {
+            return reply.error(errno);
         }
-        self.begin(|my| async move {
+        let (ino, name) = (self.ino(node), name.to_vec());
+        self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.removexattr(ino, &name).await, |()| reply.ok());
+        });
+    }
+
+    fn statfs(&self, reply: Reply) {
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.fs.space().await, |space| reply.room(&room(space)));
+        });
+    }
+}
+
+/// Files.
+impl Adapter {
+    fn open(&self, node: NodeId, flags: i32, takes_set_ids: bool, reply: Reply) {
+        let (ino, mode) = (self.ino(node), translate::open_mode(flags));
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.open(ino, mode, takes_set_ids).await, |opened| {
+                my.close_unless(reply.opened(opened), ino, opened).await;
+            });
+        });
+    }
+
+    fn create(&self, request: &Request<'_>, name: &[u8], mode: u32, flags: i32, reply: Reply) {
+        let (caller, parent, name) = (caller(request), self.ino(request.node), name.to_vec());
+        let (mode, open) = (permissions(mode), translate::open_mode(flags));
+        let exclusive = flags & libc::O_EXCL != 0;
+        self.begin(reply, |my, reply| async move {
+            match my.fs.create(caller, parent, &name, mode, open).await {
+                Ok((attr, handle)) => {
+                    let opened = my.opened(attr.ino, handle, open);
+                    if privileges::is_clean(attr.mode) {
+                        my.open_files.lock().set_clean(attr.ino, Instant::now());
+                    }
+                    let delivery = reply.created(&my.made(&attr), opened);
+                    my.close_unless(delivery, attr.ino, opened).await;
+                }
+                // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
+                // whether the caller may open it, and opens it.
+                Err(Errno::Exists) if !exclusive => reply.error(Errno::Stale),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn read(&self, handle: Handle, offset: u64, size: u32, reply: Reply) {
+        if let Some(read) = at_once(&self.runtime, || self.mine.fs.try_read(handle, offset, size)) {
+            return answer!(reply, read, |parts| reply.parts(&parts));
+        }
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.fs.read(handle, offset, size).await, |parts| reply.parts(&parts));
+        });
+    }
+
+    fn write(&self, node: NodeId, asked: &kernel::Write<'_>, reply: Reply) {
+        let write = Write {
+            node,
+            ino: self.ino(node),
+            handle: Handle(asked.handle),
+            offset: asked.offset,
+            length: u32::try_from(asked.data.len()).expect("a request is at most a mebibyte"),
+            from_mapping: asked.from_cache,
+            takes_set_ids: asked.takes_set_ids,
+        };
+        if let Some(result) = self.mine.try_write(&self.runtime, write, asked.data) {
+            return self.mine.written(write, result, reply);
+        }
+        let data = Bytes::copy_from_slice(asked.data);
+        self.begin(reply, |my, reply| async move {
+            let result = my.write(write, data).await;
+            my.written(write, result, reply);
+        });
+    }
+
+    fn flush(&self, node: NodeId, handle: Handle, owner: LockOwner, reply: Reply) {
+        let ino = self.ino(node);
+        self.begin(reply, |my, reply| async move {
+            let flushed = my.fs.flush(handle).await;
+            my.fs.drop_locks(ino, owner).await;
+            answer!(reply, flushed, |()| reply.ok());
+        });
+    }
+
+    fn release(&self, node: NodeId, handle: Handle, reply: Reply) {
+        let ino = self.ino(node);
+        self.begin(reply, |my, reply| async move {
+            my.close(ino, handle).await;
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, handle: Handle, reply: Reply) {
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.fs.fsync(handle).await, |()| reply.ok());
         });
     }
 
     fn fallocate(
         &self,
-        request: &Request,
-        node: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
+        node: NodeId,
+        handle: Handle,
+        (offset, length): (u64, u64),
         mode: i32,
-        reply: ReplyEmpty,
+        by_root: bool,
+        reply: Reply,
     ) {
         let what = match translate::allocate(mode) {
             Ok(what) => what,
-            Err(errno) => return reply.error(number(errno)),
+            Err(errno) => return reply.error(errno),
         };
-        let (ino, by_root) = (self.ino(node), request.uid() == 0);
-        self.begin(|my| async move {
+        let ino = self.ino(node);
+        self.begin(reply, |my, reply| async move {
             let allocated = async {
                 my.take_privileges(ino, !by_root).await?;
-                my.fs.fallocate(Handle(fh.0), offset, length, what).await
+                my.fs.fallocate(handle, offset, length, what).await
             };
             answer!(reply, allocated.await, |()| reply.ok());
         });
     }
 
-    fn lseek(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, handle: Handle, offset: i64, whence: i32, reply: Reply) {
         let (offset, whence) = match translate::seek(offset, whence) {
             Ok(seek) => seek,
-            Err(errno) => return reply.error(number(errno)),
+            Err(errno) => return reply.error(errno),
         };
-        self.begin(|my| async move {
-            answer!(reply, my.fs.lseek(Handle(fh.0), offset, whence).await, |found| reply
-                .offset(i64::try_from(found).unwrap_or(i64::MAX)));
+        self.begin(reply, |my, reply| async move {
+            let found = my.fs.lseek(handle, offset, whence).await;
+            answer!(reply, found, |found| reply.offset(found));
         });
     }
 
-    fn copy_file_range(
-        &self,
-        request: &Request,
-        _: INodeNo,
-        from: FileHandle,
-        from_offset: u64,
-        to_node: INodeNo,
-        to: FileHandle,
-        to_offset: u64,
-        length: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
+    fn copy_file_range(&self, range: &CopyFileRange, by_root: bool, reply: Reply) {
+        let CopyFileRange { from, from_offset, to_node, to, to_offset, length } = *range;
         // The reply counts in 32 bits; whoever wants more asks again.
         let length = length.min(u64::from(u32::MAX - (REQUEST_BYTES_MAX - 1)));
-        let (ino, by_root) = (self.ino(to_node), request.uid() == 0);
-        let (from, to) = (Handle(from.0), Handle(to.0));
-        self.begin(|my| async move {
+        let (ino, from, to) = (self.ino(to_node), Handle(from), Handle(to));
+        self.begin(reply, |my, reply| async move {
             let copied = async {
                 my.take_privileges(ino, !by_root).await?;
                 my.fs.copy_range(from, from_offset, to, to_offset, length).await
@@ -554,62 +422,103 @@ impl fuser::Filesystem for Adapter {
                 .written(u32::try_from(bytes).unwrap_or(u32::MAX)));
         });
     }
+}
 
-    /// `default_permissions` has checked already; ENOSYS keeps the kernel from asking again.
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+/// Locks.
+impl Adapter {
+    fn get_lock(&self, asked: &kernel::Lock, reply: Reply) {
+        let (handle, lock) = match translate::lock(asked) {
+            Ok(lock) => (Handle(asked.handle), lock),
+            Err(errno) => return reply.error(errno),
+        };
+        self.begin(reply, |my, reply| async move {
+            let found = my.fs.get_lock(handle, lock).await;
+            answer!(reply, found, |found| reply.lock(found.map(translate::found_lock)));
+        });
     }
 
-    fn ioctl(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: IoctlFlags,
-        _: u32,
-        _: &[u8],
-        _: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(fuser::Errno::ENOTTY);
-    }
-
-    /// ENOSYS keeps the kernel from asking again: regular files are always ready.
-    fn poll(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: PollNotifier,
-        _: PollEvents,
-        _: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    /// No block of ours is a block of a device.
-    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        reply.error(fuser::Errno::ENOSYS);
+    /// A wait ends with any signal, as POSIX has it.
+    fn set_lock(&self, asked: &kernel::Lock, wait: bool, reply: Reply) {
+        let (handle, lock) = match translate::lock(asked) {
+            Ok(lock) => (Handle(asked.handle), lock),
+            Err(errno) => return reply.error(errno),
+        };
+        self.begin(reply, |my, reply| async move {
+            let set = tokio::select! {
+                biased;
+                set = my.fs.set_lock(handle, lock, wait) => set,
+                () = reply.interrupted(), if wait => Err(Errno::Interrupted),
+            };
+            answer!(reply, set, |()| {
+                if reply.locked() == Delivery::Abandoned && lock.mode.is_some() {
+                    // Its program dies, and has perhaps said already that it holds no locks any more.
+                    let unlock = Lock { mode: None, ..lock };
+                    if let Err(errno) = my.fs.set_lock(handle, unlock, false).await {
+                        log::debug!("a lock of a program that died is not given up: {errno}");
+                    }
+                }
+            });
+        });
     }
 }
 
-fn bytes(name: &OsStr) -> Vec<u8> {
-    name.as_bytes().to_vec()
+/// Directories.
+impl Adapter {
+    fn opendir(&self, node: NodeId, reply: Reply) {
+        let handle = self.mine.directories.open(self.ino(node));
+        if reply.opened(Opened { handle, pages: Pages::Dropped }) == Delivery::Abandoned {
+            self.mine.directories.close(handle);
+        }
+    }
+
+    fn readdir(&self, handle: u64, offset: u64, mut entries: Entries, reply: Reply) {
+        self.begin(reply, |my, reply| async move {
+            let read = my.directories.read(&my.fs, handle, offset, false, |row| {
+                entries.add(my.nodes.node(row.ino), type_bits(row.kind), row.next, row.name)
+            });
+            answer!(reply, read.await, |()| reply.entries(&entries));
+        });
+    }
+
+    fn readdirplus(&self, handle: u64, offset: u64, mut entries: Entries, reply: Reply) {
+        self.begin(reply, |my, reply| async move {
+            let read = my.directories.read(&my.fs, handle, offset, true, |row| {
+                let entry = match row.attr {
+                    Some(attr) => my.named((row.dir, row.name), attr),
+                    None if row.is_dot() => {
+                        let attr = bare_attr(my.nodes.node(row.ino), row.kind);
+                        Entry { attr, entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
+                    }
+                    // It was removed after its name was read.
+                    None => return false,
+                };
+                entries.add_plus(&entry, row.next, row.name)
+            });
+            answer!(reply, read.await, |()| reply.entries(&entries));
+        });
+    }
+
+    fn releasedir(&self, handle: u64, reply: Reply) {
+        self.mine.directories.close(handle);
+        reply.ok();
+    }
+
+    /// Promised in the design: fsync of any directory makes all that this mount has buffered durable.
+    fn fsyncdir(&self, reply: Reply) {
+        self.begin(reply, |my, reply| async move {
+            answer!(reply, my.fs.sync_all().await, |()| reply.ok());
+        });
+    }
 }
 
-fn send_space(reply: ReplyStatfs, space: Space) {
+fn room(space: Space) -> Room {
     let block = u64::from(STATFS_BLOCK);
-    let free = space.free_bytes / block;
-    let name_max = u32::try_from(limits::NAME_MAX).expect("255");
-    reply.statfs(
-        space.total_bytes / block,
-        free,
-        free,
-        space.inodes + INODES_FREE,
-        INODES_FREE,
-        STATFS_BLOCK,
-        name_max,
-        STATFS_BLOCK,
-    );
+    Room {
+        blocks: space.total_bytes / block,
+        blocks_free: space.free_bytes / block,
+        inodes: space.inodes + INODES_FREE,
+        inodes_free: INODES_FREE,
+        block_bytes: STATFS_BLOCK,
+        name_bytes_max: u32::try_from(limits::NAME_MAX).expect("255"),
+    }
 }

@@ -7,11 +7,12 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use super::kernel::Question;
 use crate::types::Errno;
 
 /// Sends the value of a call through `$ok`, or its errno as the error.
@@ -19,27 +20,30 @@ macro_rules! answer {
     ($reply:ident, $call:expr, |$value:pat_param| $ok:expr) => {
         match $call {
             Ok($value) => $ok,
-            Err(errno) => $reply.error($crate::fuse::answer::number(errno)),
+            Err(errno) => $reply.error(errno),
         }
     };
 }
 pub(super) use answer;
 
-/// The number the kernel knows an errno by.
-pub(super) fn number(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.code())
-}
-
-/// Begins `call` here and leaves what remains of it to the runtime. A panic ends the call, and with it the
-/// reply that it owns.
-pub(super) fn begin(runtime: &Handle, call: impl Future<Output = ()> + Send + 'static) {
+/// Begins `call` here and leaves what remains of it to the runtime, from where on `question` is watched for the
+/// death of whoever asked. A panic ends the call, and with it the reply that it owns.
+pub(super) fn begin(
+    runtime: &Handle,
+    question: &Arc<Question>,
+    call: impl Future<Output = ()> + Send + 'static,
+) {
     let mut call = Box::pin(call);
     let _runtime_of_this_thread = runtime.enter();
     let mut nobody = Context::from_waker(Waker::noop());
     match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut nobody))) {
         Ok(Poll::Ready(())) => {}
-        Ok(Poll::Pending) => drop(runtime.spawn(call)),
-        Err(_) => log::error!("a request met a bug and was answered with an input/output error"),
+        Ok(Poll::Pending) => {
+            question.begin_to_wait();
+            drop(runtime.spawn(call));
+        }
+        // The panic itself was logged.
+        Err(_) => {}
     }
 }
 
@@ -53,33 +57,13 @@ pub(super) fn at_once<T>(
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(Some(Err(Errno::Io)))
 }
 
-/// Sends what was read. `fuser` takes one slice, so several parts are put together first.
-pub(super) fn send_data(reply: fuser::ReplyData, parts: &[Bytes]) {
-    match parts {
-        [] => reply.data(&[]),
-        [whole] => reply.data(whole),
-        _ => reply.data(&parts.concat()),
-    }
-}
-
-/// Sends an extended attribute, or its size when the caller asks with an empty buffer.
-pub(super) fn send_xattr(reply: fuser::ReplyXattr, value: &[u8], room: u32) {
-    let size = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    if room == 0 {
-        reply.size(size);
-    } else if size > room {
-        reply.error(number(Errno::TooSmallBuffer));
-    } else {
-        reply.data(value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
     use std::thread;
 
     use super::*;
+    use crate::fuse::kernel::Reply;
 
     #[test]
     fn what_is_ready_ends_on_this_thread_and_the_rest_ends_on_the_runtime() {
@@ -89,12 +73,13 @@ mod tests {
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
 
         let here = ended.clone();
-        begin(runtime.handle(), async move {
+        let question = Reply::to_nobody().question();
+        begin(runtime.handle(), &question, async move {
             here.send(thread::current().id()).unwrap();
         });
         assert_eq!(ends.recv().unwrap(), thread::current().id());
 
-        begin(runtime.handle(), async move {
+        begin(runtime.handle(), &question, async move {
             gone.await.unwrap();
             ended.send(thread::current().id()).unwrap();
         });
@@ -107,7 +92,8 @@ mod tests {
     fn a_panic_stays_in_its_request() {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        begin(runtime.handle(), async { panic!("expected by this test") });
+        let question = Reply::to_nobody().question();
+        begin(runtime.handle(), &question, async { panic!("expected by this test") });
         let answer = at_once::<()>(runtime.handle(), || panic!("expected by this test"));
         assert_eq!(answer, Some(Err(Errno::Io)));
     }

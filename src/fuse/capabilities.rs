@@ -1,41 +1,65 @@
 //! What the kernel and we agree on when a mount begins (FUSE_INIT).
 //!
-//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS (the
-//! kernel's own locks do on one host), FUSE_SETXATTR_EXT (`fuser` panics), FUSE_DONT_MASK (the kernel applies
-//! the umask), FUSE_EXPLICIT_INVAL_DATA (pages go by themselves with a new mtime), and FUSE_CACHE_SYMLINKS is: the
-//! target of a link never changes, and neither are inode numbers used twice.
+//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_SETXATTR_EXT (it is about POSIX ACLs),
+//! FUSE_DONT_MASK (the kernel applies the umask), FUSE_EXPLICIT_INVAL_DATA (pages go by themselves with a new mtime).
+//! FUSE_CACHE_SYMLINKS needs no lease: the target of a link never changes, and inode numbers are never used twice.
 
-use std::io;
-
-use fuser::{InitFlags, KernelConfig};
-
+use super::kernel::{Agreement, Init, capability};
 use super::mount::REQUEST_BYTES_MAX;
 
 /// Requests that nobody waits for (read-ahead) which the kernel may have in flight.
 const BACKGROUND_MAX: u16 = 256;
 
-/// What we ask the kernel for, beside what `fuser` always does (asynchronous reads, big writes, many pages).
-const WANTED: &[InitFlags] = &[
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+/// How many of them make it read ahead no further.
+const CONGESTED_AT: u16 = BACKGROUND_MAX / 4 * 3;
+
+/// The kernel's smallest page, in bytes: counted in these, a request of the greatest size is allowed.
+const PAGE_BYTES: u32 = 4096;
+
+/// What we ask the kernel for.
+const WANTED: [(u64, &str); 15] = [
+    (capability::ASYNC_READ, "FUSE_ASYNC_READ"),
+    (capability::POSIX_LOCKS, "FUSE_POSIX_LOCKS"),
+    (capability::FLOCK_LOCKS, "FUSE_FLOCK_LOCKS"),
+    (capability::ATOMIC_O_TRUNC, "FUSE_ATOMIC_O_TRUNC"),
+    (capability::BIG_WRITES, "FUSE_BIG_WRITES"),
+    (capability::AUTO_INVAL_DATA, "FUSE_AUTO_INVAL_DATA"),
+    (capability::DO_READDIRPLUS, "FUSE_DO_READDIRPLUS"),
+    (capability::READDIRPLUS_AUTO, "FUSE_READDIRPLUS_AUTO"),
+    (capability::ASYNC_DIO, "FUSE_ASYNC_DIO"),
+    (capability::PARALLEL_DIROPS, "FUSE_PARALLEL_DIROPS"),
+    (capability::CACHE_SYMLINKS, "FUSE_CACHE_SYMLINKS"),
+    (capability::MAX_PAGES, "FUSE_MAX_PAGES"),
+    (capability::HANDLE_KILLPRIV_V2, "FUSE_HANDLE_KILLPRIV_V2"),
+    (capability::INIT_EXT, "FUSE_INIT_EXT"),
+    (capability::DIRECT_IO_ALLOW_MMAP, "FUSE_DIRECT_IO_ALLOW_MMAP"),
 ];
 
 /// Asks for it. What this kernel does not have, we do without.
-pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<()> {
-    for wanted in WANTED {
-        if let Err(missing) = config.add_capabilities(*wanted) {
-            log::info!("this kernel has no {missing:?}");
-        }
+pub(super) fn agree(offer: &Init) -> Agreement {
+    for (_, missing) in WANTED.iter().filter(|(wanted, _)| offer.flags & wanted == 0) {
+        log::info!("this kernel has no {missing}");
     }
-    let refused = |nearest| io::Error::other(format!("a limit is {nearest}"));
-    config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
-    config.set_max_background(BACKGROUND_MAX).map_err(|nearest| refused(nearest.into()))?;
-    Ok(())
+    let wanted = WANTED.iter().fold(0, |all, (flag, _)| all | flag);
+    Agreement {
+        flags: offer.flags & wanted,
+        background_max: BACKGROUND_MAX,
+        congested_at: CONGESTED_AT,
+        write_bytes_max: REQUEST_BYTES_MAX,
+        pages_max: u16::try_from(REQUEST_BYTES_MAX / PAGE_BYTES).expect("256"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_agreed_on_than_is_offered() {
+        let offer = |flags| agree(&Init::offering(flags)).flags;
+        assert_eq!(offer(capability::ASYNC_READ), capability::ASYNC_READ);
+        assert_eq!(offer(0), 0);
+        let all = WANTED.iter().map(|(flag, _)| flag.count_ones()).sum::<u32>();
+        assert_eq!(offer(u64::MAX).count_ones(), all, "each is one bit, and none is there twice");
+    }
 }

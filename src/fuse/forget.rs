@@ -3,8 +3,9 @@
 //! Three things may have to go, and each can be held up differently:
 //!
 //! * **attributes**: takes no lock that a request could hold. But a reply that left a moment ago may not have been
-//!   taken up yet by the thread of the program that asked; of an inode that is new to the kernel, the attributes would
-//!   then be believed after all. So they are taken back once more a moment later, if one was told so lately.
+//!   taken up yet by the thread of the program that asked; of an inode that is new to the kernel, or was changed by
+//!   `setattr`, the attributes would then be believed after all. So they are taken back once more a moment later, if
+//!   one was told so lately.
 //! * **pages** of files that are open here. The kernel waits for the lock of each page, which a reader has until its
 //!   read is answered. Reads under way are answered without waiting for whoever wants the lease, but one of a stripe
 //!   that no server gives takes long, and a program that writes through the cache waits with its page locked until
@@ -16,21 +17,19 @@
 //!
 //! All of it runs on threads for blocking calls, never on one that answers requests or runs tasks.
 
-use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::Notifier;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle as Runtime;
 use tokio::time::timeout;
 
 use super::invalidate::clamp;
+use super::kernel::Notifier;
 use super::shared::Shared;
 use crate::client::{Kernel, Stale};
 use crate::types::Ino;
@@ -147,7 +146,7 @@ fn forget_names(at: &At, stale: &[Stale], begun: Instant) {
             if begun.elapsed() >= dir.names_for {
                 break;
             }
-            check(at.notifier.inval_entry(node, OsStr::from_bytes(name)), dir.ino);
+            check(at.notifier.inval_entry(node, name), dir.ino);
         }
     }
 }

@@ -9,20 +9,19 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use fuser::{INodeNo, Notifier, ReplyWrite};
-
+use super::kernel::{NodeId, Notifier, Reply};
 use super::modes::StaleRange;
 
 /// A write that is answered when no page of its range is cached any more.
 pub(super) struct Invalidation {
     /// The file.
-    pub node: INodeNo,
+    pub node: NodeId,
     /// What was written.
     pub range: StaleRange,
     /// Bytes written.
     pub written: u32,
     /// Who waits.
-    pub reply: ReplyWrite,
+    pub reply: Reply,
 }
 
 /// The queue into the thread, and the end that the thread takes from.

@@ -3,17 +3,19 @@
 //! # The life of a request
 //!
 //! A program calls `read`. The kernel puts a request on the queue of `/dev/fuse` and sends the program to
-//! sleep. One of our FUSE threads (as many as there are cores, each with a descriptor of its own) takes it;
-//! the crate `fuser`, named in this folder only, takes it apart and calls a method of `adapter`. That
-//! method translates the arguments (`translate`) into one call of `client::Fs` and turns what comes back
-//! into the reply.
+//! sleep. One of our FUSE threads (as many as there are cores, each with a descriptor of its own) takes it
+//! (`kernel`, which knows the protocol and nothing of the filesystem) and hands it to `adapter`. A method there
+//! translates the arguments (`translate`) into one call of `client::Fs` and turns what comes back into the reply.
 //!
 //! Most calls are answered from memory, and then a task on the async runtime would cost more than the call
 //! itself. So the call is begun on the FUSE thread (`answer`): if it is ready at once, the reply leaves
 //! from here, else the rest of it is moved to the runtime, reply included, and the thread takes the next
-//! request. The kernel cannot be told "nobody is waiting any more" (`fuser` has no FUSE_INTERRUPT), so each
-//! call of `Fs` bounds its own waits. A reply that is dropped unsent, by a panic say, is sent as EIO by
-//! `fuser`: a broken handler fails its program and hangs nobody.
+//! request. A reply that is dropped unsent, by a panic say, is sent as EIO: a broken handler fails its program
+//! and hangs nobody.
+//!
+//! A call waits for as long as the cluster is out of reach. Its program may be killed meanwhile: then it is
+//! answered EINTR, and the call goes on without it (`kernel` tells how). So whatever a call acquires for its
+//! program has to be given back when its reply finds nobody: see `Delivery`.
 //!
 //! # What the kernel may keep
 //!
@@ -46,7 +48,7 @@
 //! # What is absent on purpose
 //!
 //! Permission checks (the kernel makes them: `default_permissions`), POSIX ACLs (refused, not stored
-//! unenforced), locks (the kernel's own, valid on this host), ioctl and poll.
+//! unenforced), ioctl and poll. Locks on directories are the kernel's own, valid on this host: it does not ask for them.
 
 mod adapter;
 mod answer;
@@ -54,6 +56,7 @@ mod capabilities;
 mod directory;
 mod forget;
 mod invalidate;
+mod kernel;
 mod modes;
 mod mount;
 mod mountinfo;

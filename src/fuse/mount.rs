@@ -1,8 +1,8 @@
 //! A mount from its beginning to its end.
 //!
-//! The crate `fuser` could mount by itself, but as root it would lose the subtype (`findmnt -t fuse.okapifs`)
-//! and unmount once more what somebody has already unmounted: by then, maybe, something else. So mount(2) is
-//! called here, and `fuser` gets the open device.
+//! mount(2) is called here rather than by the helper fusermount, which would lose the subtype (`findmnt -t
+//! fuse.okapifs`). Somebody else may unmount at any time, and mount something else in the same place: nothing is
+//! unmounted here that is not known to be ours.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use fuser::{Config, Session, SessionACL};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::adapter::Adapter;
 use super::forget::Caches;
+use super::kernel::Session;
 use super::mountpoint::{self, FSTYPE, MountError};
-use super::{invalidate, mountinfo};
+use super::{capabilities, invalidate, mountinfo};
 use crate::client::fs::Fs;
 
 /// Most bytes of one read or write request: the kernel's own limit, 256 pages.
@@ -64,7 +64,7 @@ pub struct Mount {
     /// `major:minor`, by which the mount is told from a later one in the same place.
     device: String,
     /// Taken by [`Mount::run`].
-    session: Mutex<Option<Session<Adapter>>>,
+    session: Mutex<Option<(Session, Adapter)>>,
 }
 
 impl Mount {
@@ -99,14 +99,13 @@ impl Mount {
     ) -> io::Result<Self> {
         let (invalidations, queue) = invalidate::queue();
         let adapter = Adapter::new(Arc::clone(&fs), runtime.clone(), invalidations);
-        let shared = Arc::clone(adapter.shared());
-        let session = Session::from_fd(adapter, device, SessionACL::All, session_config())?;
-        fs.kernel_is(Arc::new(Caches::new(session.notifier(), &shared, runtime)));
+        let session = Session::begin(device, capabilities::agree)?;
+        fs.kernel_is(Arc::new(Caches::new(session.notifier(), adapter.shared(), runtime)));
         invalidate::start(session.notifier(), queue)?;
         let device = mountinfo::mounted_at(&mountpoint)?.map(|entry| entry.device);
         let device = device.ok_or_else(|| io::Error::other("it was unmounted at once"))?;
         raise_read_ahead(&device);
-        Ok(Self { mountpoint, device, session: Mutex::new(Some(session)) })
+        Ok(Self { mountpoint, device, session: Mutex::new(Some((session, adapter))) })
     }
 
     /// Answers requests until the filesystem is unmounted, by whomever. What is buffered then is still
@@ -115,10 +114,10 @@ impl Mount {
     /// # Errors
     /// When the connection to the kernel breaks; it is unmounted then, too.
     pub fn run(&self) -> io::Result<()> {
-        let Some(session) = self.session.lock().take() else {
+        let Some((session, adapter)) = self.session.lock().take() else {
             return Ok(());
         };
-        let result = session.run();
+        let result = session.run(&adapter, threads());
         self.clean_up();
         result
     }
@@ -206,13 +205,8 @@ impl MountFlags {
     }
 }
 
-fn session_config() -> Config {
-    let cores = available_parallelism().map_or(1, usize::from);
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(cores.max(THREADS_MIN));
-    config.clone_fd = true;
-    config
+fn threads() -> usize {
+    available_parallelism().map_or(1, usize::from).max(THREADS_MIN)
 }
 
 fn open_device() -> Result<OwnedFd, MountError> {

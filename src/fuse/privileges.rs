@@ -6,8 +6,8 @@
 //!
 //! * a change of owner or group takes all three,
 //! * a write or a truncation takes the capabilities, and from a caller without CAP_FSETID setuid and setgid
-//!   too. For writes the kernel says so (FUSE_WRITE_KILL_SUIDGID); for truncations `fuser` drops its flag,
-//!   and a caller that is not root is taken for one without.
+//!   too. The kernel says so (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID), but not of
+//!   fallocate and copy_file_range: there a caller that is not root is taken for one without.
 //!
 //! Looking costs two calls, so an open file that was seen to have nothing to lose is believed to be so for a
 //! second ([`OpenFiles::is_clean`]); a file created here is clean from the start.

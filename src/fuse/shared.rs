@@ -7,13 +7,13 @@ use std::sync::mpsc::{SendError, Sender};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fuser::{FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEntry, ReplyWrite};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
-use super::answer::{at_once, number};
+use super::answer::at_once;
 use super::directory::Directories;
 use super::invalidate::Invalidation;
+use super::kernel::{Delivery, Entry, NodeId, Opened, Pages, Reply};
 use super::modes::{Caching, OpenFiles};
 use super::privileges;
 use super::translate::{self, Nodes};
@@ -22,9 +22,6 @@ use crate::types::{Attr, Errno, FileKind, Ino};
 
 /// What the kernel may not believe at all.
 pub(super) const NOT_BELIEVED: Duration = Duration::ZERO;
-
-/// Inode numbers are never used twice, so there are no generations of one.
-pub(super) const GENERATION: Generation = Generation(0);
 
 /// What a request takes along when it leaves the FUSE thread.
 pub(super) struct Shared {
@@ -44,7 +41,7 @@ pub(super) struct Shared {
 #[derive(Clone, Copy)]
 pub(super) struct Write {
     /// The file, as the kernel calls it.
-    pub node: INodeNo,
+    pub node: NodeId,
     /// The file.
     pub ino: Ino,
     /// Through which handle.
@@ -60,42 +57,42 @@ pub(super) struct Write {
 }
 
 impl Shared {
-    /// Sends an inode that was made.
-    pub(super) fn send_entry(&self, reply: ReplyEntry, attr: &Attr) {
-        reply.entry(&NOT_BELIEVED, &self.nodes.attr(attr), GENERATION);
+    /// An inode that was made, of which the kernel is told nothing to believe.
+    pub(super) fn made(&self, attr: &Attr) -> Entry {
+        Entry { attr: self.nodes.attr(attr), entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
     }
 
-    /// Sends what was looked up: that there is nothing is worth knowing, too.
-    pub(super) fn send_found(
-        &self,
-        reply: ReplyEntry,
-        (parent, name): (Ino, &[u8]),
-        found: Result<Attr, Errno>,
-    ) {
-        match found {
-            Ok(attr) => {
-                let believed_for = self.believed_for(parent, name, &attr);
-                reply.entry(&believed_for, &self.nodes.attr(&attr), GENERATION);
-            }
-            Err(Errno::NotFound) => match self.fs.tell_name(parent, name, None) {
-                Duration::ZERO => reply.error(number(Errno::NotFound)),
-                believed_for => {
-                    let nothing = translate::bare_attr(INodeNo(0), FileKind::Regular);
-                    reply.entry(&believed_for, &nothing, GENERATION);
-                }
-            },
-            Err(errno) => reply.error(number(errno)),
+    /// An inode that has this name in that directory.
+    pub(super) fn named(&self, (dir, name): (Ino, &[u8]), attr: &Attr) -> Entry {
+        Entry {
+            attr: self.nodes.attr(attr),
+            entry_valid: self.fs.tell_name(dir, name, Some(attr.ino)),
+            attr_valid: self.fs.tell_attr(attr),
         }
     }
 
-    /// For how long the kernel may believe that this name leads to that inode, and its attributes.
-    pub(super) fn believed_for(&self, parent: Ino, name: &[u8], attr: &Attr) -> Duration {
-        self.fs.tell_name(parent, name, Some(attr.ino)).min(self.fs.tell_attr(attr))
+    /// What was looked up: that there is nothing is worth knowing, too, if it may be believed.
+    pub(super) fn found(
+        &self,
+        (dir, name): (Ino, &[u8]),
+        found: Result<Attr, Errno>,
+    ) -> Result<Entry, Errno> {
+        match found {
+            Ok(attr) => Ok(self.named((dir, name), &attr)),
+            Err(Errno::NotFound) => match self.fs.tell_name(dir, name, None) {
+                Duration::ZERO => Err(Errno::NotFound),
+                entry_valid => {
+                    let attr = translate::bare_attr(NodeId::NOTHING, FileKind::Regular);
+                    Ok(Entry { attr, entry_valid, attr_valid: NOT_BELIEVED })
+                }
+            },
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Sends attributes.
-    pub(super) fn send_attr(&self, reply: ReplyAttr, attr: &Attr) {
-        reply.attr(&self.fs.tell_attr(attr), &self.nodes.attr(attr));
+    pub(super) fn send_attr(&self, reply: Reply, attr: &Attr) {
+        reply.attr(&self.nodes.attr(attr), self.fs.tell_attr(attr));
     }
 
     /// See [`privileges::take`].
@@ -108,7 +105,7 @@ impl Shared {
         &self,
         ino: Ino,
         changes: SetAttr,
-        by_root: bool,
+        takes_set_ids: bool,
     ) -> Result<Attr, Errno> {
         if translate::is_nothing(&changes) {
             return self.fs.getattr(ino).await;
@@ -116,7 +113,7 @@ impl Shared {
         if changes.uid.is_some() || changes.gid.is_some() {
             self.take_privileges(ino, true).await?;
         } else if changes.size.is_some() {
-            self.take_privileges(ino, !by_root).await?;
+            self.take_privileges(ino, takes_set_ids).await?;
         }
         let changed = self.fs.setattr(ino, changes).await;
         if changes.mode.is_some() {
@@ -130,30 +127,40 @@ impl Shared {
         &self,
         ino: Ino,
         mode: OpenMode,
-        by_root: bool,
-    ) -> Result<(Handle, FopenFlags), Errno> {
+        takes_set_ids: bool,
+    ) -> Result<Opened, Errno> {
         let handle = self.fs.open(ino, mode).await?;
-        let flags = self.opened(ino, handle, mode);
+        let opened = self.opened(ino, handle, mode);
         if mode.truncate
-            && let Err(errno) = self.take_privileges(ino, !by_root).await
+            && let Err(errno) = self.take_privileges(ino, takes_set_ids).await
         {
             self.close(ino, handle).await;
             return Err(errno);
         }
-        Ok((handle, flags))
+        Ok(opened)
     }
 
     /// Remembers an open file and says how the kernel is to treat it.
-    pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> FopenFlags {
+    pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> Opened {
         let caching = self.open_files.lock().open(ino, handle, mode);
-        if caching == Caching::Direct {
-            return FopenFlags::FOPEN_DIRECT_IO;
-        }
-        // It is among the open files first: if the version changes from now on, its pages are dropped.
-        let version = self.fs.settled_version(ino);
-        match self.open_files.lock().pages_are_of(ino, version) {
-            true => FopenFlags::FOPEN_KEEP_CACHE,
-            false => FopenFlags::empty(),
+        let pages = match caching {
+            Caching::Direct => Pages::Bypassed,
+            // It is among the open files first: if the version changes from now on, its pages are dropped.
+            Caching::Cached => {
+                let version = self.fs.settled_version(ino);
+                match self.open_files.lock().pages_are_of(ino, version) {
+                    true => Pages::Kept,
+                    false => Pages::Dropped,
+                }
+            }
+        };
+        Opened { handle: handle.0, pages }
+    }
+
+    /// Closes a file that was opened for somebody who is not there any more: the kernel does not know of it.
+    pub(super) async fn close_unless(&self, delivery: Delivery, ino: Ino, opened: Opened) {
+        if delivery == Delivery::Abandoned {
+            self.close(ino, Handle(opened.handle)).await;
         }
     }
 
@@ -201,15 +208,16 @@ impl Shared {
     }
 
     /// Answers a write, after the pages that it left stale are gone.
-    pub(super) fn written(&self, write: Write, result: Result<(), Errno>, reply: ReplyWrite) {
+    pub(super) fn written(&self, write: Write, result: Result<(), Errno>, reply: Reply) {
         if let Err(errno) = result {
-            return reply.error(number(errno));
+            return reply.error(errno);
         }
         let Write { node, ino, handle, offset, length: written, from_mapping, .. } = write;
         let stale =
             self.open_files.lock().stale_after_write(ino, handle, offset, u64::from(written));
         match stale {
             Some(range) if !from_mapping => {
+                reply.question().begin_to_wait();
                 let invalidation = Invalidation { node, range, written, reply };
                 if let Err(SendError(unsent)) = self.invalidations.send(invalidation) {
                     unsent.reply.written(written);

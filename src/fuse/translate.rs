@@ -3,13 +3,12 @@
 //! One number needs a word: the kernel calls the root of every mount inode 1. A mount of a subdirectory has
 //! another inode there, so the two change names at this border ([`Nodes`]).
 
-use std::time::{Duration, SystemTime};
-
-use fuser::{FileAttr, FileType, INodeNo, OpenFlags, RenameFlags, TimeOrNow};
-
-use crate::client::fs::{Allocate, Caller, OpenMode, Seek, SetAttr};
+use super::kernel::{self, FoundLock, NodeAttr, NodeId, Request, TimeOrNow};
+use crate::client::fs::{Allocate, Caller, Lock, OpenMode, Seek, SetAttr};
 use crate::env::clock::{Clock, SystemClock};
-use crate::types::{Attr, Errno, FileKind, Ino, Timestamp};
+use crate::types::{
+    Attr, Conflict, Errno, FileKind, Ino, LockKind, LockMode, LockOwner, LockRange, Timestamp,
+};
 use crate::wire::metadata::{RenameMode, XattrMode};
 
 /// What `stat` shows as the best size for reading and writing, in bytes: one request of the kernel.
@@ -29,68 +28,64 @@ pub(super) struct Nodes {
 
 impl Nodes {
     /// Ours for the kernel's.
-    pub(super) fn ino(self, node: INodeNo) -> Ino {
-        if node == INodeNo::ROOT { self.root } else { Ino(node.0) }
+    pub(super) fn ino(self, node: NodeId) -> Ino {
+        if node == NodeId::ROOT { self.root } else { Ino(node.0) }
     }
 
     /// The kernel's for ours.
-    pub(super) fn node(self, ino: Ino) -> INodeNo {
-        if ino == self.root { INodeNo::ROOT } else { INodeNo(ino.0) }
+    pub(super) fn node(self, ino: Ino) -> NodeId {
+        if ino == self.root { NodeId::ROOT } else { NodeId(ino.0) }
     }
 
     /// Attributes as the kernel takes them.
-    pub(super) fn attr(self, attr: &Attr) -> FileAttr {
-        FileAttr {
-            ino: self.node(attr.ino),
+    pub(super) fn attr(self, attr: &Attr) -> NodeAttr {
+        NodeAttr {
+            node: self.node(attr.ino),
             size: attr.size,
             blocks: attr.stored.div_ceil(STAT_BLOCK),
-            atime: system_time(attr.atime),
-            mtime: system_time(attr.mtime),
-            ctime: system_time(attr.ctime),
-            crtime: system_time(attr.crtime),
-            kind: file_type(attr.kind),
-            perm: attr.mode,
+            atime: attr.atime,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+            btime: attr.crtime,
+            mode: type_bits(attr.kind) | u32::from(attr.mode),
             nlink: attr.nlink,
             uid: attr.uid,
             gid: attr.gid,
             rdev: attr.rdev,
-            blksize: BEST_IO_BYTES,
-            flags: 0,
+            block_bytes: BEST_IO_BYTES,
         }
     }
 }
 
 /// Attributes of "." and ".." in a listing: the kernel looks at number and type only.
-pub(super) fn bare_attr(ino: INodeNo, kind: FileKind) -> FileAttr {
-    FileAttr {
-        ino,
+pub(super) fn bare_attr(node: NodeId, kind: FileKind) -> NodeAttr {
+    NodeAttr {
+        node,
         size: 0,
         blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(kind),
-        perm: 0,
+        atime: Timestamp::default(),
+        mtime: Timestamp::default(),
+        ctime: Timestamp::default(),
+        btime: Timestamp::default(),
+        mode: type_bits(kind),
         nlink: 1,
         uid: 0,
         gid: 0,
         rdev: 0,
-        blksize: BEST_IO_BYTES,
-        flags: 0,
+        block_bytes: BEST_IO_BYTES,
     }
 }
 
-/// The type of a directory entry.
-pub(super) fn file_type(kind: FileKind) -> FileType {
+/// The bits of `st_mode` that tell a type.
+pub(super) fn type_bits(kind: FileKind) -> u32 {
     match kind {
-        FileKind::Regular => FileType::RegularFile,
-        FileKind::Directory => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::Socket => FileType::Socket,
-        FileKind::CharDevice => FileType::CharDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
+        FileKind::Regular => libc::S_IFREG,
+        FileKind::Directory => libc::S_IFDIR,
+        FileKind::Symlink => libc::S_IFLNK,
+        FileKind::Fifo => libc::S_IFIFO,
+        FileKind::Socket => libc::S_IFSOCK,
+        FileKind::CharDevice => libc::S_IFCHR,
+        FileKind::BlockDevice => libc::S_IFBLK,
     }
 }
 
@@ -112,14 +107,14 @@ pub(super) fn permissions(mode: u32) -> u16 {
 }
 
 /// Who asks.
-pub(super) fn caller(request: &fuser::Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
+pub(super) fn caller(request: &Request<'_>) -> Caller {
+    Caller { uid: request.uid, gid: request.gid }
 }
 
 /// How `open` and `create` open. `O_SYNC` contains the bit of `O_DSYNC`.
-pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
-    let access = flags.0 & libc::O_ACCMODE;
-    let has = |flag: i32| flags.0 & flag != 0;
+pub(super) fn open_mode(flags: i32) -> OpenMode {
+    let access = flags & libc::O_ACCMODE;
+    let has = |flag: i32| flags & flag != 0;
     OpenMode {
         read: access != libc::O_WRONLY,
         write: access != libc::O_RDONLY,
@@ -129,20 +124,42 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     }
 }
 
+/// A lock of flock(2) or fcntl(2).
+pub(super) fn lock(asked: &kernel::Lock) -> Result<Lock, Errno> {
+    let mode = match asked.kind {
+        libc::F_RDLCK => Some(LockMode::Shared),
+        libc::F_WRLCK => Some(LockMode::Exclusive),
+        libc::F_UNLCK => None,
+        _ => return Err(Errno::Invalid),
+    };
+    Ok(Lock {
+        kind: if asked.is_flock { LockKind::Flock } else { LockKind::Posix },
+        owner: LockOwner(asked.owner),
+        pid: asked.pid,
+        range: LockRange { start: asked.start, end: asked.end },
+        mode,
+    })
+}
+
+/// A lock in somebody's way.
+pub(super) fn found_lock(conflict: Conflict) -> FoundLock {
+    let Conflict { pid, range: LockRange { start, end }, .. } = conflict;
+    let kind = match conflict.mode {
+        LockMode::Shared => libc::F_RDLCK,
+        LockMode::Exclusive => libc::F_WRLCK,
+    };
+    FoundLock { start, end, kind, pid }
+}
+
 /// What `setattr` changes.
-pub(super) fn changes(
-    mode: Option<u32>,
-    owner: (Option<u32>, Option<u32>),
-    size: Option<u64>,
-    times: (Option<TimeOrNow>, Option<TimeOrNow>),
-) -> SetAttr {
+pub(super) fn changes(asked: &kernel::SetAttr) -> SetAttr {
     SetAttr {
-        mode: mode.map(permissions),
-        uid: owner.0,
-        gid: owner.1,
-        size,
-        atime: times.0.map(time_or_now),
-        mtime: times.1.map(time_or_now),
+        mode: asked.mode.map(permissions),
+        uid: asked.uid,
+        gid: asked.gid,
+        size: asked.size,
+        atime: asked.atime.map(time_or_now),
+        mtime: asked.mtime.map(time_or_now),
     }
 }
 
@@ -156,44 +173,14 @@ pub(super) fn is_nothing(changes: &SetAttr) -> bool {
 
 fn time_or_now(time: TimeOrNow) -> Timestamp {
     match time {
-        TimeOrNow::SpecificTime(time) => timestamp(time),
+        TimeOrNow::Time(time) => time,
         TimeOrNow::Now => SystemClock::new().now(),
     }
 }
 
-/// Undoes what `fuser` does to the kernel's (seconds, nanoseconds): before 1970 it takes the nanoseconds off
-/// instead of adding them.
-fn timestamp(time: SystemTime) -> Timestamp {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => after_epoch(since),
-        Err(before) => {
-            let before = before.duration();
-            let seconds = i64::try_from(before.as_secs()).map_or(i64::MIN, |seconds| -seconds);
-            Timestamp { seconds, nanos: before.subsec_nanos() }
-        }
-    }
-}
-
-fn after_epoch(since: Duration) -> Timestamp {
-    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    Timestamp { seconds, nanos: since.subsec_nanos() }
-}
-
-/// The way back, which `fuser` gets right.
-fn system_time(time: Timestamp) -> SystemTime {
-    let whole = Duration::from_secs(time.seconds.unsigned_abs());
-    let seconds = if time.seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(whole)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(whole)
-    };
-    let nanos = Duration::from_nanos(u64::from(time.nanos));
-    seconds.and_then(|seconds| seconds.checked_add(nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
 /// What a rename does with what has the new name.
-pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, Errno> {
-    match flags.bits() {
+pub(super) fn rename_mode(flags: u32) -> Result<RenameMode, Errno> {
+    match flags {
         0 => Ok(RenameMode::Replace),
         libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
         libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
@@ -253,47 +240,31 @@ mod tests {
     use crate::types::{DataVersion, OpSeq, VolumeId};
 
     #[test]
-    fn times_survive_the_kernel_on_both_sides_of_1970() {
-        for (seconds, nanos) in [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 800_000_000)] {
-            let kept = Timestamp { seconds, nanos };
-            // As `fuser` makes it of the kernel's two numbers.
-            let from_kernel = if seconds >= 0 {
-                SystemTime::UNIX_EPOCH + Duration::new(seconds.unsigned_abs(), nanos)
-            } else {
-                SystemTime::UNIX_EPOCH - Duration::new(seconds.unsigned_abs(), nanos)
-            };
-            assert_eq!(timestamp(from_kernel), kept);
-            // As `fuser` gives it back: the nanoseconds are added, never taken off.
-            let shown = system_time(kept);
-            let whole = shown - Duration::new(0, nanos);
-            let expected = Duration::new(seconds.unsigned_abs(), 0);
-            match whole.duration_since(SystemTime::UNIX_EPOCH) {
-                Ok(since) => assert_eq!((since, seconds >= 0), (expected, true)),
-                Err(before) => assert_eq!((before.duration(), seconds < 0), (expected, true)),
-            }
-        }
-        let absurd = Timestamp { seconds: i64::MIN, nanos: 0 };
-        let _shown_without_a_panic = system_time(absurd);
-    }
-
-    #[test]
     fn open_flags() {
-        let mode = open_mode(OpenFlags(libc::O_RDWR | libc::O_APPEND | libc::O_SYNC));
+        let mode = open_mode(libc::O_RDWR | libc::O_APPEND | libc::O_SYNC);
         assert!(mode.read && mode.write && mode.append && mode.sync && !mode.truncate);
-        let mode = open_mode(OpenFlags(libc::O_WRONLY | libc::O_TRUNC | libc::O_DSYNC));
+        let mode = open_mode(libc::O_WRONLY | libc::O_TRUNC | libc::O_DSYNC);
         assert!(!mode.read && mode.write && !mode.append && mode.sync && mode.truncate);
-        let mode = open_mode(OpenFlags(libc::O_RDONLY | libc::O_NONBLOCK));
+        let mode = open_mode(libc::O_RDONLY | libc::O_NONBLOCK);
         assert!(mode.read && !mode.write && !mode.sync);
     }
 
     #[test]
     fn setattr_takes_permission_bits_only_and_knows_now() {
         let before = SystemClock::new().now();
-        let times = (Some(TimeOrNow::Now), None);
-        let changes = changes(Some(libc::S_IFREG | 0o6644), (Some(3), None), None, times);
+        let before_1970 = Timestamp { seconds: -2, nanos: 800_000_000 };
+        let changes = changes(&kernel::SetAttr {
+            mode: Some(libc::S_IFREG | 0o6644),
+            uid: Some(3),
+            gid: None,
+            size: None,
+            atime: Some(TimeOrNow::Now),
+            mtime: Some(TimeOrNow::Time(before_1970)),
+            takes_set_ids: true,
+        });
         assert_eq!(changes.mode, Some(0o6644));
         assert_eq!((changes.uid, changes.gid), (Some(3), None));
-        assert!(changes.atime >= Some(before) && changes.mtime.is_none());
+        assert!(changes.atime >= Some(before) && changes.mtime == Some(before_1970));
         assert!(!is_nothing(&changes) && is_nothing(&SetAttr::default()));
     }
 
@@ -314,12 +285,12 @@ mod tests {
 
     #[test]
     fn flags_of_rename_exclude_one_another() {
-        let rename = |bits| rename_mode(RenameFlags::from_bits_retain(bits));
-        assert_eq!(rename(0), Ok(RenameMode::Replace));
-        assert_eq!(rename(libc::RENAME_NOREPLACE), Ok(RenameMode::NoReplace));
-        assert_eq!(rename(libc::RENAME_EXCHANGE), Ok(RenameMode::Exchange));
-        assert_eq!(rename(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE), Err(Errno::Invalid));
-        assert_eq!(rename(libc::RENAME_WHITEOUT), Err(Errno::Invalid));
+        assert_eq!(rename_mode(0), Ok(RenameMode::Replace));
+        assert_eq!(rename_mode(libc::RENAME_NOREPLACE), Ok(RenameMode::NoReplace));
+        assert_eq!(rename_mode(libc::RENAME_EXCHANGE), Ok(RenameMode::Exchange));
+        let both = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE;
+        assert_eq!(rename_mode(both), Err(Errno::Invalid));
+        assert_eq!(rename_mode(libc::RENAME_WHITEOUT), Err(Errno::Invalid));
     }
 
     #[test]
@@ -328,6 +299,26 @@ mod tests {
         assert_eq!(node_kind(libc::S_IFIFO | 0o600), Ok(FileKind::Fifo));
         assert_eq!(node_kind(libc::S_IFCHR), Ok(FileKind::CharDevice));
         assert_eq!(node_kind(libc::S_IFDIR), Err(Errno::Invalid));
+    }
+
+    #[test]
+    fn locks() {
+        let asked = |kind, is_flock| kernel::Lock {
+            handle: 1,
+            owner: 2,
+            start: 3,
+            end: 4,
+            kind,
+            pid: 5,
+            is_flock,
+        };
+        let shared = lock(&asked(libc::F_RDLCK, false)).unwrap();
+        assert_eq!((shared.kind, shared.mode), (LockKind::Posix, Some(LockMode::Shared)));
+        assert_eq!((shared.owner, shared.range), (LockOwner(2), LockRange { start: 3, end: 4 }));
+        let exclusive = lock(&asked(libc::F_WRLCK, true)).unwrap();
+        assert_eq!((exclusive.kind, exclusive.mode), (LockKind::Flock, Some(LockMode::Exclusive)));
+        assert_eq!(lock(&asked(libc::F_UNLCK, true)).unwrap().mode, None);
+        assert_eq!(lock(&asked(9, true)).unwrap_err(), Errno::Invalid);
     }
 
     #[test]
@@ -350,8 +341,8 @@ mod tests {
     #[test]
     fn the_root_of_a_mount_is_inode_1_to_the_kernel() {
         let nodes = Nodes { root: Ino(70) };
-        assert_eq!(nodes.ino(INodeNo::ROOT), Ino(70));
-        assert_eq!(nodes.node(Ino(70)), INodeNo::ROOT);
+        assert_eq!(nodes.ino(NodeId::ROOT), Ino(70));
+        assert_eq!(nodes.node(Ino(70)), NodeId::ROOT);
         assert_eq!(nodes.ino(nodes.node(Ino(71))), Ino(71));
         let time = Timestamp::default();
         let attr = Attr {
@@ -374,6 +365,6 @@ mod tests {
             md5: None,
         };
         let shown = nodes.attr(&attr);
-        assert_eq!((shown.ino, shown.blocks, shown.perm), (INodeNo::ROOT, 2, 0o1755));
+        assert_eq!((shown.node, shown.blocks, shown.mode), (NodeId::ROOT, 2, 0o41755));
     }
 }

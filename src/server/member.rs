@@ -12,7 +12,7 @@ use super::store::Identity;
 use crate::crypto::Credentials;
 use crate::env::system::monitors::{AskError, MonitorLinks};
 use crate::env::system::rpc::ConnectError;
-use crate::types::ServerId;
+use crate::types::{Program, ServerId};
 use crate::wire::metadata;
 use crate::wire::metadata::{Beat, Inventory, Refusal, Request, Response, Usage};
 use crate::wire::shards::ShardId;
@@ -160,6 +160,7 @@ impl MemberTask {
             instance: self.register.instance,
             dir: self.register.dir.clone(),
             usage: self.usage().await?,
+            program: Program::this(),
         });
         let answer = match self.call(link, request).await? {
             Response::Registered(answer) => answer,

@@ -49,6 +49,9 @@ errno_table! {
     NotSupported = EOPNOTSUPP, "operation not supported";
     Unreachable = ETIMEDOUT, "the cluster did not answer in time";
     Interrupted = EINTR, "interrupted";
+    WouldBlock = EAGAIN, "somebody else holds the lock";
+    Deadlock = EDEADLK, "whoever holds the lock waits for one of yours";
+    NoLocks = ENOLCK, "too many locks on that file";
 }
 
 #[cfg(test)]

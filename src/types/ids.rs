@@ -81,6 +81,11 @@ id_type! {
     LeaseStamp(u64)
 }
 id_type! {
+    /// Who holds a lock on a file, among those of one session: a process or an open file, as the kernel of its host
+    /// numbers them.
+    LockOwner(u64)
+}
+id_type! {
     /// One of a session's reply slots; each has at most one operation in flight.
     Slot(u16)
 }

@@ -29,6 +29,9 @@ pub const FILE_BYTES_MAX: u64 = 16 << 40;
 /// Most hard links of one inode.
 pub const LINKS_MAX: u32 = 1 << 20;
 
+/// Most locks on one file, those of all owners together.
+pub const LOCKS_MAX: usize = 4096;
+
 /// Reply slots of a session: how many mutations it may have in flight.
 pub const SESSION_SLOTS: u16 = 256;
 /// How many inode numbers a session leases at a time.

@@ -9,7 +9,9 @@ mod calendar;
 mod cluster;
 mod errno;
 mod ids;
+mod level;
 pub mod limits;
+mod lock;
 mod stripe;
 mod ticket;
 mod trust;
@@ -20,9 +22,11 @@ pub use cluster::{
 };
 pub use errno::Errno;
 pub use ids::{
-    ClusterId, DataVersion, Epoch, Incarnation, Ino, LeaseStamp, MonitorId, OpSeq, ServerId,
-    SessionId, ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
+    ClusterId, DataVersion, Epoch, Incarnation, Ino, LeaseStamp, LockOwner, MonitorId, OpSeq,
+    ServerId, SessionId, ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
+pub use level::{Levels, Program};
+pub use lock::{Conflict, HeldRanges, LockKind, LockMode, LockRange, LockRequest};
 pub use stripe::{Codec, Extent, ShardHash, ShardPlace, StripePiece, StripeRecord, Width};
 pub use ticket::{Operation, SignedTicket, TICKET_LIFE, TICKETS_MAX, Ticket, TicketKey};
 pub use trust::{

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::metadata::MapSlice;
 use super::trust;
 use crate::types::{
-    ClusterId, DiskRoom, Health, Ino, MonitorId, MonitorRole, PlacementMap, ServerId, ServerState,
-    SessionId, SignedTicket, StripeId, StripeRecord, Width,
+    ClusterId, DiskRoom, Health, Ino, MonitorId, MonitorRole, PlacementMap, Program, ServerId,
+    ServerState, SessionId, SignedTicket, StripeId, StripeRecord, Width,
 };
 
 /// A question of an administrator.
@@ -105,6 +105,10 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// Width of stripes when every server is up.
     pub width: StatusWidth,
+    /// The level of the cluster.
+    pub level: u32,
+    /// Who is to be upgraded before it rises; `None` when nobody can do more.
+    pub rise: Option<RiseStatus>,
     /// The monitors.
     pub monitors: Vec<MonitorStatus>,
     /// The servers.
@@ -113,6 +117,15 @@ pub struct Status {
     pub clients: Vec<ClientStatus>,
     /// The stripes.
     pub stripes: StripesStatus,
+}
+
+/// What the cluster's level could rise to.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize, Deserialize)]
+pub struct RiseStatus {
+    /// The highest level that somebody can do.
+    pub to: u32,
+    /// Who cannot, a few words each.
+    pub waits_for: Vec<String>,
 }
 
 /// k and m of the root volume.
@@ -145,6 +158,8 @@ pub struct MonitorStatus {
     pub room: DiskRoom,
     /// Its process, when it runs on the asker's node.
     pub pid: Option<u32>,
+    /// What it runs.
+    pub program: Program,
 }
 
 /// A server.
@@ -162,6 +177,8 @@ pub struct ServerStatus {
     pub state: ServerState,
     /// Its process, when it runs on the asker's node.
     pub pid: Option<u32>,
+    /// What it runs.
+    pub program: Program,
     /// Its directory.
     pub dir: String,
     /// Bytes that its shards take.
@@ -185,6 +202,8 @@ pub struct ClientStatus {
     pub mountpoint: String,
     /// Its process, when it runs on the asker's node.
     pub pid: Option<u32>,
+    /// What it runs.
+    pub program: Program,
 }
 
 /// The stripes.

@@ -58,6 +58,44 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, DecodeError> {
     }
 }
 
+/// Reads a value from numbers that are made up meanwhile: `number` gets the width of each read, in bytes.
+///
+/// # Errors
+///
+/// [`NotDictated`] when the last number did not fit.
+#[cfg(test)]
+pub(super) fn dictate<T: Decode<()>>(number: impl FnMut(usize) -> u32) -> Result<T, NotDictated> {
+    struct Dictation<F>(F);
+    impl<F: FnMut(usize) -> u32> bincode::de::read::Reader for Dictation<F> {
+        fn read(&mut self, bytes: &mut [u8]) -> Result<(), bincode::error::DecodeError> {
+            let number = (self.0)(bytes.len()).to_le_bytes();
+            bytes.fill(0);
+            let width = bytes.len().min(number.len());
+            bytes[..width].copy_from_slice(&number[..width]);
+            Ok(())
+        }
+    }
+    use bincode::error::{AllowedEnumVariants::Range, DecodeError::UnexpectedVariant};
+    bincode::decode_from_reader(Dictation(number), CONFIG).map_err(|error| match error {
+        UnexpectedVariant { type_name, allowed: Range { min, max }, .. } => {
+            NotDictated::Variant { of: type_name, all: *min..=*max }
+        }
+        other => NotDictated::Value(other.to_string()),
+    })
+}
+
+/// What [`dictate`] stopped at.
+#[cfg(test)]
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotDictated {
+    /// No variant of an enum.
+    #[error("{of} has the variants {all:?}")]
+    Variant { of: &'static str, all: std::ops::RangeInclusive<u32> },
+    /// No value of another type.
+    #[error("{0}")]
+    Value(String),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,19 +1,20 @@
 //! The first frame each way on a connection.
 //!
 //! TLS has already proved that the other end holds a certificate of this cluster's CA, and which role and
-//! name it was given. The hello settles what certificates cannot: the version of the protocol, the incarnation of
+//! name it was given. The hello settles what certificates cannot: which level the two speak, the incarnation of
 //! the cluster, and whether the two agree about what time it is: certificates and tokens expire by the clock, and
 //! files get their times from it. Its encoding never changes, so that two versions can always tell one another
 //! that they do not match.
+//!
+//! What is said after it is of the level that [`Welcome::Accepted`] names: neither end *sends* anything newer.
+//! What it receives each end decodes as the newest level that it knows has it, because a level only adds
+//! (docs/formats.md says how).
 
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
-use crate::types::{ClusterId, Incarnation, Timestamp};
-
-/// Version of everything in this folder. Two ends with different versions refuse one another.
-pub const PROTOCOL: u32 = 3;
+use crate::types::{ClusterId, Incarnation, Levels, Timestamp};
 
 /// How far the clocks of two ends may be apart.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(5 * 60);
@@ -21,8 +22,8 @@ pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(5 * 60);
 /// What a connecting process says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Hello {
-    /// [`PROTOCOL`] of the sender.
-    pub protocol: u32,
+    /// What the sender can speak.
+    pub levels: Levels,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
     /// The cluster's incarnation as the sender knows it; 0 when it does not know it yet.
@@ -36,13 +37,15 @@ pub struct Hello {
 pub enum Welcome {
     /// Go on.
     Accepted {
+        /// What both speak from here on.
+        level: u32,
         /// The cluster's incarnation as the acceptor knows it.
         incarnation: Incarnation,
     },
-    /// The other end speaks another version.
-    OtherProtocol {
-        /// [`PROTOCOL`] of the acceptor.
-        ours: u32,
+    /// The two have no level in common.
+    OtherLevels {
+        /// What the acceptor can speak, or, being a monitor, what its cluster speaks.
+        ours: Levels,
     },
     /// The acceptor belongs to another cluster.
     OtherCluster {

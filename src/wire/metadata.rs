@@ -7,12 +7,14 @@
 use bincode::{Decode, Encode};
 
 use super::admin;
+use super::locks::{Awaited, Forgotten, LockWait, SetLock};
 use super::shards::ShardId;
 use super::trust;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Ino, LeaseStamp,
-    MonitorId, OpSeq, PlacementMap, ServerId, SessionId, ShardHash, SignedTicket, Slot, SlotSeq,
-    StripeId, StripePiece, StripeRecord, TicketKey, Timestamp,
+    Attr, ClientPolicy, ClusterId, Conflict, DataVersion, Epoch, Errno, Extent, FileKind, Ino,
+    LeaseStamp, LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId,
+    ShardHash, SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, TicketKey,
+    Timestamp,
 };
 
 /// A call to a monitor.
@@ -69,6 +71,20 @@ pub enum Request {
     /// Shared leases that the client gives back, because it was asked to or has no use for them: nothing of these
     /// inodes is believed any more. Answered by [`Response::Done`].
     GiveBack(GiveBack),
+    /// Programs wait for these locks (see [`super::locks`]). Answered by [`Response::LocksAwaited`].
+    AwaitLocks {
+        /// Who asks.
+        session: SessionId,
+        /// At most [`WAITS_MAX`](super::locks::WAITS_MAX).
+        waits: Vec<LockWait>,
+    },
+    /// Nobody waits with these tickets any more. Answered by [`Response::Done`].
+    ForgetLocks {
+        /// Who asks.
+        session: SessionId,
+        /// At most [`WAITS_MAX`](super::locks::WAITS_MAX).
+        tickets: Vec<Forgotten>,
+    },
     /// The caller's sessions on a node, so that a new process of that node can close those of processes that
     /// died. Answered by [`Response::Sessions`].
     SessionsOfNode {
@@ -127,6 +143,8 @@ pub enum Response {
     OldReplies(Vec<OldReply>),
     /// One a query, in order; and what of them may be believed for how long.
     Answers(Vec<Result<Answer, Errno>>, Leased),
+    /// One a wait, in order.
+    LocksAwaited(Vec<Awaited>),
     /// See [`Request::SessionsOfNode`].
     Sessions(Vec<SessionEntry>),
     /// See [`Request::Register`].
@@ -217,6 +235,8 @@ pub struct ClientInfo {
     pub mountpoint: String,
     /// Process id on the node.
     pub pid: u32,
+    /// What it runs.
+    pub program: Program,
 }
 
 /// A client's session as its node's other processes see it.
@@ -427,6 +447,9 @@ pub enum Op {
         /// The MD5.
         md5: [u8; 16],
     },
+    /// Take or give up a lock, at once or not at all. Answered by [`Reply::Done`]; by [`Errno::WouldBlock`] when
+    /// somebody else holds what excludes it.
+    Lock(SetLock),
     /// A fresh range of `INODE_RANGE` inode numbers. Answered by [`Reply::Range`].
     LeaseInodes,
     /// A fresh range of `STRIPE_RANGE` stripe ids. Answered by [`Reply::Range`].
@@ -676,6 +699,13 @@ pub enum Query {
         /// The inode.
         ino: Ino,
     },
+    /// What keeps a lock from being taken. Answered by [`Answer::Lock`].
+    Lock {
+        /// Who asks: its owner's own locks are in nobody's way.
+        session: SessionId,
+        /// What it would like.
+        request: LockRequest,
+    },
     /// How full the cluster is. Answered by [`Answer::Space`].
     Space,
 }
@@ -700,6 +730,8 @@ pub enum Answer {
     Bytes(Vec<u8>),
     /// Several values.
     Names(Vec<Vec<u8>>),
+    /// The first lock in the way, if there is one.
+    Lock(Option<Conflict>),
     /// How full the cluster is.
     Space(Space),
 }
@@ -766,6 +798,8 @@ pub enum Notice {
         /// The inodes.
         inos: Vec<Ino>,
     },
+    /// To a client: these tickets may try now ([`super::locks`]).
+    LocksFree(Vec<u64>),
     /// To everybody: who leads, as that monitor sees it. Of several the highest term is right.
     Leader {
         /// Its term.
@@ -795,6 +829,8 @@ pub struct Register {
     pub dir: String,
     /// How full it is.
     pub usage: Usage,
+    /// What it runs.
+    pub program: Program,
 }
 
 /// How full a server is.

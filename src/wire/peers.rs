@@ -15,7 +15,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::types::{DiskRoom, MonitorId, OpSeq, Position};
+use crate::types::{DiskRoom, MonitorId, OpSeq, Position, Program};
 
 /// What one monitor asks another.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -128,8 +128,8 @@ pub struct Profile {
     pub agent: Option<String>,
     /// The number of this start, counted by its agent; 0 where nobody counts.
     pub start: u64,
-    /// The newest feature level that it knows.
-    pub level: u32,
+    /// What it runs.
+    pub program: Program,
     /// The node it runs on (machine id).
     pub node: String,
     /// Its process on that node.

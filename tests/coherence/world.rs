@@ -10,8 +10,8 @@ use okapifs::monitor::namespace::{apply, caps, query};
 use okapifs::monitor::store::Store;
 use okapifs::monitor::store::memory::MemoryStore;
 use okapifs::types::{
-    ClusterId, Errno, FileKind, Incarnation, Ino, LeaseStamp, SessionId, Slot, SlotSeq, Timestamp,
-    Width,
+    ClusterId, Errno, FileKind, Incarnation, Ino, LeaseStamp, Program, SessionId, Slot, SlotSeq,
+    Timestamp, Width,
 };
 use okapifs::wire::leases::told_of;
 use okapifs::wire::metadata::{Answer, ClientInfo, Create, Leased, Mutation, Op, Query, Reply};
@@ -168,6 +168,7 @@ impl World {
             host: String::new(),
             mountpoint: String::new(),
             pid: 1,
+            program: Program::this(),
         };
         let Outcome::Session(session) = self.act(Action::OpenSession {
             owner: format!("client-{number}"),

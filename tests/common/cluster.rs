@@ -26,31 +26,53 @@ pub struct Cluster {
     shape: Vec<String>,
     /// Whether its agent restarts what dies; most tests look at what the others do meanwhile.
     is_supervised: bool,
+    /// The level at which its monitors stay.
+    held_at: Option<u32>,
 }
 
 impl Cluster {
     /// A running cluster with one mount, in which what dies stays dead until [`Self::up`]; skips the test where
     /// nothing can be mounted.
     pub fn new(servers: u32, data: u8, parity: u8) -> Self {
-        Self::start(
-            &[("servers", servers), ("data", data.into()), ("parity", parity.into())],
-            false,
-        )
+        let shape = [("servers", servers), ("data", data.into()), ("parity", parity.into())];
+        Self::start(&shape, false, None)
     }
 
     /// One whose agent starts again what dies.
     pub fn supervised(servers: u32, data: u8, parity: u8) -> Self {
-        Self::start(&[("servers", servers), ("data", data.into()), ("parity", parity.into())], true)
+        let shape = [("servers", servers), ("data", data.into()), ("parity", parity.into())];
+        Self::start(&shape, true, None)
     }
 
     /// One of several monitors, all of which vote, and three servers, whose agent starts again what dies.
     pub fn of_monitors(monitors: u32) -> Self {
-        let cluster = Self::start(&[("monitors", monitors)], true);
+        let cluster = Self::start(&[("monitors", monitors)], true, None);
         cluster.wait_healthy();
         cluster
     }
 
-    fn start(shape: &[(&str, u32)], is_supervised: bool) -> Self {
+    /// The same, as an older release would make it.
+    pub fn held_at(level: u32, monitors: u32) -> Self {
+        let cluster = Self::start(&[("monitors", monitors)], true, Some(level));
+        cluster.wait_healthy();
+        cluster
+    }
+
+    /// What is started from now on is of this release; what runs goes on.
+    pub fn install_release(&mut self) {
+        self.held_at = None;
+        self.kill_agent();
+        self.up();
+    }
+
+    /// Kills the agent, and waits until it is dead: one that is about to die cannot be asked for anything.
+    pub fn kill_agent(&self) {
+        let agent = self.agent_pid();
+        send(agent, libc::SIGKILL);
+        wait_for("the agent is dead", DETECTION, || (!is_okapifs(agent)).then_some(()));
+    }
+
+    fn start(shape: &[(&str, u32)], is_supervised: bool, held_at: Option<u32>) -> Self {
         need_fuse();
         let flags = shape.iter();
         let shape = flags.flat_map(|(name, value)| [format!("--{name}"), value.to_string()]);
@@ -63,6 +85,7 @@ impl Cluster {
             others: Vec::new(),
             shape: shape.collect(),
             is_supervised,
+            held_at,
         };
         cluster.up();
         cluster
@@ -72,6 +95,9 @@ impl Cluster {
     pub fn up(&self) {
         let mut command = Command::new(OKAPIFS);
         command.arg("up").arg(self.root()).arg("--detach").args(&self.shape);
+        if let Some(level) = self.held_at {
+            command.env("OKAPIFS_MONITOR_HOLD_LEVEL", level.to_string());
+        }
         if !self.is_supervised {
             command.arg("--no-restart");
         }
@@ -200,6 +226,17 @@ impl Cluster {
     /// Process id of what the agent runs under a name that begins so.
     pub fn unit_pid(&self, name: &str) -> u32 {
         u32::try_from(self.unit(name)["pid"].as_u64().expect("it runs")).expect("a pid")
+    }
+
+    /// Kills the process of a mount.
+    pub fn kill_mount(&self, number: usize) {
+        let status = self.status();
+        let mut units = status["units"].as_array().expect("units is a list").iter();
+        let end = format!("mnt{number}");
+        let unit =
+            units.find(|unit| unit["name"].as_str().is_some_and(|name| name.ends_with(&end)));
+        let pid = unit.and_then(|unit| unit["pid"].as_u64());
+        send(u32::try_from(pid.expect("it is mounted")).expect("a pid"), libc::SIGKILL);
     }
 
     /// Name of the monitor that leads.

@@ -144,7 +144,7 @@ impl Beliefs {
                 self.used(*ino)?.xattr_names().map(|names| Ok(Answer::Names(names)))
             }
             Query::ReadDir { dir, after, attrs, .. } => self.listing(*dir, *after, *attrs).map(Ok),
-            Query::Map { .. } | Query::Open { .. } | Query::Space => None,
+            Query::Map { .. } | Query::Open { .. } | Query::Lock { .. } | Query::Space => None,
         }
     }
 
@@ -420,7 +420,11 @@ fn subject_of(query: &Query) -> Option<Ino> {
         Query::ReadLink { ino } | Query::GetXattr { ino, .. } | Query::ListXattr { ino } => {
             Some(*ino)
         }
-        Query::Attr { .. } | Query::Open { .. } | Query::Map { .. } | Query::Space => None,
+        Query::Attr { .. }
+        | Query::Open { .. }
+        | Query::Map { .. }
+        | Query::Lock { .. }
+        | Query::Space => None,
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod commits;
 pub(crate) mod ids;
 pub(crate) mod latency;
 pub(crate) mod layers;
+pub(crate) mod locks;
 pub(crate) mod map;
 pub(crate) mod owners;
 pub(crate) mod pack;

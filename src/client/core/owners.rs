@@ -72,7 +72,7 @@ impl Owners {
                     let attrs = entries.iter_mut().filter_map(|entry| entry.attr.as_mut());
                     attrs.for_each(|attr| self.incoming(attr));
                 }
-                Answer::Bytes(_) | Answer::Names(_) | Answer::Space(_) => {}
+                Answer::Bytes(_) | Answer::Names(_) | Answer::Lock(_) | Answer::Space(_) => {}
             }
         }
         answers

@@ -81,8 +81,10 @@ impl Fs {
     }
 
     /// The handle is closed.
-    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
     pub async fn release(&self, handle: Handle) {
+        if let Ok((_, ino)) = self.file_of(handle) {
+            self.locks.closed(ino, handle).await;
+        }
         let Some(file) = self.files.close(handle) else {
             return;
         };

@@ -73,7 +73,8 @@ impl FakeMonitors {
         state.files.values_mut().for_each(|file| file.held = false);
     }
 
-    fn session(&self) -> SessionId {
+    /// The client's session.
+    pub(super) fn session(&self) -> SessionId {
         SessionId(1 + self.evicted.load(Ordering::Relaxed))
     }
 

@@ -3,5 +3,6 @@
 mod content;
 mod fakes;
 mod links;
+mod locks;
 mod tickets;
 mod whole;

@@ -14,7 +14,7 @@ use crate::client::link::{Monitors, Shards};
 use crate::client::session::Session;
 use crate::crypto::{Authority, Credentials, Role};
 use crate::env::clock::{Clock, SystemClock};
-use crate::types::{ClusterId, Errno, Ino, Timestamp};
+use crate::types::{ClusterId, Errno, Ino, Program, Timestamp};
 use crate::wire::metadata::{ClientInfo, Notice};
 
 struct Mounted {
@@ -24,30 +24,34 @@ struct Mounted {
     notices: mpsc::UnboundedSender<Notice>,
 }
 
-const BOTH: OpenMode =
+pub(super) const BOTH: OpenMode =
     OpenMode { read: true, write: true, append: false, sync: false, truncate: false };
 
 async fn mounted() -> Mounted {
     let monitors = Arc::new(FakeMonitors::default());
     let shards = Arc::new(FakeShards::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let client = ClientInfo {
-        node: String::new(),
-        boot: String::new(),
-        run_lock: String::new(),
-        host: String::new(),
-        mountpoint: String::new(),
-        pid: 1,
-    };
     let asked = Arc::clone(&monitors) as Arc<dyn Monitors>;
-    let (session, lost) = Session::open(asked, clock, client).await.expect("a session");
+    let (session, lost) = Session::open(asked, clock, client_info()).await.expect("a session");
     let (notices, told) = mpsc::unbounded_channel();
     let servers = Arc::clone(&shards) as Arc<dyn Shards>;
     let fs = Fs::assemble(config(), session, (servers, Arc::default()), told, lost);
     Mounted { fs, monitors, shards, notices }
 }
 
-fn config() -> Config {
+pub(super) fn client_info() -> ClientInfo {
+    ClientInfo {
+        node: String::new(),
+        boot: String::new(),
+        run_lock: String::new(),
+        host: String::new(),
+        mountpoint: String::new(),
+        pid: 1,
+        program: Program::this(),
+    }
+}
+
+pub(super) fn config() -> Config {
     let now = SystemClock::new().now();
     let authority = Authority::create(ClusterId(7), now).expect("an authority");
     let issued = authority.issue(Role::Client, "test", now).expect("a certificate");

@@ -8,7 +8,8 @@ use super::keys::{self, IdKind};
 use super::records::{Cluster, Counter, Inode, SlotReply, Volume};
 use super::txn::{Remembered, Txn, exists, get};
 use super::{
-    attrs, caps, commit, monitors, orphans, rename, servers, sessions, stripes, tree, trust, usage,
+    attrs, caps, commit, level, locks, monitors, orphans, rename, servers, sessions, stripes, tree,
+    trust, usage,
 };
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{
@@ -28,10 +29,12 @@ const INCARNATION_SHIFT: u32 = 44;
 ///
 /// # Errors
 ///
-/// When the store fails, or holds something that is not a record of this version: this monitor cannot go on.
+/// When the store fails, or holds something that is not a record of this version, or of a newer level than this
+/// program knows: this monitor cannot go on.
 pub fn apply(read: &dyn Read, command: &Command) -> Result<Applied, StoreError> {
     let read = Remembered::new(read);
     let mut batch = Txn::new(&read);
+    level::check_known(&batch)?;
     let mut op = get(&batch, &keys::op_seq())?.map_or(OpSeq(0), |counter| OpSeq(counter.value));
     let mut outcomes = Vec::with_capacity(command.actions.len());
     for action in &command.actions {
@@ -72,7 +75,7 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
             return monitors::remove(txn, at, name, *once_replaced);
         }
         Action::MonitorLeft { id } => return monitors::left(txn, at, *id),
-        Action::RaiseFeatureLevel(level) => return monitors::raise_level(txn, *level),
+        Action::RaiseFeatureLevel(level) => return level::raise(txn, *level),
         Action::Mutate { session, mutation, removes, moves } => {
             return mutate(txn, at, *session, mutation, (removes.as_ref(), moves));
         }
@@ -263,6 +266,7 @@ fn operate(
         Op::Acquire { ino } => content::acquire(txn, at, session, *ino)?,
         Op::Release { ino } => content::release(txn, session, *ino)?,
         Op::SetMd5 { ino, dv, md5 } => content::set_md5(txn, at, *ino, *dv, *md5)?,
+        Op::Lock(lock) => locks::set(txn, at, session, &lock.request)?,
         Op::LeaseInodes => sessions::lease_inodes(txn, at, session)?,
         Op::LeaseStripes { done_below } => sessions::lease_stripes(txn, at, session, *done_below)?,
     };

@@ -47,7 +47,7 @@ pub fn held_by_others(
     Ok(held)
 }
 
-/// The inodes whose own content, attributes or grant an operation is about.
+/// The inodes whose own content, attributes, grant or locks an operation is about.
 pub fn subjects(op: &Op) -> Vec<Ino> {
     match op {
         Op::Create(create) => vec![create.ino],
@@ -60,6 +60,7 @@ pub fn subjects(op: &Op) -> Vec<Ino> {
         | Op::Acquire { ino }
         | Op::Release { ino }
         | Op::SetMd5 { ino, .. } => vec![*ino],
+        Op::Lock(lock) => vec![lock.request.ino],
         Op::Clone(range) => vec![range.from, range.to],
         Op::Commit(commit) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
         Op::Unlink { .. }
@@ -109,6 +110,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
         | Op::Commit(_)
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => Ok(Vec::new()),
     }
@@ -130,6 +132,7 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
         | Query::ReadLink { .. }
         | Query::GetXattr { .. }
         | Query::ListXattr { .. }
+        | Query::Lock { .. }
         | Query::Space => Ok(Vec::new()),
     }
 }
@@ -138,19 +141,14 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
 /// nobody else may have a shared lease of them.
 ///
 /// Who commits, truncates, punches or clones holds the file exclusively, so nobody else has a lease of it; what an
-/// operation creates nobody knows yet.
+/// operation creates nobody knows yet. A lock changes nothing of its file.
 ///
 /// # Errors
 ///
 /// When the store fails.
 pub fn changed_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
-    let mut changed = match op {
-        Op::Create(create) => vec![create.parent],
-        Op::Link { ino, parent, .. } => vec![*ino, *parent],
-        Op::Unlink { parent, .. } | Op::Rmdir { parent, .. } => vec![*parent],
-        Op::Rename(rename) => vec![rename.parent, rename.new_parent],
-        _ => return touched_by_op(read, op),
-    };
+    let mut changed = directories(op);
+    changed.extend(touched_by_op(read, op)?);
     changed.extend(moved_by_op(read, op)?);
     changed.extend(removed_by_op(read, op)?);
     changed.sort_unstable();
@@ -193,6 +191,7 @@ pub fn waits_for_grace(op: &Op) -> bool {
         | Op::Commit(_)
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => false,
     }

@@ -70,7 +70,8 @@ pub enum Action {
         /// Its id.
         id: MonitorId,
     },
-    /// All monitors can apply commands of this feature level.
+    /// Everybody can do that level. Answered by [`Outcome::Done`], or by [`Outcome::Refused`] when somebody cannot
+    /// after all.
     RaiseFeatureLevel(u32),
     /// A client's change.
     Mutate {
@@ -149,6 +150,31 @@ pub enum Action {
     },
     /// About members, tokens and what clients may do.
     Trust(TrustAction),
+}
+
+impl Action {
+    /// The level that the cluster must have before this may be in the log: a monitor of the level below could not
+    /// read it there. What clients ask for ([`Mutation`]) is of the cluster's level by itself: they speak no newer.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Bootstrap { .. }
+            | Self::AddMonitor { .. }
+            | Self::IntroduceMonitor { .. }
+            | Self::RemoveMonitor { .. }
+            | Self::MonitorLeft { .. }
+            | Self::RaiseFeatureLevel(_)
+            | Self::Mutate { .. }
+            | Self::OpenSession { .. }
+            | Self::CloseSession { .. }
+            | Self::ForgetSession { .. }
+            | Self::Unpin { .. }
+            | Self::Free { .. }
+            | Self::RegisterServer { .. }
+            | Self::Reaped { .. }
+            | Self::Refuse { .. }
+            | Self::Trust(_) => 1,
+        }
+    }
 }
 
 /// What applying a command gives: the answers, and the changes that make them true.

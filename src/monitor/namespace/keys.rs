@@ -16,6 +16,7 @@
 //! G/ server:8 stripe:8 i:1    DeadShard  what a server is to delete
 //! I/ ino:8                    Inode
 //! J/ session:8                Evicted
+//! K/ ino:8                    Locks      of programs; all of a file in one, so that a lock is one read
 //! LP/ ino:8 parent:8 name     LinkName
 //! M/ monitor:8                Monitor
 //! O/ session:8 ino:8          Orphan
@@ -28,7 +29,7 @@
 //! X/ ino:8 name               Xattr
 //! Y/ server:8                 Server
 //! meta/cluster                Cluster
-//! meta/feature_level          Counter    what all monitors can apply
+//! meta/feature_level          Counter    the level that everybody can do
 //! meta/op_seq                 Counter    the latest action
 //! meta/next_I, meta/next_S    Counter    the next range of inodes, of stripes
 //! ```
@@ -42,9 +43,9 @@ use std::marker::PhantomData;
 use md5::{Digest, Md5};
 
 use super::records::{
-    Authority, Client, Cluster, Counter, DeadShard, Entry, Evicted, Grant, Inode, LinkName, Member,
-    Monitor, Orphan, Piece, Range, Record, Reference, Server, Session, Shard, SlotReply, Stripe,
-    Token, Usage, Volume, Xattr,
+    Authority, Client, Cluster, Counter, DeadShard, Entry, Evicted, Grant, Inode, LinkName, Locks,
+    Member, Monitor, Orphan, Piece, Range, Record, Reference, Server, Session, Shard, SlotReply,
+    Stripe, Token, Usage, Volume, Xattr,
 };
 use crate::crypto::Role;
 use crate::monitor::store::prefix_end;
@@ -223,6 +224,7 @@ keyed! {
     };
     Inode "I/" -> Ino = |f| f.u64().map(Ino);
     Evicted "J/" -> SessionId = |f| f.u64().map(SessionId);
+    Locks "K/" -> Ino = |f| f.u64().map(Ino);
     LinkName "LP/" -> (Ino, Ino, Vec<u8>) = |f| Some((Ino(f.u64()?), Ino(f.u64()?), f.rest()));
     Monitor "M/" -> MonitorId = |f| f.u64().map(MonitorId);
     Orphan "O/" -> (SessionId, Ino) = |f| Some((SessionId(f.u64()?), Ino(f.u64()?)));
@@ -341,6 +343,15 @@ pub(super) fn dead_shards_from(server: ServerId, shard: ShardId) -> Span<DeadSha
 
 pub(super) fn inode(ino: Ino) -> Key<Inode> {
     key(&[&be(ino.0)])
+}
+
+pub(super) fn locks(ino: Ino) -> Key<Locks> {
+    key(&[&be(ino.0)])
+}
+
+/// The locks of inodes from that one on.
+pub(super) fn locks_from(from: Ino) -> Span<Locks> {
+    all().starting_at(locks(from))
 }
 
 pub(super) fn link_name(ino: Ino, parent: Ino, name: &[u8]) -> Key<LinkName> {

@@ -19,7 +19,7 @@
 //!
 //! * `keys` draws the key space, [`records`] says what the pairs mean, `txn` reads and writes them.
 //! * [`query`] answers questions; [`check`] proves the invariants on a live state.
-//! * `sessions`, `servers`, [`monitors`], [`trust`], `orphans`, `usage`: the other things a state holds.
+//! * `sessions`, `servers`, [`monitors`], [`trust`], [`locks`], `orphans`, `usage`: the other things a state holds.
 //!
 //! # Invariants
 //!
@@ -36,10 +36,11 @@
 //!    not gone, and neither `R` nor `F`.
 //! 7. A grant is held by a session that exists, on a regular file that exists.
 //! 8. Usage counters equal a recount.
+//! 9. A lock is held by a session that exists, on an inode that exists, and no two exclude one another.
 //!
 //! # Not here
 //!
-//! History (`H`, `L`, `N`, `V`, `T`), locks (`K`), moves of shards (`Z`), inline extents, further volumes and
+//! History (`H`, `L`, `N`, `V`, `T`), moves of shards (`Z`), inline extents, further volumes and
 //! quotas: every record has its `birth`, which is what they will be built on.
 
 mod apply;
@@ -53,7 +54,9 @@ mod extents;
 mod fail;
 mod inodes;
 mod keys;
-pub mod monitors;
+mod level;
+pub mod locks;
+mod monitors;
 mod orphans;
 pub mod query;
 pub mod records;

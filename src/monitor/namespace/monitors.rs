@@ -7,15 +7,12 @@
 use super::command::Outcome;
 use super::inodes::At;
 use super::keys;
-use super::records::{Counter, Monitor, MonitorState};
+use super::level;
+use super::records::{Monitor, MonitorState};
 use super::txn::{Txn, get, scan};
 use crate::monitor::store::StoreError;
-use crate::types::MonitorId;
+use crate::types::{MonitorId, Program};
 use crate::wire::peers::Profile;
-
-/// The newest level of features that this program can apply. What a command of a newer level does is decided by
-/// the level of the whole cluster, which rises when all monitors can.
-pub const FEATURE_LEVEL: u32 = 1;
 
 /// A monitor wants to be a member, known by the name in its certificate. One that was taken already, and has not
 /// begun since, gets the same id: its first answer was lost.
@@ -25,7 +22,7 @@ pub(super) fn add(
     name: &str,
     profile: &Profile,
 ) -> Result<Outcome, StoreError> {
-    if let Some(refused) = too_old(txn, profile)? {
+    if let Some(refused) = level::too_old(txn, &profile.program)? {
         return Ok(refused);
     }
     let id = match find(txn, name)? {
@@ -49,7 +46,7 @@ pub(super) fn expect(txn: &mut Txn<'_>, at: At, name: &str) {
         address: String::new(),
         agent: None,
         start: 0,
-        level: 0,
+        program: Program { release: String::new(), level: 0 },
         node: String::new(),
         pid: 0,
     };
@@ -91,7 +88,7 @@ pub(super) fn introduce(
     name: &str,
     profile: &Profile,
 ) -> Result<Outcome, StoreError> {
-    if let Some(refused) = too_old(txn, profile)? {
+    if let Some(refused) = level::too_old(txn, &profile.program)? {
         return Ok(refused);
     }
     let state = match get(txn, &keys::monitor(id))? {
@@ -158,13 +155,6 @@ pub(super) fn left(txn: &mut Txn<'_>, at: At, id: MonitorId) -> Result<Outcome, 
     Ok(Outcome::Done)
 }
 
-/// All monitors can apply that level. It never falls.
-pub(super) fn raise_level(txn: &mut Txn<'_>, level: u32) -> Result<Outcome, StoreError> {
-    let now = get(txn, &keys::feature_level())?.map_or(0, |counter| counter.value);
-    txn.put(&keys::feature_level(), &Counter { value: now.max(u64::from(level)) });
-    Ok(Outcome::Done)
-}
-
 fn find(txn: &Txn<'_>, name: &str) -> Result<Option<(MonitorId, Monitor)>, StoreError> {
     let found = scan(txn, &keys::all::<Monitor>());
     let mut matching = found.filter(|found| {
@@ -183,16 +173,6 @@ fn put(
 ) {
     let (name, profile) = (name.to_owned(), profile.clone());
     txn.put(&keys::monitor(id), &Monitor { name, profile, state, birth: at.op });
-}
-
-fn too_old(txn: &Txn<'_>, profile: &Profile) -> Result<Option<Outcome>, StoreError> {
-    let level = get(txn, &keys::feature_level())?.map_or(0, |counter| counter.value);
-    Ok((u64::from(profile.level) < level).then(|| {
-        Outcome::Refused(format!(
-            "the cluster is at feature level {level}, and this okapifs knows only {}: update it",
-            profile.level
-        ))
-    }))
 }
 
 fn removed(name: &str) -> Outcome {

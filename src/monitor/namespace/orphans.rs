@@ -74,9 +74,12 @@ pub(super) fn unpin(
 
 /// Nobody can reach the inode any more: free it, at once if it is small.
 fn discard(txn: &mut Txn<'_>, at: At, ino: Ino, inode: Inode) -> Result<(), StoreError> {
-    // Few files are held when they go: a store remembers a removal even where nothing was.
+    // Few files are held or locked when they go: a store remembers a removal even where nothing was.
     if exists(txn, &keys::grant(ino))? {
         txn.delete(&keys::grant(ino));
+    }
+    if exists(txn, &keys::locks(ino))? {
+        txn.delete(&keys::locks(ino));
     }
     if is_small(txn, ino, &inode)? {
         free_step(txn, at, ino, inode)?;

@@ -8,9 +8,9 @@ use bincode::{Decode, Encode};
 
 use crate::monitor::store::StoreError;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, Incarnation, Ino,
-    KeyHash, OpSeq, SessionId, ShardIndex, SlotSeq, StripeId, StripeRecord, TicketKey, Timestamp,
-    TokenGrant, TokenUse, VolumeId, Width,
+    Attr, ClientPolicy, ClusterId, DataVersion, Epoch, Errno, Extent, FileKind, HeldRanges,
+    Incarnation, Ino, KeyHash, LockKind, LockOwner, OpSeq, SessionId, ShardIndex, SlotSeq,
+    StripeId, StripeRecord, TicketKey, Timestamp, TokenGrant, TokenUse, VolumeId, Width,
 };
 use crate::wire::metadata::{ClientInfo, Register, Reply};
 use crate::wire::peers::Profile;
@@ -223,9 +223,8 @@ records! {
         nonce: u128,
         /// When it was opened, by the leader's clock.
         opened: Timestamp,
-        /// It changes nothing any more; what it held is being cleared away in steps, which have looked at the
-        /// grants of all inodes below this one.
-        closing: Option<Ino>,
+        /// It changes nothing any more; what it held is being cleared away in steps, which have come so far.
+        closing: Option<Closing>,
     }
 
     /// `J`: a session that was evicted; its slots are kept a while for its process, if that lives.
@@ -253,6 +252,14 @@ records! {
         /// Who holds it.
         session: SessionId,
         /// When it was granted.
+        birth: OpSeq,
+    }
+
+    /// `K`: the locks that programs hold on a file.
+    Locks {
+        /// One an owner and kind.
+        holders: Vec<LockHolder>,
+        /// When it was last written.
         birth: OpSeq,
     }
 
@@ -366,6 +373,30 @@ records! {
         /// The number.
         value: u64,
     }
+}
+
+/// How far the end of a session has come. Below these inodes nothing of that kind is its any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Closing {
+    /// Exclusive grants.
+    pub grants: Ino,
+    /// Locks.
+    pub locks: Ino,
+}
+
+/// What one owner has locked of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct LockHolder {
+    /// The session.
+    pub session: SessionId,
+    /// Who of it.
+    pub owner: LockOwner,
+    /// The kind of its locks.
+    pub kind: LockKind,
+    /// The process that took the latest of them.
+    pub pid: u32,
+    /// The locks, at least one.
+    pub ranges: HeldRanges,
 }
 
 /// Whether a stripe is alive.

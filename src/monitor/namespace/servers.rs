@@ -4,6 +4,7 @@
 use super::command::Outcome;
 use super::inodes::At;
 use super::keys;
+use super::level;
 use super::records::Server;
 use super::txn::{Txn, scan};
 use crate::monitor::store::StoreError;
@@ -21,6 +22,9 @@ pub(super) fn register(
     info: &Register,
     key: TicketKey,
 ) -> Result<Outcome, StoreError> {
+    if let Some(refused) = level::too_old(txn, &info.program)? {
+        return Ok(refused);
+    }
     let known = scan(txn, &keys::all::<Server>())
         .find(|found| found.as_ref().map_or(true, |(_, known)| known.name == name))
         .transpose()?;

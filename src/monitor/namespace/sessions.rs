@@ -1,7 +1,7 @@
 //! Sessions: what a client has in the replicated state, and how it goes.
 //!
-//! A session owns its reply slots (`Q`), the ids it leased (`A`), the exclusive grants it holds (`W`) and the
-//! nameless inodes it keeps (`O`). Closing it clears all of that away. From the first step on the session is
+//! A session owns its reply slots (`Q`), the ids it leased (`A`), the exclusive grants it holds (`W`), the
+//! locks of its programs (in `K`) and the nameless inodes it keeps (`O`). Closing it clears all of that away. From the first step on the session is
 //! marked as closing and changes nothing any more; what does not fit in one command is done by the next, and
 //! the session's own record goes last, so that a new leader sees which are half closed.
 //!
@@ -15,6 +15,8 @@ use super::command::Outcome;
 use super::fail::Fail;
 use super::inodes::At;
 use super::keys::{self, IdKind};
+use super::level;
+use super::locks;
 use super::orphans;
 use super::records::{Counter, Evicted, Range, Session};
 use super::stripes;
@@ -31,7 +33,7 @@ pub const REPLIES_KEPT: Duration = Duration::from_secs(600);
 /// thousand more.
 const RECORDS_PER_STEP: usize = 2048;
 
-/// Up to where grants were looked at when there are no more: no inode has this number.
+/// Up to where grants and locks were looked at when there are no more: no inode has this number.
 const NO_MORE: Ino = Ino(u64::MAX);
 
 // A range's numbers are the bits of `Range::used`.
@@ -57,6 +59,9 @@ pub(super) fn open(
             return Ok(Outcome::Session(id));
         }
     }
+    if let Some(refused) = level::too_old(txn, &client.program)? {
+        return Ok(refused);
+    }
     let id = SessionId(at.op.0);
     let (owner, client) = (owner.to_owned(), client.clone());
     let session = Session { owner, client, nonce, opened: at.time, closing: None };
@@ -74,10 +79,20 @@ pub(super) fn close(
     let Some(mut session) = get(txn, &keys::session(id))? else {
         return Ok(Outcome::NoSession);
     };
-    let looked_at = drop_grants(txn, id, session.closing.unwrap_or(Ino(0)))?;
-    session.closing = Some(looked_at);
+    let mut closing = session.closing.unwrap_or_default();
+    if closing.grants != NO_MORE {
+        closing.grants = drop_grants(txn, id, closing.grants)?;
+    }
+    let are_next = closing.grants == NO_MORE && !is_breathless(txn);
+    if are_next && closing.locks != NO_MORE {
+        closing.locks = locks::drop_of(txn, at, id, closing.locks)?.unwrap_or(NO_MORE);
+    }
+    session.closing = Some(closing);
     txn.put(&keys::session(id), &session);
-    let gone = looked_at == NO_MORE && close_ranges(txn, at, id)? && drop_orphans(txn, at, id)?;
+    let gone = closing.grants == NO_MORE
+        && closing.locks == NO_MORE
+        && close_ranges(txn, at, id)?
+        && drop_orphans(txn, at, id)?;
     if !gone {
         return Ok(Outcome::Partly);
     }
@@ -114,8 +129,8 @@ fn is_breathless(txn: &Txn<'_>) -> bool {
 
 /// Gives back what the session holds, from the inode `from` on, a portion at a time: returns up to where.
 ///
-/// A session ends rarely, and grants come and go with every file that is written. So its end looks at those of
-/// all sessions, rather than that each of them had a second key.
+/// A session ends rarely, and grants and locks come and go with every file that is used. So its end looks at those
+/// of all sessions, rather than that each of them had a second key.
 fn drop_grants(txn: &mut Txn<'_>, id: SessionId, from: Ino) -> Result<Ino, StoreError> {
     let found = take(txn, &keys::grants(from), RECORDS_PER_STEP)?;
     for (ino, _) in found.iter().filter(|(_, grant)| grant.session == id) {

@@ -73,6 +73,7 @@ pub use transport::{Transport, Unreached};
 use types::{Peer, Proposal, TypeConfig};
 
 use crate::monitor::namespace::command::{Applied, Command, Outcome};
+use crate::monitor::namespace::query;
 use crate::monitor::store::{Read, Store, StoreError};
 use crate::types::MonitorId;
 
@@ -172,6 +173,9 @@ pub enum ProposeError {
     /// The action is longer than an entry of the log may be.
     #[error("that is too much for one change: send it in parts")]
     TooLong,
+    /// The cluster's level is too low for it: some monitor could not read it in the log.
+    #[error("not everybody can do that yet: `okapifs status` says whose okapifs is to be upgraded")]
+    TooNew,
     /// This monitor's Raft has stopped, in order or because its disk failed.
     #[error("this monitor's Raft has stopped: {0}")]
     Stopped(String),
@@ -323,6 +327,7 @@ impl Raft {
         command: &Command,
     ) -> Result<impl Future<Output = Result<Vec<Outcome>, ProposeError>> + Send + use<>, ProposeError>
     {
+        self.check_level(command)?;
         let mut leadership = self.leadership();
         let term = leadership.borrow().term;
         let answer = self.inner.core.client_write_ff(Proposal::new(command));
@@ -344,6 +349,14 @@ impl Raft {
                 Err(_) => Err(why_stopped(&metrics.borrow_and_update())),
             }
         })
+    }
+
+    /// What not every member can read must not come into the log.
+    fn check_level(&self, command: &Command) -> Result<(), ProposeError> {
+        let level = query::level(&*self.inner.store);
+        let level = level.map_err(|error| ProposeError::Stopped(error.to_string()))?;
+        let is_allowed = command.actions.iter().all(|action| action.since() <= level);
+        is_allowed.then_some(()).ok_or(ProposeError::TooNew)
     }
 
     /// Who leads; changes are seen in the receiver.

@@ -67,7 +67,7 @@ impl Proposal {
 }
 
 /// Who is a member, as bytes.
-#[derive(Encode, Decode)]
+#[derive(Debug, Encode, Decode)]
 pub(super) struct Members {
     /// Sets of voters; two while the group changes.
     configs: Vec<Vec<u64>>,
@@ -96,7 +96,7 @@ impl Members {
 }
 
 /// The membership that the state has, as bytes in the store.
-#[derive(Encode, Decode)]
+#[derive(Debug, Encode, Decode)]
 pub(super) struct StoredMembers {
     at: Option<Position>,
     members: Members,

@@ -1,16 +1,23 @@
 //! Everybody who is connected to this monitor, whoever leads: they are told who does, and where all monitors are.
 //! So whoever has reached one can go on with the others, also with those that there were not yet when it began.
+//!
+//! All of them speak the cluster's level. When it rises they are shown out; they come again at once, and find out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::links::Links;
+use super::peers::Peers;
 use crate::crypto::Role;
 use crate::env::system::rpc::Caller;
+use crate::monitor::namespace::query;
 use crate::wire::encode;
 use crate::wire::metadata::Notice;
+
+/// How often the cluster's level is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Default)]
@@ -70,6 +77,15 @@ impl Audience {
         }
     }
 
+    /// Shows everybody out who speaks another level than the cluster: a lower one since before the rise, or a higher one
+    /// since before this monitor knew the cluster's.
+    fn show_out_all_but(&self, level: u32) {
+        let state = self.state.lock();
+        let is_other =
+            |caller: &&Arc<Caller>| caller.identity.role != Role::Monitor && caller.level != level;
+        state.callers.values().filter(is_other).for_each(|caller| caller.close());
+    }
+
     /// Tells everybody where the monitors are, if that is news.
     pub(super) fn introduce(&self, monitors: Vec<String>) {
         let mut state = self.state.lock();
@@ -80,13 +96,18 @@ impl Audience {
     }
 }
 
-/// Tells everybody where the monitors are, now and whenever that changes.
-pub(super) async fn keep_introduced(links: Links, audience: Arc<Audience>) {
-    let mut changes = links.changes();
+/// Tells everybody where the monitors are, now and whenever that changes; and that the cluster's level has risen.
+pub(super) async fn keep_introduced(peers: Arc<Peers>, audience: Arc<Audience>) {
+    let mut changes = peers.links.changes();
     loop {
-        audience.introduce(links.addresses());
-        if changes.changed().await.is_err() {
-            return;
+        audience.introduce(peers.links.addresses());
+        match query::level(&*peers.store) {
+            Ok(level) => audience.show_out_all_but(level),
+            Err(error) => log::error!("{error}: the cluster's level cannot be read"),
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }

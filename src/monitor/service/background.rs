@@ -61,6 +61,7 @@ async fn keep_time(reign: &Reign) {
     loop {
         ticks.tick().await;
         look_at_room(reign);
+        reign.lapse_lockers();
         let expired = {
             let now = reign.clock.monotonic();
             let mut state = reign.state.lock();

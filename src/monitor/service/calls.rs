@@ -168,6 +168,14 @@ impl Reign {
                 self.check_attached(caller, back.session).await?;
                 self.given_back(back)
             }
+            Request::AwaitLocks { session, waits } => {
+                self.check_attached(caller, session).await?;
+                self.await_locks(session, &waits).await
+            }
+            Request::ForgetLocks { session, tickets } => {
+                self.check_attached(caller, session).await?;
+                self.forget_locks(session, &tickets)
+            }
             Request::SessionsOfNode { node } => self.sessions_of_node(caller, &node).await,
             Request::EvictDead { session, node } => self.evict_dead(caller, session, &node).await,
             Request::Register(register) => self.register(caller, register).await,

@@ -31,6 +31,7 @@ impl Reign {
         let owner = caller.identity().name.clone();
         match self.submit(Action::OpenSession { owner, client, nonce }).await? {
             Outcome::Session(session) => self.attached(caller, session),
+            Outcome::Refused(why) => Err(Refusal::Malformed(why)),
             Outcome::NoSession => Err(Refusal::Revoked),
             other => Err(Refusal::Malformed(format!(
                 "a session was asked for and answered with {other:?}"
@@ -174,6 +175,7 @@ impl Reign {
             state.callers.remove(&session);
             state.restricted.remove(&session);
         }
+        self.locker_gone(session);
         self.changed.notify_waiters();
         self.orphaned.notify_one();
         Ok(())
@@ -277,8 +279,11 @@ impl Reign {
 
 /// Sessions are told of together: none may take up all the room.
 fn check_client(client: &ClientInfo) -> Result<(), Refusal> {
-    let ClientInfo { node, boot, run_lock, host, mountpoint, pid: _ } = client;
-    let long = [node, boot, run_lock, host, mountpoint].map(String::len).into_iter().max();
+    let ClientInfo { node, boot, run_lock, host, mountpoint, pid: _, program } = client;
+    let long = [node, boot, run_lock, host, mountpoint, &program.release]
+        .map(String::len)
+        .into_iter()
+        .max();
     if long > Some(CLIENT_TEXT_MAX) {
         return Err(Refusal::Malformed("what the client says of itself is too long".to_owned()));
     }

@@ -13,7 +13,7 @@ use super::*;
 use crate::crypto::{Authority, Role};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::Connection;
-use crate::types::MonitorRole;
+use crate::types::{MonitorRole, Program};
 use crate::wire::admin;
 use crate::wire::metadata::{Request, Response};
 use crate::wire::peers::Profile;
@@ -36,6 +36,8 @@ struct Cluster {
     dir: tempfile::TempDir,
     memories: BTreeMap<String, Arc<Mutex<Memory>>>,
     running: BTreeMap<String, Running>,
+    /// The level at which monitors are held that are started.
+    held_at: Option<u32>,
 }
 
 struct Running {
@@ -48,7 +50,8 @@ impl Cluster {
     fn new() -> Self {
         let authority = Authority::create(CLUSTER, SystemClock::new().now()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        Self { authority, dir, memories: BTreeMap::new(), running: BTreeMap::new() }
+        let (memories, running) = (BTreeMap::new(), BTreeMap::new());
+        Self { authority, dir, memories, running, held_at: None }
     }
 
     fn credentials(&self, role: Role, name: &str) -> Credentials {
@@ -75,6 +78,7 @@ impl Cluster {
             agent: None,
             start: 0,
             replace_after: None,
+            hold_level: self.held_at,
             credentials: self.credentials(Role::Monitor, name),
             bootstrap: (founds && !founded).then_some(bootstrap),
             remember: Box::new(move |milestone| {
@@ -106,6 +110,14 @@ impl Cluster {
         let (_shutdown, stop) = watch::channel(false);
         let ended = tokio::time::timeout(LONG, run(config, |_| {}, stop)).await;
         ended.expect("it ends in time").unwrap_err().to_string()
+    }
+
+    /// A client's connection to a monitor.
+    async fn connect(&self, name: &str) -> Connection {
+        let credentials = self.credentials(Role::Client, "client");
+        let (address, any) = (self.running[name].address.to_string(), Incarnation(0));
+        let opened = Connection::open(&address, &credentials, Role::Monitor, any, LONG).await;
+        opened.unwrap().0
     }
 
     async fn stop(&mut self, name: &str) {
@@ -249,11 +261,41 @@ async fn however_soon_others_ask_the_founder_is_the_first_member() {
         std::fs::create_dir_all(&config.dir).unwrap();
         let (stop, stopping) = watch::channel(false);
         let founder = tokio::spawn(run(config, |_| {}, stopping));
-        let profile = peers::profile(address, None, 0).unwrap();
+        let profile = peers::profile(address, None, 0, Program::this()).unwrap();
         join_at_once(&cluster.credentials(Role::Monitor, "m2"), address, profile).await;
         stop.send_replace(true);
         founder.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_speaks_the_clusters_level_and_who_cannot_is_refused() {
+    let Levels { oldest, newest } = Levels::OURS;
+    let mut cluster = Cluster::new();
+    cluster.held_at = Some(oldest);
+    cluster.start("m1").await;
+    assert_eq!(cluster.connect("m1").await.level(), oldest);
+
+    cluster.stop("m1").await;
+    cluster.held_at = None;
+    cluster.start("m1").await;
+    loop {
+        let connection = cluster.connect("m1").await;
+        if connection.level() == newest {
+            break;
+        }
+        let shown_out = tokio::time::timeout(LONG, connection.closed()).await;
+        shown_out.expect("it is to come again when the level has risen");
+    }
+
+    cluster.held_at = Some(oldest);
+    let dir = cluster.dir_of("m2");
+    std::fs::create_dir_all(&dir).unwrap();
+    let why = cluster.refused("m2", &dir).await;
+    assert!(why.ends_with(&format!("is at level {newest} already: upgrade it")), "{why}");
+    cluster.stop("m1").await;
+    let why = cluster.refused("m1", &cluster.dir_of("m1")).await;
+    assert!(why.contains("comes too late"), "{why}");
 }
 
 /// Asks without a pause until it is let in.

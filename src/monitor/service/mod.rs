@@ -3,7 +3,7 @@
 //! The namespace knows what is true, Raft makes it true on a majority; this folder is what stands between
 //! them and the connections. Its own state is small, lives in the leader's memory only and can be lost at
 //! any moment, because its owners tell it again: which sessions are alive ([`sessions`]), what they have open
-//! ([`pins`]), how the servers are doing ([`servers`]). Those three are pure, and they live and die with a
+//! ([`pins`]), who waits for a lock ([`waits`]), how the servers are doing ([`servers`]). Those are pure, and they live and die with a
 //! [`reign`], which is one leadership of this monitor. The rest of the folder is edge:
 //!
 //! * [`calls`] takes a call from the wire, checks who asks, and hands it on: to the reign, or, where another
@@ -14,6 +14,7 @@
 //! * [`mutate`] does changes: recall what somebody else holds, put the change into the log, answer; [`order`]
 //!   says which of a request goes first;
 //! * [`ask`] answers questions the same way, without the log;
+//! * [`locks`] looks after who waits for a lock; the queues are [`waits`];
 //! * [`clients`] and [`storage`] look after sessions and servers;
 //! * [`peers`], [`links`], [`start`] and [`members`] are about the other monitors: what they ask and how they are
 //!   reached, how this one comes into the group, and who is in it;
@@ -43,6 +44,7 @@ mod forward;
 #[cfg(test)]
 mod group_tests;
 mod links;
+mod locks;
 mod members;
 mod mutate;
 mod order;
@@ -64,6 +66,7 @@ mod storage;
 mod tests;
 mod tickets;
 mod trust;
+mod waits;
 
 use std::io;
 use std::net::SocketAddr;
@@ -96,7 +99,7 @@ use crate::monitor::raft::batch::Batcher;
 use crate::monitor::raft::{Gauge, ProposeError, Raft, RaftConfig, RaftError};
 use crate::monitor::store::disk::DiskStore;
 use crate::monitor::store::{Store, StoreError};
-use crate::types::{ClusterId, Incarnation, MonitorId, OpSeq, Width};
+use crate::types::{ClusterId, Incarnation, Levels, MonitorId, OpSeq, Program, Width};
 use crate::wire::metadata::Refusal;
 
 /// How long a monitor that starts waits for a leader before it answers anybody.
@@ -118,6 +121,8 @@ pub struct Config {
     pub start: u64,
     /// For how long a monitor is missed before another takes its place; `None` leaves that to people.
     pub replace_after: Option<Duration>,
+    /// The level above which this monitor, and with it the cluster, does not go.
+    pub hold_level: Option<u32>,
     /// Its certificate.
     pub credentials: Credentials,
     /// What the cluster is to be, if this is its first monitor and it has not begun yet.
@@ -193,6 +198,35 @@ pub enum RunError {
     /// None of the monitors that it was told of is one of its cluster.
     #[error(transparent)]
     Strangers(ConnectError),
+    /// It has been at work with a newer release.
+    #[error(
+        "the cluster is at level {level}, and this okapifs ({}) goes up to level {} only: upgrade it on this machine",
+        env!("CARGO_PKG_VERSION"),
+        Levels::OURS.newest
+    )]
+    TooOld {
+        /// The cluster's level.
+        level: u32,
+    },
+    /// The level at which it is to stay is one of the past.
+    #[error(
+        "`hold_level = {held}` is too low, this okapifs begins with level {}: take it out of monitor.toml, or start the release before",
+        Levels::OURS.oldest
+    )]
+    HeldTooLow {
+        /// Where it is to stay.
+        held: u32,
+    },
+    /// The cluster is beyond the level at which it is to stay.
+    #[error(
+        "`hold_level = {held}` comes too late, the cluster is at level {level} already: take it out of monitor.toml"
+    )]
+    HeldTooLate {
+        /// Where it is to stay.
+        held: u32,
+        /// The cluster's level.
+        level: u32,
+    },
     /// What must not be forgotten could not be written down.
     #[error("monitor.toml cannot be written: {0}")]
     Remember(#[source] io::Error),
@@ -255,6 +289,8 @@ pub async fn run(
         _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
     }
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(&config.dir.join("store"))?);
+    start::check_level(&config, &*store)?;
+    let program = Program::this().held_at(config.hold_level.unwrap_or(u32::MAX));
     let vault = Vault::new(&config.dir, config.credentials.clone());
     vault.renew_own(&*store);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -264,7 +300,7 @@ pub async fn run(
         clock: Arc::clone(&clock),
         dir: config.dir.clone(),
         name: config.credentials.identity().name.clone(),
-        profile: peers::profile(address, config.agent.clone(), config.start)?,
+        profile: peers::profile(address, config.agent.clone(), config.start, program)?,
         instance: SystemRandom.u128(),
         member: OnceLock::new(),
     });
@@ -294,7 +330,7 @@ pub async fn run(
     let mut following = tokio::spawn(reign::follow(Arc::clone(&monitor)));
     let renewing = tokio::spawn(trust::keep_renewed(Arc::clone(&monitor)));
     let introducing =
-        tokio::spawn(audience::keep_introduced(peers.links.clone(), Arc::clone(&monitor.audience)));
+        tokio::spawn(audience::keep_introduced(Arc::clone(&peers), Arc::clone(&monitor.audience)));
     door.open(Arc::clone(&monitor));
     ready(address);
     let ended = tokio::select! {

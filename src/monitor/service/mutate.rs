@@ -67,6 +67,7 @@ impl Reign {
         let is_full =
             room::grows(&mutation.op) && self.member.short_of_room.load(Ordering::Relaxed);
         let refused = is_full.then_some(Errno::NoSpace);
+        let refused = refused.or_else(|| self.must_wait(session, &mutation.op));
         let Mutation { slot, seq, .. } = *mutation;
         let action = match self.forbidden(session, &mutation.op)?.or(refused) {
             Some(errno) => Action::Refuse { session, slot, seq, errno },
@@ -100,7 +101,7 @@ impl Reign {
         loop {
             match outcome {
                 Outcome::Mutated(answer) => {
-                    self.after(&mutation.op);
+                    self.after(session, &mutation.op, answer.is_ok());
                     return Ok(answer);
                 }
                 Outcome::Partly | Outcome::Held(_) => {}
@@ -112,8 +113,9 @@ impl Reign {
     }
 
     /// What an applied change may set free.
-    fn after(&self, op: &Op) {
+    fn after(&self, session: SessionId, op: &Op, is_done: bool) {
         match op {
+            Op::Lock(lock) => self.lock_tried(session, lock, is_done),
             Op::Release { .. } => self.changed.notify_waiters(),
             Op::Commit(commit) if commit.pieces.iter().any(|piece| piece.release) => {
                 self.changed.notify_waiters();

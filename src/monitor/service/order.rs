@@ -8,7 +8,7 @@
 //!   client B, who has x:   acquire y, release x
 //! ```
 //!
-//! So what gives something back, and needs nobody's permission, is begun first: releases and commits, unless
+//! So what gives something back, and needs nobody's permission, is begun first: releases, commits and unlocks, unless
 //! something before them names the same file. Two changes of the same file always keep their order.
 
 use std::collections::HashSet;
@@ -45,6 +45,7 @@ pub(super) fn gives_back(request: &Request) -> bool {
         | Request::Renew(_)
         | Request::Unpin { .. }
         | Request::GiveBack(_)
+        | Request::ForgetLocks { .. }
         | Request::Register(_)
         | Request::Beat(_)
         | Request::AgentBeat(_)
@@ -52,6 +53,7 @@ pub(super) fn gives_back(request: &Request) -> bool {
         Request::OpenSession { .. }
         | Request::OldReplies { .. }
         | Request::Query { .. }
+        | Request::AwaitLocks { .. }
         | Request::SessionsOfNode { .. }
         | Request::Inventory(_)
         | Request::Admin(_)
@@ -62,7 +64,11 @@ pub(super) fn gives_back(request: &Request) -> bool {
 }
 
 fn is_giving_back(op: &Op) -> bool {
-    matches!(op, Op::Release { .. } | Op::Commit(_))
+    match op {
+        Op::Release { .. } | Op::Commit(_) => true,
+        Op::Lock(lock) => lock.request.mode.is_none(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

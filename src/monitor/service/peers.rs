@@ -24,7 +24,7 @@ use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft::{ProposeError, Raft};
 use crate::monitor::store::Store;
-use crate::types::MonitorId;
+use crate::types::{Levels, MonitorId, Program};
 use crate::wire::metadata::{self, Refusal};
 use crate::wire::peers::{self, Profile, Request, Response};
 use crate::wire::{decode, encode};
@@ -294,6 +294,20 @@ impl Service for Door {
         }
     }
 
+    /// The cluster's level and nothing else: any monitor may have to pass a call on to any other. Monitors among
+    /// themselves may speak a newer one, but none takes part that does not know the cluster's. As long as the state
+    /// is unknown, so is the level; who is connected by then and speaks another comes again (`audience`).
+    fn levels(&self, role: Option<Role>) -> Levels {
+        let store = &*self.peers.store;
+        match (query::cluster(store), query::level(store)) {
+            (Ok(Some(_)), Ok(level)) if role == Some(Role::Monitor) => {
+                Levels { oldest: level, ..Levels::OURS }
+            }
+            (Ok(Some(_)), Ok(level)) => Levels::only(level),
+            _ => Levels::OURS,
+        }
+    }
+
     fn opened(&self, caller: &Arc<Caller>) {
         let mut early = self.early.lock();
         match self.others.get() {
@@ -322,8 +336,8 @@ pub(super) fn profile(
     address: SocketAddr,
     agent: Option<String>,
     start: u64,
+    program: Program,
 ) -> io::Result<Profile> {
-    let level = crate::monitor::namespace::monitors::FEATURE_LEVEL;
     let (address, node, pid) = (address.to_string(), node()?.id, std::process::id());
-    Ok(Profile { address, agent, start, level, node, pid })
+    Ok(Profile { address, agent, start, program, node, pid })
 }

@@ -14,7 +14,7 @@ use super::reign::{Reign, State};
 use super::unreadable;
 use crate::monitor::namespace::{caps, query, records};
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{ClientPolicy, Errno, Ino, SessionId};
+use crate::types::{ClientPolicy, Errno, Ino, LockMode, SessionId};
 use crate::wire::metadata::{Answer, Op, Query, Refusal};
 
 /// What the sessions of a client are kept to.
@@ -155,8 +155,11 @@ impl State {
     }
 }
 
-/// Whether an operation changes what others see.
+/// Whether an operation changes what others see, or keeps them from writing.
 fn changes(op: &Op) -> bool {
+    if let Op::Lock(lock) = op {
+        return lock.request.mode == Some(LockMode::Exclusive);
+    }
     !matches!(
         op,
         Op::Acquire { .. }
@@ -187,6 +190,7 @@ fn named_by_query(query: &Query) -> Option<Ino> {
         | Query::ReadLink { ino }
         | Query::GetXattr { ino, .. }
         | Query::ListXattr { ino } => Some(*ino),
+        Query::Lock { request, .. } => Some(request.ino),
         Query::Space => None,
     }
 }

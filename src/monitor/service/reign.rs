@@ -35,6 +35,7 @@ use super::policy::Restriction;
 use super::servers::Servers;
 use super::sessions::Sessions;
 use super::spares::Spares;
+use super::waits::Waits;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
 use crate::env::system::rpc::Complaints;
@@ -74,6 +75,7 @@ pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) pins: Pins,
     pub(super) leases: Leases,
+    pub(super) waits: Waits,
     pub(super) servers: Servers,
     pub(super) spares: Spares,
     /// Where each attached session is.
@@ -103,6 +105,7 @@ impl State {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
             leases: Leases::new(term),
+            waits: Waits::default(),
             servers,
             spares: Spares::default(),
             callers: HashMap::new(),
@@ -141,7 +144,9 @@ impl Reign {
             match submitted.await {
                 Ok(Outcome::Superseded) => Err(Refusal::NoLeader),
                 Ok(outcome) => Ok(outcome),
-                Err(error @ ProposeError::TooLong) => Err(Refusal::Malformed(error.to_string())),
+                Err(error @ (ProposeError::TooLong | ProposeError::TooNew)) => {
+                    Err(Refusal::Malformed(error.to_string()))
+                }
                 Err(error) => {
                     log::debug!("a command was not taken: {error}");
                     Err(Refusal::NoLeader)

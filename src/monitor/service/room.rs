@@ -63,7 +63,7 @@ pub(super) async fn wait_to_begin(dir: &Path, gauge: &Gauge) {
 }
 
 /// Whether an operation adds names, attributes or extents. (A rename takes as much as it gives; what punches
-/// or truncates may cut an extent in two, and frees.)
+/// or truncates may cut an extent in two, and frees; locks are few and go.)
 pub(super) fn grows(op: &Op) -> bool {
     match op {
         Op::Create(_) | Op::Link { .. } | Op::Clone(_) | Op::SetXattr { .. } | Op::Commit(_) => {
@@ -79,6 +79,7 @@ pub(super) fn grows(op: &Op) -> bool {
         | Op::Acquire { .. }
         | Op::Release { .. }
         | Op::SetMd5 { .. }
+        | Op::Lock(_)
         | Op::LeaseInodes
         | Op::LeaseStripes { .. } => false,
     }

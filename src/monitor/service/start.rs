@@ -32,7 +32,8 @@ use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::MonitorState;
 use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::Raft;
-use crate::types::{Incarnation, MonitorId};
+use crate::monitor::store::Store;
+use crate::types::{Incarnation, Levels, MonitorId};
 use crate::wire::peers::{Request, Response};
 
 /// How long one sibling is given for an answer.
@@ -95,6 +96,17 @@ pub(super) async fn incarnation(config: &Config, peers: &Peers) -> Result<Incarn
     }
 }
 
+/// Whether this program can do what the cluster, as this monitor knew it last, may already be doing.
+pub(super) fn check_level(config: &Config, store: &dyn Store) -> Result<(), RunError> {
+    let level = query::level(store)?;
+    match config.hold_level {
+        _ if level > Levels::OURS.newest => Err(RunError::TooOld { level }),
+        Some(held) if held < Levels::OURS.oldest => Err(RunError::HeldTooLow { held }),
+        Some(held) if held < level => Err(RunError::HeldTooLate { held, level }),
+        _ => Ok(()),
+    }
+}
+
 /// Gives this monitor its id, if it has none, and its place.
 pub(super) async fn settle(
     config: &Config,
@@ -144,6 +156,7 @@ pub(super) async fn found(
     let founding = founding::find(&config.dir)?;
     let trusts = founding.is_some();
     first.extend(founding.map(TrustAction::Found).map(Action::Trust));
+    first.push(Action::RaiseFeatureLevel(peers.profile.program.level));
     for outcome in peers.propose_all(first).await? {
         if let Outcome::Refused(why) = outcome {
             return Err(RunError::Refused(why));

@@ -9,9 +9,11 @@ use super::{room, unreadable};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft;
-use crate::types::{DiskRoom, Health, MonitorId, MonitorRole, ServerId, ServerState, Width};
+use crate::types::{
+    DiskRoom, Health, MonitorId, MonitorRole, Program, ServerId, ServerState, Width,
+};
 use crate::wire::admin::{
-    ClientStatus, MonitorStatus, ServerStatus, Status, StatusWidth, StripesStatus,
+    ClientStatus, MonitorStatus, RiseStatus, ServerStatus, Status, StatusWidth, StripesStatus,
 };
 use crate::wire::metadata::{Refusal, Usage};
 
@@ -58,6 +60,8 @@ impl Reign {
             health,
             reasons,
             width: StatusWidth::from(width),
+            level: query::level(&*self.store).map_err(unreadable)?,
+            rise: rise(query::programs(&*self.store).map_err(unreadable)?),
             monitors,
             servers,
             clients: self.client_status(node)?,
@@ -79,6 +83,7 @@ impl Reign {
                 id,
                 name: record.name,
                 pid: (record.profile.node == node).then_some(record.profile.pid),
+                program: record.profile.program,
                 address: record.profile.address,
                 role: match (is_self, votes) {
                     (true, _) => MonitorRole::Leader,
@@ -116,6 +121,7 @@ impl Reign {
                 domain: info.domain,
                 state: state.servers.state(id),
                 pid: (info.node == node).then_some(info.pid),
+                program: info.program,
                 dir: info.dir,
                 used_bytes,
                 capacity_bytes,
@@ -133,6 +139,7 @@ impl Reign {
                 id,
                 name: record.owner,
                 pid: (record.client.node == node).then_some(record.client.pid),
+                program: record.client.program,
                 host: record.client.host,
                 mountpoint: record.client.mountpoint,
             })
@@ -148,6 +155,17 @@ impl Reign {
         self.in_background(move |store| query::stripes_status(&*store.snapshot(), &not_up, &lost))
             .await
     }
+}
+
+/// Who keeps the cluster's level where it is, if anybody can do more.
+fn rise(programs: Vec<(String, Program)>) -> Option<RiseStatus> {
+    let to = programs.iter().map(|(_, program)| program.level).max()?;
+    let behind = programs.into_iter().filter(|(_, program)| program.level < to);
+    let words = |(name, Program { release, level }): (String, Program)| {
+        format!("{name} ({release}, goes up to level {level})")
+    };
+    let waits_for: Vec<String> = behind.map(words).collect();
+    (!waits_for.is_empty()).then_some(RiseStatus { to, waits_for })
 }
 
 /// The worst of everything, and why.
@@ -214,6 +232,7 @@ mod tests {
             domain: name.to_owned(),
             state,
             pid: None,
+            program: Program::this(),
             dir: format!("/{name}"),
             used_bytes: 10,
             capacity_bytes: 100,
@@ -227,6 +246,15 @@ mod tests {
     fn all_up_and_nothing_missing_is_ok() {
         let servers = ["a", "b", "c"].map(|name| server(name, ServerState::Up));
         assert_eq!(health(WIDTH, &servers, StripesStatus::default()), (Health::Ok, vec![]));
+    }
+
+    #[test]
+    fn the_level_waits_for_those_who_cannot_do_what_somebody_can() {
+        let runs =
+            |name: &str, level| (name.to_owned(), Program { release: "0.3.0".to_owned(), level });
+        assert_eq!(rise(vec![runs("a", 2), runs("b", 2)]), None);
+        let waits_for = vec!["b (0.3.0, goes up to level 1)".to_owned()];
+        assert_eq!(rise(vec![runs("a", 2), runs("b", 1)]), Some(RiseStatus { to: 2, waits_for }));
     }
 
     #[test]

@@ -21,8 +21,13 @@ impl Reign {
         log::info!("server {name} registers at {}", register.address);
         let key = TicketKey::generate();
         let action = Action::RegisterServer { name, register: register.clone(), key };
-        let Outcome::Server { server, epoch, key } = self.submit(action).await? else {
-            return Err(Refusal::Malformed("a server that cannot be registered".to_owned()));
+        let (server, epoch, key) = match self.submit(action).await? {
+            Outcome::Server { server, epoch, key } => (server, epoch, key),
+            Outcome::Refused(why) => return Err(Refusal::Malformed(why)),
+            other => {
+                let why = format!("a server was registered and answered with {other:?}");
+                return Err(Refusal::Malformed(why));
+            }
         };
         {
             let now = self.clock.monotonic();

@@ -11,6 +11,7 @@ use crate::env::sim::disk::SimDisk;
 use crate::env::system::disk::SystemDisk;
 use crate::env::system::rpc::payload::Buffer;
 use crate::types::{Incarnation, ServerId, ShardIndex, StripeId, Width};
+use crate::wire::formats::{check, of_bytes};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 const SMALL: usize = 30_000;
@@ -548,4 +549,14 @@ fn a_full_disk_is_no_trouble() {
     let store = open(&disk);
     assert_eq!(store.put(id(1), &image(1, 2 << 20)), Err(Refusal::Full));
     assert_eq!(store.trouble(), None);
+}
+
+#[test]
+fn formats_of_a_servers_files_are_those_of_their_level() {
+    let found = [
+        ("a shard".to_owned(), of_bytes(&image(7, 5000))),
+        ("the header of a segment".to_owned(), of_bytes(&segment::header(ClusterId(1), 2))),
+        ("the seal of a segment".to_owned(), of_bytes(&segment::seal(ClusterId(1), 2))),
+    ];
+    check("server/store/formats.table", &found);
 }

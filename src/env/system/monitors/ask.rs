@@ -23,9 +23,7 @@ pub enum AskError {
     #[error("{}: check that most of them run", Refusal::NoLeader)]
     NoLeader,
     /// What was answered is no answer.
-    #[error(
-        "the monitor's answer makes no sense: use the same version of okapifs on both machines"
-    )]
+    #[error("the monitor's answer makes no sense: upgrade okapifs where it is older")]
     Garbage,
 }
 

@@ -18,9 +18,9 @@ use super::errors::{CallError, ConnectError, Target};
 use super::link::{Link, ReceiveError, Stream, buffered};
 use super::{hello, socket};
 use crate::crypto::{Credentials, Invited, Role};
-use crate::types::{ClusterId, Incarnation, Timestamp};
+use crate::types::{ClusterId, Incarnation, Levels, Timestamp};
 use crate::wire::frame::{FrameError, Kind};
-use crate::wire::hello::{Hello, PROTOCOL, Welcome};
+use crate::wire::hello::{Hello, Welcome};
 
 /// A connection to a monitor or a server, on which any number of calls can be under way. Clones are the same
 /// connection; it is closed when the last is dropped.
@@ -31,6 +31,13 @@ struct Inner {
     link: Arc<Link>,
     pending: Arc<Pending>,
     next_id: AtomicU64,
+    agreed: Agreed,
+}
+
+/// What the two ends found out about one another.
+#[derive(Clone, Copy)]
+struct Agreed {
+    level: u32,
     incarnation: Incarnation,
 }
 
@@ -75,10 +82,10 @@ impl Connection {
     async fn open_within(
         timeout: Duration,
         address: &str,
-        greeted: impl Future<Output = Result<(Stream, Incarnation), ConnectError>>,
+        greeted: impl Future<Output = Result<(Stream, Agreed), ConnectError>>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<u8>>), ConnectError> {
         match tokio::time::timeout(timeout, greeted).await {
-            Ok(greeted) => greeted.map(|(stream, incarnation)| Self::start(stream, incarnation)),
+            Ok(greeted) => greeted.map(|(stream, agreed)| Self::start(stream, agreed)),
             Err(_) => Err(ConnectError::TimedOut { address: address.to_owned(), timeout }),
         }
     }
@@ -113,7 +120,12 @@ impl Connection {
 
     /// The cluster's incarnation as the other end knows it.
     pub fn incarnation(&self) -> Incarnation {
-        self.0.incarnation
+        self.0.agreed.incarnation
+    }
+
+    /// The level that both ends speak: nothing newer may be sent.
+    pub fn level(&self) -> u32 {
+        self.0.agreed.level
     }
 
     /// Resolves when the connection is gone.
@@ -147,12 +159,12 @@ impl Connection {
         self.0.link.close();
     }
 
-    fn start(stream: Stream, incarnation: Incarnation) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+    fn start(stream: Stream, agreed: Agreed) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
         let link = Link::start(stream);
         let pending = Arc::new(Pending::new());
         let (notices, received) = mpsc::unbounded_channel();
         tokio::spawn(receive(Arc::clone(&link), Arc::clone(&pending), notices));
-        let inner = Inner { link, pending, next_id: AtomicU64::new(1), incarnation };
+        let inner = Inner { link, pending, next_id: AtomicU64::new(1), agreed };
         (Self(Arc::new(inner)), received)
     }
 }
@@ -182,7 +194,7 @@ async fn greet(
     target: Target<'_>,
     credentials: &Credentials,
     incarnation: Incarnation,
-) -> Result<(Stream, Incarnation), ConnectError> {
+) -> Result<(Stream, Agreed), ConnectError> {
     let tcp = connect(target).await?;
     let connector = TlsConnector::from(credentials.client_config());
     let name = target.expect.server_name(target.cluster);
@@ -196,7 +208,7 @@ async fn greet(
 async fn greet_invited(
     target: Target<'_>,
     invited: &Invited,
-) -> Result<(Stream, Incarnation), ConnectError> {
+) -> Result<(Stream, Agreed), ConnectError> {
     let tcp = connect(target).await?;
     let connector = TlsConnector::from(invited.client_config());
     let tls = connector.connect(invited.server_name(), buffered(tcp)).await;
@@ -209,14 +221,14 @@ async fn greet_invited(
 }
 
 fn hello(cluster: ClusterId, incarnation: Incarnation, time: Timestamp) -> Hello {
-    Hello { protocol: PROTOCOL, cluster, incarnation, time }
+    Hello { levels: Levels::OURS, cluster, incarnation, time }
 }
 
 async fn say_hello(
     target: Target<'_>,
     mut stream: Stream,
     hello: Hello,
-) -> Result<(Stream, Incarnation), ConnectError> {
+) -> Result<(Stream, Agreed), ConnectError> {
     // When the other end refuses our certificate it has closed already, and sending may fail: what it said
     // before closing is the better reason.
     let sent = hello::send(&mut stream, Kind::Request, &hello).await;
@@ -228,7 +240,7 @@ async fn say_hello(
             return Err(target.failed(if said_why { &received } else { &sent }));
         }
     };
-    accepted(target, &hello, welcome).map(|incarnation| (stream, incarnation))
+    accepted(target, &hello, welcome).map(|agreed| (stream, agreed))
 }
 
 async fn connect(target: Target<'_>) -> Result<TcpStream, ConnectError> {
@@ -248,16 +260,12 @@ async fn connect(target: Target<'_>) -> Result<TcpStream, ConnectError> {
     Err(failure)
 }
 
-fn accepted(
-    target: Target<'_>,
-    hello: &Hello,
-    welcome: Welcome,
-) -> Result<Incarnation, ConnectError> {
+fn accepted(target: Target<'_>, hello: &Hello, welcome: Welcome) -> Result<Agreed, ConnectError> {
     let address = target.address.to_owned();
     match welcome {
-        Welcome::Accepted { incarnation } => Ok(incarnation),
-        Welcome::OtherProtocol { ours } => {
-            Err(ConnectError::OtherProtocol { address, ours: hello.protocol, theirs: ours })
+        Welcome::Accepted { level, incarnation } => Ok(Agreed { level, incarnation }),
+        Welcome::OtherLevels { ours } => {
+            Err(ConnectError::OtherLevels { address, ours: hello.levels, theirs: ours })
         }
         Welcome::OtherCluster { .. } => Err(ConnectError::OtherCluster { address }),
         Welcome::OtherIncarnation { ours } => {

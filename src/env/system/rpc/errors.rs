@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::crypto::Role;
-use crate::types::{ClusterId, Incarnation, Timestamp};
+use crate::types::{ClusterId, Incarnation, Levels, Timestamp};
 
 /// Why a call has no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -149,16 +149,18 @@ pub enum ConnectError {
     },
     /// Another version of OkapiFS.
     #[error(
-        "{address} speaks protocol {theirs}, this program protocol {ours}: use the same version of okapifs \
-         on both machines"
+        "{}: it goes up to level {}, and the other end begins with level {}",
+        upgrade_first(address, ours, theirs),
+        ours.newest.min(theirs.newest),
+        ours.oldest.max(theirs.oldest)
     )]
-    OtherProtocol {
+    OtherLevels {
         /// Where.
         address: String,
-        /// Our version.
-        ours: u32,
-        /// Its version.
-        theirs: u32,
+        /// Ours.
+        ours: Levels,
+        /// What is spoken there.
+        theirs: Levels,
     },
     /// The cluster was recovered from a disaster since we last heard of it, or the other end missed that.
     #[error(
@@ -199,6 +201,15 @@ impl ConnectError {
                 | Self::Broken { .. }
                 | Self::ClocksApart { .. }
         )
+    }
+}
+
+/// Which of two ends without a common level is to be upgraded.
+fn upgrade_first(address: &str, ours: &Levels, theirs: &Levels) -> String {
+    if ours.newest < theirs.oldest {
+        format!("upgrade okapifs on this machine, it is too old for the one at {address}")
+    } else {
+        format!("upgrade okapifs at {address}, it is too old for the one on this machine")
     }
 }
 

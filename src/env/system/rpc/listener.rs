@@ -25,10 +25,10 @@ use super::{
     CONNECTIONS_MAX, GUEST_CALL_BYTES_MAX, GUEST_TIME, GUESTS_MAX, HELLO_TIMEOUT, IN_FLIGHT_BYTES,
     call_cost, hello, socket,
 };
-use crate::crypto::{Credentials, Identity, Peer};
-use crate::types::Incarnation;
+use crate::crypto::{Credentials, Identity, Peer, Role};
+use crate::types::{Incarnation, Levels};
 use crate::wire::frame::{FrameError, Kind, Prefix};
-use crate::wire::hello::{Hello, PROTOCOL, Welcome, clocks_agree};
+use crate::wire::hello::{Hello, Welcome, clocks_agree};
 
 /// How long accepting rests when the system has no descriptors or memory left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +52,12 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Option<Answer>> + Send {
         log::debug!("a call of {} bytes by a guest at {}", header.len(), guest.address);
         async { None }
+    }
+
+    /// What is spoken here with somebody of that role; with `None`, a guest.
+    fn levels(&self, role: Option<Role>) -> Levels {
+        let _ = role;
+        Levels::OURS
     }
 
     /// A connection has said hello: said once for each, before its first call.
@@ -82,6 +88,8 @@ pub struct Caller {
     pub id: u64,
     /// Where it connects from.
     pub address: SocketAddr,
+    /// The level that both ends speak: nothing newer may be sent.
+    pub level: u32,
     link: Arc<Link>,
 }
 
@@ -99,6 +107,11 @@ impl Caller {
     /// they are not held back when the other end does not read.
     pub fn notify(&self, notice: Vec<u8>) {
         self.link.send(Kind::Notice, 0, &notice, Vec::new());
+    }
+
+    /// Closes the connection.
+    pub fn close(&self) {
+        self.link.close();
     }
 
     /// Resolves when the connection is gone.
@@ -209,7 +222,7 @@ impl<S: Service> Port<S> {
             () = requested(&mut shutdown) => return,
         };
         let greeted = greeted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (stream, peer) = match greeted {
+        let (stream, peer, level) = match greeted {
             Ok(Some(greeted)) => greeted,
             Ok(None) => return,
             Err(error) => {
@@ -234,6 +247,7 @@ impl<S: Service> Port<S> {
             identity,
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             address,
+            level,
             link: Link::start(stream),
         });
         let _end = EndOnDrop { service: self.service.as_ref(), caller: &caller };
@@ -246,7 +260,7 @@ impl<S: Service> Port<S> {
     }
 
     /// TLS, hello and welcome. `None` when the other end was told why it cannot be served.
-    async fn greet(&self, tcp: TcpStream) -> io::Result<Option<(Stream, Peer)>> {
+    async fn greet(&self, tcp: TcpStream) -> io::Result<Option<(Stream, Peer, u32)>> {
         socket::configure(&tcp)?;
         let acceptor = TlsAcceptor::from(self.credentials.server_config());
         let tls = acceptor.accept(buffered(tcp)).await?;
@@ -255,8 +269,8 @@ impl<S: Service> Port<S> {
         let hello: Hello = hello::receive(&mut stream, Kind::Request).await?;
         let welcome = self.welcome(&hello, &peer);
         hello::send(&mut stream, Kind::Response, &welcome).await?;
-        if matches!(welcome, Welcome::Accepted { .. }) {
-            return Ok(Some((stream, peer)));
+        if let Welcome::Accepted { level, .. } = welcome {
+            return Ok(Some((stream, peer, level)));
         }
         self.complaints.warn(&format!("{peer:?} was not served: {welcome:?}, it said {hello:?}"));
         Ok(None)
@@ -275,9 +289,14 @@ impl<S: Service> Port<S> {
             Peer::Guest(None) => false,
         };
         let known = |incarnation: Incarnation| incarnation != Incarnation::default();
-        if hello.protocol != PROTOCOL {
-            return Welcome::OtherProtocol { ours: PROTOCOL };
-        }
+        let role = match peer {
+            Peer::Member(identity) => Some(identity.role),
+            Peer::Guest(_) => None,
+        };
+        let ours = self.service.levels(role);
+        let Some(level) = ours.common(hello.levels) else {
+            return Welcome::OtherLevels { ours };
+        };
         if hello.cluster != cluster || of_other_cluster {
             return Welcome::OtherCluster { ours: cluster };
         }
@@ -290,7 +309,7 @@ impl<S: Service> Port<S> {
         {
             return Welcome::OtherIncarnation { ours: self.incarnation };
         }
-        Welcome::Accepted { incarnation: self.incarnation }
+        Welcome::Accepted { level, incarnation: self.incarnation }
     }
 
     /// Reads calls and starts them, as many as the connection's credit allows.

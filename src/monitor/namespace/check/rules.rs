@@ -4,8 +4,8 @@ use super::super::extents::{clip, overlapping};
 use super::super::keys::{self, Fields, IdKind, Keyed, WINDOW_BYTES};
 use super::super::orphans::NOBODY;
 use super::super::records::{
-    DeadShard, Entry, Grant, Inode, LinkName, Orphan, Piece, Range, Reference, Session, Shard,
-    SlotReply, Stripe, StripeState, Xattr,
+    DeadShard, Entry, Grant, Inode, LinkName, Locks, Orphan, Piece, Range, Reference, Session,
+    Shard, SlotReply, Stripe, StripeState, Xattr,
 };
 use super::super::stripes::{shards, windows};
 use super::super::txn::{exists, get, parse, scan};
@@ -49,6 +49,7 @@ impl Look<'_> {
             key if is::<Reference>(key) => self.reference(parse(pair)?),
             key if is::<DeadShard>(key) => self.dead_shard(parse(pair)?),
             key if is::<Inode>(key) => self.inode(parse(pair)?),
+            key if is::<Locks>(key) => self.locks(parse(pair)?),
             key if is::<LinkName>(key) => self.link_name(parse(pair)?),
             key if is::<Orphan>(key) => self.orphan(parse(pair)?),
             key if is::<Piece>(key) => self.piece(parse(pair)?),
@@ -93,6 +94,19 @@ impl Look<'_> {
         self.demand(has_session && is_open_file, || {
             format!("session {} holds inode {ino}: one of them is not", grant.session)
         });
+        Ok(())
+    }
+
+    fn locks(&mut self, (ino, locks): (Ino, Locks)) -> Checked {
+        let has_inode = exists(self.read, &keys::inode(ino))?;
+        self.demand(has_inode, || format!("locks on inode {ino}, which does not exist"));
+        for holder in &locks.holders {
+            let has_session = self.has_session(holder.session)?;
+            self.demand(has_session, || {
+                format!("session {} has locks on inode {ino} and does not exist", holder.session)
+            });
+        }
+        self.demand(locks.is_sound(), || format!("locks on inode {ino} exclude one another"));
         Ok(())
     }
 

@@ -59,16 +59,6 @@ pub fn monitors(read: &dyn Read) -> Result<Vec<(MonitorId, Monitor)>, StoreError
     table(read)
 }
 
-/// The feature level that all monitors can apply; 0 in the beginning.
-///
-/// # Errors
-///
-/// When the store fails.
-pub fn feature_level(read: &dyn Read) -> Result<u32, StoreError> {
-    let level = get(read, &keys::feature_level())?.map_or(0, |counter| counter.value);
-    Ok(u32::try_from(level).unwrap_or(u32::MAX))
-}
-
 /// All servers.
 ///
 /// # Errors

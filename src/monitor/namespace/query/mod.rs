@@ -15,14 +15,16 @@ mod trust;
 use super::fail::{Fail, answered};
 use super::inodes::{directory, entry, live, named};
 use super::keys;
+pub use super::level::{level, programs};
+use super::locks;
 use super::txn::{get, scan};
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, FileKind, Ino, StripeId, StripeRecord, limits};
 use crate::wire::metadata::{Answer, MapSlice, Query};
 
 pub use cluster::{
-    cluster, doomed, evicted, feature_level, is_orphan, monitors, old_replies, op_seq, orphans,
-    server, servers, session, sessions, space, space_of, usage, volume,
+    cluster, doomed, evicted, is_orphan, monitors, old_replies, op_seq, orphans, server, servers,
+    session, sessions, space, space_of, usage, volume,
 };
 pub(super) use listing::files_listed;
 pub use risk::stripes_status;
@@ -77,6 +79,9 @@ fn tell(read: &dyn Read, query: &Query, budget: usize) -> Result<Answer, Fail> {
         }
         Query::GetXattr { ino, name } => get_xattr(read, *ino, name)?,
         Query::ListXattr { ino } => list_xattrs(read, *ino)?,
+        Query::Lock { session, request } => {
+            Answer::Lock(locks::in_the_way(read, *session, request)?)
+        }
         Query::Space => Answer::Space(cluster::space(read)?),
     })
 }

@@ -2,6 +2,9 @@
 
 mod content;
 mod fences;
+mod formats;
+mod level;
+mod locks;
 mod model;
 mod monitors;
 mod shadow;
@@ -79,6 +82,7 @@ impl World {
             instance: self.log.len() as u64,
             dir: String::new(),
             usage: Usage { used_bytes: 300, capacity_bytes: 3_000 },
+            program: Program::this(),
         };
         // Another each time, as a leader makes it.
         let (name, key) = (name.to_owned(), TicketKey([self.log.len() as u8; 32]));
@@ -96,6 +100,7 @@ impl World {
             host: String::new(),
             mountpoint: String::new(),
             pid: 1,
+            program: Program::this(),
         };
         let nonce = self.log.len() as u128;
         let owner = "mount".to_owned();
@@ -346,6 +351,7 @@ fn a_batch_is_its_actions_one_by_one() {
         host: "h".into(),
         mountpoint: "m".into(),
         pid: 1,
+        program: Program::this(),
     };
     let first = SessionId((1 << 44) + 1);
     let mutate = |slot, op| Action::Mutate {
@@ -451,6 +457,7 @@ fn who_missed_the_answer_gets_the_same_session() {
         host: "h".into(),
         mountpoint: "m".into(),
         pid: 1,
+        program: Program::this(),
     };
     let mut open = |nonce| {
         let action = Action::OpenSession { owner: "mount".into(), client: client.clone(), nonce };

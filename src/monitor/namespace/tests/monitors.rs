@@ -2,20 +2,20 @@
 
 use super::*;
 use crate::monitor::namespace::records::MonitorState;
-use crate::types::MonitorId;
+use crate::types::{MonitorId, Program};
 use crate::wire::peers::Profile;
 
-fn profile(address: &str, level: u32) -> Profile {
+fn profile(address: &str) -> Profile {
     let (address, node) = (address.to_owned(), "node".to_owned());
-    Profile { address, agent: None, start: 0, level, node, pid: 1 }
+    Profile { address, agent: None, start: 0, program: Program::this(), node, pid: 1 }
 }
 
 fn add(name: &str) -> Action {
-    Action::AddMonitor { name: name.to_owned(), profile: profile("a:1", 1) }
+    Action::AddMonitor { name: name.to_owned(), profile: profile("a:1") }
 }
 
 fn introduce(id: MonitorId, name: &str, address: &str) -> Action {
-    let profile = profile(address, 1);
+    let profile = profile(address);
     Action::IntroduceMonitor { id, name: name.to_owned(), profile }
 }
 
@@ -62,7 +62,7 @@ fn a_monitor_is_added_begins_is_replaced_and_never_returns() {
 }
 
 #[test]
-fn whose_id_name_or_level_does_not_fit_is_refused() {
+fn whose_id_or_name_does_not_fit_is_refused() {
     let mut world = World::new(0);
     world.act(introduce(MonitorId(1), "m1", "a:1"));
     assert!(refusal(world.act(introduce(MonitorId(1), "m2", "a:1"))).contains("is not m2"));
@@ -72,10 +72,4 @@ fn whose_id_name_or_level_does_not_fit_is_refused() {
     let Outcome::Monitor(_) = world.act(add("m2")) else { panic!("it is added") };
     assert!(refusal(world.act(remove("m1", false))).contains("only monitor"), "m2 has not begun");
     assert_eq!(world.act(remove("m2", false)), Outcome::Done);
-
-    world.act(Action::RaiseFeatureLevel(2));
-    world.act(Action::RaiseFeatureLevel(1));
-    assert_eq!(query::feature_level(&world.store).unwrap(), 2);
-    let old = Action::AddMonitor { name: "m3".to_owned(), profile: profile("c:1", 1) };
-    assert!(refusal(world.act(old)).contains("feature level 2"));
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::crypto::Role;
 use crate::monitor::namespace::records::MonitorState;
 use crate::monitor::namespace::trust::{Founding, MemberKey, TrustAction, TrustOutcome};
-use crate::types::{MonitorGrant, MonitorId};
+use crate::types::{MonitorGrant, MonitorId, Program};
 use crate::wire::peers::Profile;
 use crate::wire::trust::TokenRefusal;
 
@@ -254,5 +254,5 @@ fn a_monitor_is_enrolled_in_the_place_of_one_that_is_lost() {
 
 fn profile() -> Profile {
     let (address, node) = ("a:1".to_owned(), "node".to_owned());
-    Profile { address, agent: None, start: 1, level: 1, node, pid: 1 }
+    Profile { address, agent: None, start: 1, program: Program::this(), node, pid: 1 }
 }

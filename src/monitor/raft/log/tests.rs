@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::fake::{FakeFiles, Random};
 use super::*;
 use crate::env::disk::Room;
+use crate::wire::formats::{check, of_bytes};
 
 const SMALL: LogConfig = LogConfig { segment_bytes: 2048, cache_bytes: 1000 };
 
@@ -436,4 +437,13 @@ fn a_log_that_waits_for_room_can_be_closed() {
     let appended = ask(|done| log.append(entries(0..3, 1), done));
     log.close();
     appended.recv().unwrap().expect_err("it was never written");
+}
+
+#[test]
+fn formats_of_the_log_are_those_of_their_level() {
+    let mut bytes = record::segment_head(7);
+    record::write_entry(&mut bytes, &entry(7, 3), 5);
+    record::write_committed(&mut bytes, at(7, 3), 6);
+    let found = [("a segment with its records".to_owned(), of_bytes(&bytes))];
+    check("monitor/raft/log/formats.table", &found);
 }

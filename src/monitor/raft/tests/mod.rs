@@ -400,3 +400,9 @@ impl StoreBuilder<TypeConfig, LogStorage, StateMachine, TempDir> for Builder {
 fn openraft_is_content_with_the_storage() {
     Suite::test_all(Builder).unwrap();
 }
+
+#[test]
+fn formats_of_memberships_are_those_of_their_level() {
+    let found = wire::formats::fingerprints![types::Members, types::StoredMembers];
+    wire::formats::check("monitor/raft/formats.table", &found);
+}

@@ -16,8 +16,8 @@ use self::plan::Step;
 use super::peers::Peers;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
-use crate::monitor::namespace::records::{Monitor, MonitorState};
 use crate::monitor::raft::Raft;
+use crate::monitor::store::StoreError;
 use crate::types::MonitorId;
 
 /// How often wish and fact are compared.
@@ -51,7 +51,7 @@ async fn reconcile(peers: &Peers, id: MonitorId, raft: &Raft) -> Result<(), Stri
             Err(error) => return Err(error.to_string()),
         }
     }
-    raise_level(peers, &records).await?;
+    raise_level(peers).await?;
     let wish: BTreeMap<_, _> = records.iter().map(|(id, record)| (*id, record.state)).collect();
     let Some(step) = plan::next(id, &wish, &raft.group()) else { return Ok(()) };
     log::info!("monitors: {step:?}");
@@ -71,19 +71,21 @@ async fn reconcile(peers: &Peers, id: MonitorId, raft: &Raft) -> Result<(), Stri
     taken.map_err(|error| error.to_string())
 }
 
-/// What all members can apply, the cluster may use.
-async fn raise_level(peers: &Peers, records: &[(MonitorId, Monitor)]) -> Result<(), String> {
-    let known = query::feature_level(&*peers.store).map_err(|error| error.to_string())?;
-    // Who comes later is refused if it knows less.
-    let comes = |state| matches!(state, MonitorState::Joining | MonitorState::Gone);
-    let here = records.iter().filter(|(_, record)| !comes(record.state));
-    let common = here.map(|(_, record)| record.profile.level).min();
-    match common {
-        Some(level) if level > known => {
-            log::info!("the cluster is at feature level {level} now");
-            let raised = peers.propose(Action::RaiseFeatureLevel(level)).await;
-            raised.map(drop).map_err(|error| error.to_string())
-        }
-        _ => Ok(()),
+/// What everybody can do, the cluster may.
+async fn raise_level(peers: &Peers) -> Result<(), String> {
+    let unreadable = |error: StoreError| error.to_string();
+    let now = query::level(&*peers.store).map_err(unreadable)?;
+    let programs = query::programs(&*peers.store).map_err(unreadable)?;
+    let Some(level) = programs.iter().map(|(_, program)| program.level).min() else {
+        return Ok(());
+    };
+    if level <= now {
+        return Ok(());
     }
+    match peers.propose(Action::RaiseFeatureLevel(level)).await {
+        Ok(Outcome::Refused(why)) => return Err(why),
+        Ok(_) => log::info!("the cluster is at level {level} now"),
+        Err(error) => return Err(error.to_string()),
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 mod crowds;
 mod doors;
 mod expulsion;
+mod locks;
 mod owners;
 mod reigns;
 mod tickets;
@@ -20,8 +21,8 @@ use crate::crypto::{Authority, Role};
 use crate::env::clock::{Clock, SystemClock};
 use crate::env::system::rpc::Connection;
 use crate::types::{
-    Codec, DataVersion, Epoch, Errno, FileKind, Ino, ServerId, SessionId, ShardHash, ShardPlace,
-    Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp,
+    Codec, DataVersion, Epoch, Errno, FileKind, Ino, Program, ServerId, SessionId, ShardHash,
+    ShardPlace, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp,
 };
 use crate::wire::admin;
 use crate::wire::metadata::{
@@ -79,6 +80,7 @@ impl Cluster {
             agent: None,
             start: 0,
             replace_after: None,
+            hold_level: None,
             credentials,
             bootstrap: Some(Bootstrap { cluster: CLUSTER, incarnation, width: WIDTH, min_copies }),
             remember: Box::new(|_| Ok(())),
@@ -250,6 +252,7 @@ fn client_info() -> ClientInfo {
         host: "host".to_owned(),
         mountpoint: "/mnt".to_owned(),
         pid: 7,
+        program: Program::this(),
     }
 }
 
@@ -285,6 +288,7 @@ async fn servers(cluster: &Cluster, at: &Running) -> Vec<(Peer, ServerId, Epoch)
             instance: 1,
             dir: format!("/{name}"),
             usage: Usage { used_bytes: 0, capacity_bytes: 1 << 40 },
+            program: Program::this(),
         };
         let Response::Registered(done) = peer.call(&Request::Register(register)).await else {
             panic!("not registered");

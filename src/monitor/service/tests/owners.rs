@@ -24,6 +24,8 @@ fn calls_of(victim: &Client) -> Vec<Request> {
         Request::Query { session, queries: vec![Query::Space] },
         Request::Mutate { session, mutations: Vec::new() },
         Request::Unpin { session, pins: Vec::new() },
+        Request::AwaitLocks { session, waits: Vec::new() },
+        Request::ForgetLocks { session, tickets: Vec::new() },
         Request::OldReplies { session, evicted: session, operations: Vec::new() },
         Request::CloseSession(session),
         Request::EvictDead { session, node: client_info().node },

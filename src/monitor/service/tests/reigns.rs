@@ -10,11 +10,10 @@ use crate::env::system::rpc::{self, Caller};
 use crate::monitor::founding;
 use crate::monitor::namespace::apply;
 use crate::monitor::namespace::command::{Action, Command, Outcome};
-use crate::monitor::namespace::monitors::FEATURE_LEVEL;
 use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
-use crate::types::{MonitorRole, OpSeq, ServerState, ShardIndex};
+use crate::types::{MonitorRole, OpSeq, Program, ServerState, ShardIndex};
 use crate::wire::metadata::{Beat, Inventory, Renew};
 use crate::wire::peers;
 use crate::wire::peers::Profile;
@@ -117,8 +116,8 @@ impl Group {
 }
 
 pub(super) fn profile(address: String) -> Profile {
-    let (level, node) = (FEATURE_LEVEL, "node".to_owned());
-    Profile { address, agent: None, start: 0, level, node, pid: 1 }
+    let (program, node) = (Program::this(), "node".to_owned());
+    Profile { address, agent: None, start: 0, program, node, pid: 1 }
 }
 
 fn id_of(index: usize) -> MonitorId {
@@ -198,7 +197,12 @@ impl Monitors {
         Client::open(&self.cluster, &self.running[at]).await
     }
 
-    async fn attach(&self, client: &mut Client, at: usize, pins: Vec<(Ino, u64)>) -> Response {
+    pub(super) async fn attach(
+        &self,
+        client: &mut Client,
+        at: usize,
+        pins: Vec<(Ino, u64)>,
+    ) -> Response {
         client.reattach(&self.cluster, &self.running[at], pins).await
     }
 

@@ -1,7 +1,7 @@
 //! What the servers are told that a session may do.
 
 use super::*;
-use crate::types::{Operation, SignedTicket, TicketKey};
+use crate::types::{Operation, Program, SignedTicket, TicketKey};
 use crate::wire::metadata::{Renew, Renewed};
 
 impl Client {
@@ -30,6 +30,7 @@ async fn key(cluster: &Cluster, at: &Running) -> (ServerId, TicketKey) {
         instance: 2,
         dir: "/a".to_owned(),
         usage: Usage::default(),
+        program: Program::this(),
     };
     let peer = Peer::connect(cluster, at, Role::Server, "a").await;
     match peer.call(&Request::Register(register)).await {

@@ -1,5 +1,6 @@
 //! Machines join, certificates are renewed, clients are kept to what they may do.
 
+use super::locks::exclusive;
 use super::reigns::{Monitors, NO_LEADER};
 use super::*;
 use crate::crypto::seal::SealKey;
@@ -8,7 +9,9 @@ use crate::env::system::credentials;
 use crate::env::system::renewal::Renewal;
 use crate::monitor::founding;
 use crate::monitor::founding::{Founding, MemberKey};
-use crate::types::{ClientPolicy, MonitorGrant, Operation, TokenGrant, TokenRole};
+use crate::types::{
+    ClientPolicy, LockMode, LockRequest, MonitorGrant, Operation, TokenGrant, TokenRole,
+};
 use crate::wire::trust::{self, Join, Joined, TokenRefusal};
 
 const MONTHS_S: i64 = 60 * 24 * 60 * 60;
@@ -269,6 +272,10 @@ async fn clients_are_kept_to_what_they_may_do() {
     let ino = Ino(guest.inodes.next().unwrap());
     let refused = guest.mutate(create(ino, Ino::ROOT, b"more")).await;
     assert_eq!(refused, Err(Errno::ReadOnly));
+    let mut lock = async |mode| guest.lock(LockRequest { mode, ..exclusive(mine, 1) }).await;
+    assert_eq!(lock(Some(LockMode::Exclusive)).await, Err(Errno::ReadOnly));
+    lock(Some(LockMode::Shared)).await.expect("that keeps no reader away");
+    lock(None).await.unwrap();
     guest.mutate(Op::Release { ino: mine }).await.expect("what it holds it may give back");
     guest.ask(Query::Attr { ino: mine }).await.expect("it may read");
     let tickets = guest.tickets().await;

@@ -23,9 +23,9 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::env::random::Random;
 use crate::env::sim::SeededRandom;
 use crate::types::limits::FRAME_PAYLOAD_MAX;
-use crate::types::{ClusterId, Incarnation, Timestamp};
+use crate::types::{ClusterId, Incarnation, Levels, Timestamp};
 use crate::wire::frame::{Kind, PREFIX_BYTES, Prefix};
-use crate::wire::hello::{Hello, PROTOCOL, Welcome};
+use crate::wire::hello::{Hello, Welcome};
 
 /// Long enough that only a call that is never answered takes it.
 const LONG: Duration = Duration::from_secs(60);
@@ -53,6 +53,7 @@ fn member(ca: &Authority, role: Role) -> Credentials {
 struct TestService {
     permits: Semaphore,
     counts: Mutex<Counts>,
+    levels: Levels,
     ended: mpsc::UnboundedSender<Identity>,
 }
 
@@ -80,6 +81,10 @@ impl Service for TestService {
         let who = guest.identity.as_ref().map_or("nobody", |identity| &identity.name);
         let header = [who.as_bytes(), b" says ", &header].concat();
         Some(Answer { header, payload: Vec::new() })
+    }
+
+    fn levels(&self, _: Option<Role>) -> Levels {
+        self.levels
     }
 
     fn closed(&self, caller: &Caller) {
@@ -111,6 +116,10 @@ struct Served {
 
 impl Served {
     fn start(credentials: Credentials, incarnation: u32) -> Self {
+        Self::speaking(Levels::OURS, credentials, incarnation)
+    }
+
+    fn speaking(levels: Levels, credentials: Credentials, incarnation: u32) -> Self {
         let listener = Listener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_address();
         let (shutdown, requested) = watch::channel(false);
@@ -118,6 +127,7 @@ impl Served {
         let service = Arc::new(TestService {
             permits: Semaphore::new(0),
             counts: Mutex::default(),
+            levels,
             ended: sender,
         });
         let incarnation = Incarnation(incarnation);
@@ -308,8 +318,11 @@ async fn a_connection_takes_in_no_more_calls_than_its_credit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_does_not_read_costs_time_but_no_memory() {
     let ca = authority(1);
-    let (address, _stalled) =
-        fake(member(&ca, Role::Server), Welcome::Accepted { incarnation: Incarnation(1) }).await;
+    let (address, _stalled) = fake(
+        member(&ca, Role::Server),
+        Welcome::Accepted { level: 1, incarnation: Incarnation(1) },
+    )
+    .await;
     let connection =
         open(address, &member(&ca, Role::Client), Role::Server).await.expect("a connection");
     let memory = Arc::new(vec![1; 8 << 20]);

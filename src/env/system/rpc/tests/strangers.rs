@@ -27,10 +27,13 @@ async fn frames_that_announce_too_much_end_their_connection() {
     let ca = authority(1);
     let mut served = Served::start(member(&ca, Role::Monitor), 1);
     let mut stream = tls_connect(&member(&ca, Role::Client), served.address).await;
-    let hello = hello(PROTOCOL, 0, now());
+    let hello = hello(Levels::OURS, 0, now());
     hello::send(&mut stream, Kind::Request, &hello).await.expect("sent");
     let welcome: Welcome = hello::receive(&mut stream, Kind::Response).await.expect("welcome");
-    assert_eq!(welcome, Welcome::Accepted { incarnation: Incarnation(1) });
+    assert_eq!(
+        welcome,
+        Welcome::Accepted { level: Levels::OURS.newest, incarnation: Incarnation(1) }
+    );
     let prefix = Prefix { kind: Kind::Request, id: 1, header_len: u32::MAX, payload_len: 0 };
     let bytes: [u8; PREFIX_BYTES] = prefix.to_bytes();
     stream.write_all(&bytes).await.expect("sent");
@@ -68,25 +71,39 @@ async fn a_client_certificate_accepts_no_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_protocols_and_incarnations_are_refused_in_words() {
+async fn other_incarnations_are_refused_in_words() {
     let ca = authority(1);
     let server = member(&ca, Role::Monitor);
     let client = member(&ca, Role::Client);
-    let (address, _stalled) = fake(server.clone(), Welcome::OtherProtocol { ours: 99 }).await;
-    let error = open(address, &client, Role::Monitor).await.expect_err("refused");
-    assert!(error.to_string().contains("speaks protocol 99"), "{error}");
-
     let served = Served::start(server, 7);
     let address = served.address.to_string();
     let opened = Connection::open(&address, &client, Role::Monitor, Incarnation(6), LONG).await;
     let error = opened.expect_err("refused");
     assert!(error.to_string().contains("knows incarnation 7"), "{error}");
+}
 
-    let mut stream = tls_connect(&client, served.address).await;
-    let hello = hello(PROTOCOL + 1, 7, now());
-    hello::send(&mut stream, Kind::Request, &hello).await.expect("sent");
-    let welcome: Welcome = hello::receive(&mut stream, Kind::Response).await.expect("welcome");
-    assert_eq!(welcome, Welcome::OtherProtocol { ours: PROTOCOL });
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_releases_speak_what_both_know_or_say_which_is_too_old() {
+    let ca = authority(1);
+    let client = member(&ca, Role::Client);
+    let Levels { oldest, newest } = Levels::OURS;
+    let serve = |levels| Served::speaking(levels, member(&ca, Role::Monitor), 1);
+
+    let next = serve(Levels { oldest: newest, newest: newest + 1 });
+    assert_eq!(next.connect(&client).await.level(), newest);
+    let before = serve(Levels { oldest: 0, newest: oldest });
+    assert_eq!(before.connect(&client).await.level(), oldest);
+
+    let cases = [
+        (Levels::only(newest + 1), "upgrade okapifs on this machine"),
+        (Levels::only(oldest - 1), "upgrade okapifs at 127.0.0.1:"),
+    ];
+    for (levels, sentence) in cases {
+        let other = serve(levels);
+        let error = open(other.address, &client, Role::Monitor).await.expect_err("refused");
+        assert!(error.to_string().starts_with(sentence), "{error}");
+        assert!(!error.may_pass(), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,6 +149,6 @@ fn a_port_in_use_is_named() {
     assert!(error.starts_with("cannot listen at nonsense"), "{error}");
 }
 
-fn hello(protocol: u32, incarnation: u32, time: Timestamp) -> Hello {
-    Hello { protocol, cluster: ClusterId(1), incarnation: Incarnation(incarnation), time }
+fn hello(levels: Levels, incarnation: u32, time: Timestamp) -> Hello {
+    Hello { levels, cluster: ClusterId(1), incarnation: Incarnation(incarnation), time }
 }
