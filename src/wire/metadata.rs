@@ -12,9 +12,9 @@ use super::shards::ShardId;
 use super::trust;
 use crate::types::{
     Attr, ClientPolicy, ClusterId, Conflict, DataVersion, Epoch, Errno, Extent, FileKind, Ino,
-    LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId, ShardHash,
-    SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, TicketKey, Timestamp,
-    VolumeId,
+    LeaseStamp, LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId,
+    ShardHash, SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, TicketKey,
+    Timestamp, VolumeId,
 };
 
 /// A call to a monitor.
@@ -68,6 +68,9 @@ pub enum Request {
         /// open does nothing.
         pins: Vec<(Ino, u64)>,
     },
+    /// Shared leases that the client gives back, because it was asked to or has no use for them: nothing of these
+    /// inodes is believed any more. Answered by [`Response::Done`].
+    GiveBack(GiveBack),
     /// Programs wait for these locks (see [`super::locks`]). Answered by [`Response::LocksAwaited`].
     AwaitLocks {
         /// Who asks.
@@ -138,8 +141,8 @@ pub enum Response {
     Mutated(Vec<Result<Reply, Errno>>),
     /// One an operation, in order.
     OldReplies(Vec<OldReply>),
-    /// One a query, in order.
-    Answers(Vec<Result<Answer, Errno>>),
+    /// One a query, in order; and what of them may be believed for how long.
+    Answers(Vec<Result<Answer, Errno>>, Leased),
     /// One a wait, in order.
     LocksAwaited(Vec<Awaited>),
     /// See [`Request::SessionsOfNode`].
@@ -278,6 +281,29 @@ pub struct Attach {
     pub more: bool,
 }
 
+/// See [`Request::GiveBack`].
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct GiveBack {
+    /// Whose they are.
+    pub session: SessionId,
+    /// Inodes, and when the client last heard of a lease of each: one that was given later stays. At most
+    /// [`PINS_MAX`].
+    pub leases: Vec<(Ino, LeaseStamp)>,
+    /// Those of them that are open, which the lease made known so far, with a generation as in
+    /// [`Query::Open`].
+    pub pins: Vec<(Ino, u64)>,
+}
+
+/// What a client may believe of what it was answered. With each answer come **shared leases** of the inodes it
+/// tells of ([`super::leases`] says which): as long as a client has one, nobody changes that inode.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Leased {
+    /// When the last of them was given.
+    pub stamp: LeaseStamp,
+    /// Inodes that came without a lease: they are being changed.
+    pub except: Vec<Ino>,
+}
+
 /// See [`Request::Renew`].
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Renew {
@@ -298,6 +324,8 @@ pub struct Renewed {
     pub placement: Option<PlacementMap>,
     /// Raw bytes (parity counted) the client may have buffered and not committed.
     pub credit_bytes: u64,
+    /// How full the root volume is.
+    pub space: Space,
     /// Whether the lease is prolonged; it is not while the client sits on what others wait for.
     pub prolonged: bool,
     /// All the client's tickets, if it wants new ones or the placement map is another.
@@ -604,14 +632,14 @@ pub enum Reply {
     Done,
     /// Done; the inode is now this.
     Inode(Attr),
-    /// A name is gone; this is its inode now, [`Attr::nlink`] counts the names that are left.
-    Removed(Attr),
+    /// A name is gone.
+    Removed(Removed),
     /// A name is another.
     Renamed {
         /// What has another name now: one inode, two where they changed places, none where both names were of one.
         moved: Vec<Attr>,
-        /// What lost its name for it, as it is now.
-        replaced: Option<Attr>,
+        /// What lost its name for it.
+        replaced: Option<Removed>,
     },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),
@@ -628,6 +656,15 @@ pub enum Reply {
         /// How many.
         count: u64,
     },
+}
+
+/// An inode has lost a name.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Removed {
+    /// The inode as it is now; [`Attr::nlink`] counts the names that are left.
+    pub attr: Attr,
+    /// Whether other sessions have it open: what is written to it is not in vain, even if it has no name left.
+    pub open_elsewhere: bool,
 }
 
 /// A question.
@@ -788,6 +825,14 @@ pub struct Space {
 pub enum Notice {
     /// To a client: somebody else wants these inodes; commit what is buffered and release them.
     Recall(Vec<Ino>),
+    /// To a client: these inodes are about to change. Whatever it believes of them without asking it must
+    /// stop to believe, and then give their leases back ([`Request::GiveBack`]) up to that stamp.
+    Invalidate {
+        /// When it was said.
+        stamp: LeaseStamp,
+        /// The inodes.
+        inos: Vec<Ino>,
+    },
     /// To a client: these tickets may try now ([`super::locks`]).
     LocksFree(Vec<u64>),
     /// To everybody: who leads, as that monitor sees it. Of several the highest term is right.

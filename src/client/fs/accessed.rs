@@ -1,7 +1,8 @@
 //! Reads leave their time behind, as `relatime` has it: the first after a change, and one a day.
 //!
 //! Nobody waits for the monitors: until they have taken note of it, this client shows the time itself. Other clients
-//! see it a moment later. A file that is mapped or in the kernel's cache is read without our knowing; what
+//! see it when they ask again, for a shared lease does not cover it: nobody is made to forget a file because somebody
+//! has read it. A file that is mapped or in the kernel's cache is read without our knowing; what
 //! counts is that it was read into there. Directories and symbolic links do not show when they were read.
 
 use std::sync::Arc;

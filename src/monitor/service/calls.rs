@@ -157,11 +157,16 @@ impl Reign {
                 self.check_attached(caller, session).await?;
                 check_batch(queries.len())?;
                 let answers = self.ask_all(session, &queries);
-                while_connected(caller, answers).await.map(Response::Answers)
+                let (answers, leased) = while_connected(caller, answers).await?;
+                Ok(Response::Answers(answers, leased))
             }
             Request::Unpin { session, pins } => {
                 self.check_attached(caller, session).await?;
                 self.unpin(session, pins).await
+            }
+            Request::GiveBack(back) => {
+                self.check_attached(caller, back.session).await?;
+                self.given_back(back)
             }
             Request::AwaitLocks { session, waits } => {
                 self.check_attached(caller, session).await?;

@@ -39,6 +39,7 @@ use super::waits::Waits;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
 use crate::env::system::rpc::Complaints;
+use crate::monitor::leases::Leases;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
@@ -73,6 +74,7 @@ pub(super) struct Reign {
 pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) pins: Pins,
+    pub(super) leases: Leases,
     pub(super) waits: Waits,
     pub(super) servers: Servers,
     pub(super) spares: Spares,
@@ -104,6 +106,7 @@ impl State {
         Ok(Self {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
+            leases: Leases::new(term),
             waits: Waits::default(),
             servers,
             spares: Spares::default(),

@@ -23,7 +23,7 @@ async fn a_release_is_not_behind_those_who_wait_for_it() {
     assert_eq!(writer.peer.recalled().await, [file]);
     writer.mutate(Op::Release { ino: file }).await.unwrap();
     for answer in waiting {
-        let Response::Answers(answers) = answer.await.unwrap() else { panic!("no answer") };
+        let Response::Answers(answers, _) = answer.await.unwrap() else { panic!("no answer") };
         assert!(matches!(answers[..], [Ok(Answer::Attr(_))]));
     }
 }

@@ -266,7 +266,7 @@ async fn a_monitor_that_does_not_lead_passes_calls_on_and_recalls_back() {
     assert_eq!(writer.peer.recalled().await, [file]);
     assert!(!answer.is_finished());
     writer.mutate(Op::Release { ino: file }).await.unwrap();
-    let Response::Answers(answers) = answer.await.unwrap() else { panic!("no answer") };
+    let Response::Answers(answers, _) = answer.await.unwrap() else { panic!("no answer") };
     assert!(matches!(answers[..], [Ok(Answer::Attr(_))]));
 }
 
