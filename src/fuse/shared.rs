@@ -158,7 +158,7 @@ impl Shared {
             Caching::Direct => Pages::Bypassed,
             // It is among the open files first: if the version changes from now on, its pages are dropped.
             Caching::Cached => {
-                let version = self.fs.settled_version(ino);
+                let version = self.fs.settled_version(ino, mode);
                 match self.open_files.lock().pages_are_of(ino, version) {
                     true => Pages::Kept,
                     false => Pages::Dropped,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Fs;
+use super::{Fs, OpenMode};
 use crate::client::file::Grant;
 use crate::client::leases::Kernel;
 use crate::types::{Attr, DataVersion, Ino};
@@ -28,13 +28,16 @@ impl Fs {
     }
 
     /// The version of a file's content, if it is known and nothing of ours is on its way into it: pages that the
-    /// kernel has of this version are right.
-    pub fn settled_version(&self, ino: Ino) -> Option<DataVersion> {
+    /// kernel has of this version are right for who opens it so. (None are where a read has to be written down: it must
+    /// come here.)
+    pub fn settled_version(&self, ino: Ino, mode: OpenMode) -> Option<DataVersion> {
         let is_ours = |ino| {
             let file = self.files.find(ino);
             file.is_some_and(|file| file.state.lock().grant != Grant::Nothing)
         };
-        let attr = self.session.believed(ino).filter(|_| !is_ours(ino));
+        let notes_access = mode.read && self.notes_access(mode);
+        let is_due = |attr: &Attr| notes_access && attr.is_access_due(self.session.now());
+        let attr = self.session.believed(ino).filter(|attr| !is_ours(ino) && !is_due(attr));
         attr.map(|attr| attr.dv)
     }
 
