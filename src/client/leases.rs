@@ -26,9 +26,8 @@ use super::file::{File, Yielding};
 use super::files::Files;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
-use crate::wire::metadata::{
-    Answer, GiveBack, Leased, Mutation, Op, PINS_MAX, Query, Reply, Request, Space,
-};
+use crate::wire::leases::{GiveBack, Leased};
+use crate::wire::metadata::{Answer, Mutation, Op, PINS_MAX, Query, Reply, Request, Space};
 
 /// How often is looked whether too much is believed.
 const GIVE_UP_EVERY: Duration = Duration::from_secs(1);

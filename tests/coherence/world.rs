@@ -13,8 +13,9 @@ use okapifs::types::{
     Attr, ClusterId, Errno, FileKind, Incarnation, Ino, LeaseStamp, Program, SessionId, Slot,
     SlotSeq, Timestamp, Width,
 };
+use okapifs::wire::leases::Leased;
 use okapifs::wire::leases::told_of;
-use okapifs::wire::metadata::{Answer, ClientInfo, Create, Leased, Mutation, Op, Query, Reply};
+use okapifs::wire::metadata::{Answer, ClientInfo, Create, Mutation, Op, Query, Reply};
 
 /// Where the numbers of inodes begin that clients give to what they make.
 pub(crate) const FIRST: Ino = Ino(1 << 44);

@@ -34,8 +34,9 @@ use std::time::Duration;
 
 use self::known::Known;
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
+use crate::wire::leases::Leased;
 use crate::wire::leases::told_of;
-use crate::wire::metadata::{Answer, Leased, Op, Query, Rename, Reply};
+use crate::wire::metadata::{Answer, Op, Query, Rename, Reply};
 
 /// How long the kernel may believe what it was told.
 const BELIEVED_BY_KERNEL: Duration = Duration::from_secs(1);

@@ -18,9 +18,10 @@ use crate::types::{
     OpSeq, PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId,
     StripeRecord, Timestamp, VolumeEntry, VolumeId, VolumePolicy, Width,
 };
+use crate::wire::leases::Leased;
 use crate::wire::metadata::{
-    self, Answer, CloneRange, Commit, CommitPiece, Extents, Leased, MapSlice, Op, PieceOutcome,
-    Query, Renew, Renewed, Reply, Request, Response, SessionOpened, Space,
+    self, Answer, CloneRange, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query,
+    Renew, Renewed, Reply, Request, Response, SessionOpened, Space,
 };
 use crate::wire::shards::{Refusal, ShardId};
 

@@ -11,8 +11,9 @@ use crate::types::{
     ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Slot, SlotSeq,
     TicketKey, Timestamp, VolumeChanges, Width,
 };
-use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
+use crate::wire::metadata::{ClientInfo, Mutation, Reply};
 use crate::wire::peers::Profile;
+use crate::wire::servers::Register;
 use crate::wire::shards::ShardId;
 
 /// One Raft entry: many actions, applied in order, each by itself, each with an `OpSeq` of its own.

@@ -10,8 +10,9 @@ use super::unreadable;
 use crate::monitor::namespace::{caps, query};
 use crate::monitor::store::Read;
 use crate::types::{Errno, Ino, LeaseStamp, SessionId};
+use crate::wire::leases::Leased;
 use crate::wire::leases::told_of;
-use crate::wire::metadata::{Answer, Leased, Query, Refusal, Space};
+use crate::wire::metadata::{Answer, Query, Refusal, Space};
 
 /// Bytes that the maps and listings in one response may take together.
 const ANSWERS_BYTES: usize = 1 << 20;

@@ -9,9 +9,9 @@ use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::{LEASE, Renewal};
 use crate::monitor::store::StoreError;
 use crate::types::{Ino, SessionId, Slot, SlotSeq};
+use crate::wire::leases::GiveBack;
 use crate::wire::metadata::{
-    Attach, ClientInfo, GiveBack, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry,
-    SessionOpened,
+    Attach, ClientInfo, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
 };
 
 /// Of the free raw bytes, one part in this many is kept back for what mmap may have dirtied and for repair.

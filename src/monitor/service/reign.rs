@@ -46,7 +46,8 @@ use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
 use crate::types::{Epoch, MonitorId, ServerId, SessionId, TicketKey};
-use crate::wire::metadata::{Refusal, Register};
+use crate::wire::metadata::Refusal;
+use crate::wire::servers::Register;
 
 /// How long an elected leader waits before it asks again whether it has a majority, or its store what is in it.
 const PAUSE: Duration = Duration::from_millis(20);

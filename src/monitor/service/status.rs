@@ -15,7 +15,8 @@ use crate::types::{
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, RiseStatus, ServerStatus, Status, StatusWidth, StripesStatus,
 };
-use crate::wire::metadata::{Refusal, Usage};
+use crate::wire::metadata::Refusal;
+use crate::wire::servers::Usage;
 
 /// A server is nearly full when less than one part in this many is free.
 const NEARLY_FULL_PART: u64 = 20;

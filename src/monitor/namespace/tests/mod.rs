@@ -22,6 +22,7 @@ use super::query;
 use crate::monitor::store::{Read, Store, memory::MemoryStore};
 use crate::types::*;
 use crate::wire::metadata::*;
+use crate::wire::servers::{Register, Usage};
 use crate::wire::shards::ShardId;
 
 const BLOCK: u64 = limits::BLOCK as u64;

@@ -27,8 +27,9 @@ use crate::types::{
 use crate::wire::admin;
 use crate::wire::metadata::{
     Answer, Attach, ClientInfo, Commit, CommitPiece, Create, Mutation, Notice, Op, PieceOutcome,
-    Query, Register, Removed, Reply, Request, Response, Usage, XattrMode,
+    Query, Removed, Reply, Request, Response, XattrMode,
 };
+use crate::wire::servers::{Register, Usage};
 use crate::wire::{decode, encode};
 
 const LONG: Duration = Duration::from_secs(30);

@@ -14,9 +14,10 @@ use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
 use crate::types::{MonitorRole, OpSeq, Program, ServerState, ShardIndex};
-use crate::wire::metadata::{Beat, Inventory, Renew};
+use crate::wire::metadata::Renew;
 use crate::wire::peers;
 use crate::wire::peers::Profile;
+use crate::wire::servers::{Beat, Inventory};
 use crate::wire::shards::ShardId;
 
 pub(super) const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
