@@ -240,10 +240,12 @@ fn programs_that_wait_can_be_killed() {
     let other = cluster.add_mount();
     for quiet in [true, false] {
         for mut command in commands(&cluster.mnt()) {
-            // What one mount changes, another has to ask for.
-            fs::create_dir_all(other.join("dir")).expect("made");
-            fs::write(other.join("dir/file"), "inner").expect("written");
-            fs::write(other.join("file"), "content").expect("written");
+            // What one mount changes, another has to ask for. (The last that was killed may still get its way.)
+            wait_for("all is there", SOON, || {
+                fs::create_dir_all(other.join("dir")).ok()?;
+                fs::write(other.join("dir/file"), "inner").ok()?;
+                fs::write(other.join("file"), "content").ok()
+            });
             // One after another, and not for long: a session that is silent is closed.
             let _stopped = Stopped::stop(&cluster, &CLUSTER);
             let mut program = Program::start(&mut command);
