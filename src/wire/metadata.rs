@@ -13,8 +13,8 @@ use super::servers::{Beat, Beaten, Inventory, Register, Registered};
 use super::shards::ShardId;
 use super::trust;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, Conflict, DataVersion, Epoch, Errno, Extent, FileKind, Ino,
-    LeaseStamp, LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId,
+    Attr, ClientPolicy, ClusterId, Conflict, DataVersion, DiskRoom, Epoch, Errno, Extent, FileKind,
+    Ino, LeaseStamp, LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId,
     SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp, VolumeId,
 };
 
@@ -108,7 +108,7 @@ pub enum Request {
     Inventory(Inventory),
     /// A command of an administrator. Answered by [`Response::Admin`].
     Admin(admin::Request),
-    /// Are you there? Answered by [`Response::Done`], by any monitor for itself.
+    /// Are you there? Answered by [`Response::Alive`], by any monitor for itself.
     Ping,
     /// Somebody without a certificate has a token. Answered by [`Response::Joined`].
     Join(trust::Join),
@@ -136,6 +136,8 @@ pub enum Response {
     Session(SessionOpened),
     /// Nothing more to say.
     Done,
+    /// See [`Request::Ping`]: the room that the monitor's disk has.
+    Alive(DiskRoom),
     /// See [`Request::Renew`].
     Renewed(Renewed),
     /// One a mutation, in order.

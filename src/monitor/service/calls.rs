@@ -28,7 +28,8 @@ impl Service for Monitor {
             return self.answer_peer(&caller, &header, &payload).await;
         }
         if is_ping(&header) {
-            return Answer { header: encode(&Response::Done), payload: Vec::new() };
+            let room = self.consensus.group().room;
+            return Answer { header: encode(&Response::Alive(room)), payload: Vec::new() };
         }
         let header = match self.reign().await {
             Some(reign) => reign.serve(&Origin::Direct(caller), &header).await,
@@ -185,7 +186,7 @@ impl Reign {
                 self.administer(caller.identity(), request).await.map(Response::Admin)
             }
             // Answered by every monitor for itself, before it comes here.
-            Request::Ping => Ok(Response::Done),
+            Request::Ping => Ok(Response::Alive(self.group().room)),
             Request::RenewCertificate { request } => {
                 self.renew_certificate(caller.identity(), &request).await
             }

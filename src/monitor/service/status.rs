@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::reign::Reign;
-use super::{room, unreadable};
+use super::unreadable;
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft;
@@ -43,7 +43,7 @@ impl Reign {
         }
         let monitors = self.monitor_status(node)?;
         for MonitorStatus { name, address, room, .. } in &monitors {
-            if let Some(advice) = room::advice(name, address, *room) {
+            if let Some(advice) = room.advice(&format!("monitor {name}"), address) {
                 health = health.max(Health::Warn);
                 reasons.push(advice);
             }
