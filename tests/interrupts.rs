@@ -235,11 +235,17 @@ fn fill(mnt: &Path) {
 }
 
 fn programs_that_wait_can_be_killed() {
-    let cluster = Cluster::new(3, 2, 1);
+    let mut cluster = Cluster::new(3, 2, 1);
     fill(&cluster.mnt());
-    cluster.sync();
+    let other = cluster.add_mount();
     for quiet in [true, false] {
         for mut command in commands(&cluster.mnt()) {
+            // What one mount changes, another has to ask for. (The last that was killed may still get its way.)
+            wait_for("all is there", SOON, || {
+                fs::create_dir_all(other.join("dir")).ok()?;
+                fs::write(other.join("dir/file"), "inner").ok()?;
+                fs::write(other.join("file"), "content").ok()
+            });
             // One after another, and not for long: a session that is silent is closed.
             let _stopped = Stopped::stop(&cluster, &CLUSTER);
             let mut program = Program::start(&mut command);
@@ -257,7 +263,6 @@ fn programs_that_wait_can_be_killed() {
         // What they had begun is done, or not; what begins now is done.
         fs::write(cluster.mnt().join("file"), "content").expect("written");
         assert_eq!(fs::read_to_string(cluster.mnt().join("file")).expect("read"), "content");
-        fs::create_dir_all(cluster.mnt().join("dir")).expect("made");
     }
     cluster.sync();
     cluster.assert_clean();

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         ("nothing_crosses_the_border", nothing_crosses_the_border),
         ("write_says_that_the_quota_is_used_up", write_says_that_the_quota_is_used_up),
         ("two_mounts_share_a_quota", two_mounts_share_a_quota),
+        ("other_mounts_see_a_new_volume_at_once", other_mounts_see_a_new_volume_at_once),
         ("files_are_counted", files_are_counted),
         ("writes_wait_for_copies_and_health_says_so", writes_wait_for_copies_and_health_says_so),
     ])
@@ -181,6 +182,16 @@ fn two_mounts_share_a_quota() {
     let stored = || listed(&cluster, "/volume")["used_bytes"].as_u64().expect("a number");
     wait_for("everything that was taken is stored", SOON, || (stored() == taken).then_some(()));
     cluster.assert_clean();
+}
+
+fn other_mounts_see_a_new_volume_at_once() {
+    let mut cluster = Cluster::new(3, 2, 1);
+    let elsewhere = cluster.add_mount().join("volume");
+    fs::create_dir(cluster.mnt().join("volume")).expect("made");
+    fs::metadata(&elsewhere).expect("the other mount knows it");
+    assert!(statfs(&elsewhere).0 > 48 * MIB, "it lies in the root volume");
+    create(&cluster, "volume", &["--quota", "48M"]);
+    assert_eq!(statfs(&elsewhere).0, 48 * MIB);
 }
 
 /// Writes until the quota is used up, then syncs: nothing of what was taken is lost. How much that was.

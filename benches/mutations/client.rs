@@ -93,7 +93,7 @@ impl Client {
     pub(crate) async fn query(&self, query: Query) -> anyhow::Result<Result<Answer, Errno>> {
         let request = Request::Query { session: self.session, queries: vec![query] };
         match call(&self.connection, &request).await? {
-            Response::Answers(answers) => answers.into_iter().next().context("no answer"),
+            Response::Answers(answers, _) => answers.into_iter().next().context("no answer"),
             other => bail!("a question was answered with {other:?}"),
         }
     }

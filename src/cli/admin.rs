@@ -5,10 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 
 use super::find::Cluster;
-use crate::env::system::monitors::MonitorLinks;
+use crate::crypto::{Credentials, Role};
+use crate::env::system::monitors::{AskError, MonitorLinks};
 use crate::env::system::renewal::Renewal;
-use crate::types::{Incarnation, PlacementMap, SignedTicket};
-use crate::wire::{admin, metadata, trust};
+use crate::env::system::rpc::Connection;
+use crate::types::{DiskRoom, Incarnation, PlacementMap, SignedTicket};
+use crate::wire::{self, admin, metadata, trust};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -20,6 +22,9 @@ const ELECTION: Duration = Duration::from_secs(10);
 /// The way to the monitors.
 pub(super) struct Admin {
     monitors: MonitorLinks,
+    /// `host:port` of those that were known when it began.
+    addresses: Vec<String>,
+    credentials: Credentials,
 }
 
 impl Admin {
@@ -30,9 +35,10 @@ impl Admin {
         let renewal = Renewal::new(credentials.clone(), tls, cluster.monitors.clone());
         renewal.within(ELECTION).await.context("the certificate of this client has expired")?;
         // What monitors say unasked is for mounts.
-        let (monitors, _) = MonitorLinks::start(&cluster.monitors, credentials, Incarnation(0));
+        let (monitors, _) =
+            MonitorLinks::start(&cluster.monitors, credentials.clone(), Incarnation(0));
         monitors.connected_at_once(CONNECT).await.context("the cluster cannot be reached")?;
-        Ok(Self { monitors })
+        Ok(Self { monitors, addresses: cluster.monitors.clone(), credentials })
     }
 
     /// The incarnation that the monitors are at.
@@ -43,8 +49,42 @@ impl Admin {
     /// Asks whichever monitor leads, waiting a little where there is none at the moment.
     pub(super) async fn ask(&self, question: &admin::Request) -> anyhow::Result<admin::Response> {
         let request = metadata::Request::Admin(question.clone());
-        match self.monitors.ask(&request, ANSWER, ELECTION).await? {
+        let asked = match self.monitors.ask(&request, ANSWER, ELECTION).await {
+            Err(error @ AskError::NoLeader) => {
+                let reasons = self.why_no_leader().await;
+                let told = anyhow::Error::from(error);
+                return Err(reasons.into_iter().fold(told, anyhow::Error::context));
+            }
+            asked => asked?,
+        };
+        match asked {
             metadata::Response::Admin(answer) => Ok(answer),
+            metadata::Response::Refused(refusal) => Err(refusal.into()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// What is wrong with the monitors that this command knows of, by what each says for itself.
+    async fn why_no_leader(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for address in &self.addresses {
+            let monitor = format!("the monitor at {address}");
+            match self.room_of(address).await {
+                Ok(room) => reasons.extend(room.advice(&monitor, "that machine")),
+                Err(error) => reasons.push(format!("{monitor} does not answer: {error:#}")),
+            }
+        }
+        reasons
+    }
+
+    async fn room_of(&self, address: &str) -> anyhow::Result<DiskRoom> {
+        let (credentials, ping) = (&self.credentials, wire::encode(&metadata::Request::Ping));
+        let opened =
+            Connection::open(address, credentials, Role::Monitor, self.incarnation(), CONNECT);
+        let (connection, _) = opened.await?;
+        let (answer, _) = connection.call(ping, Vec::new(), CONNECT).await?;
+        match wire::decode(&answer)? {
+            metadata::Response::Alive(room) => Ok(room),
             metadata::Response::Refused(refusal) => Err(refusal.into()),
             _ => Err(unexpected()),
         }

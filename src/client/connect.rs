@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use super::avoid::Avoided;
 use super::blocks::Blocks;
 use super::config::{Config, ConnectError};
+use super::counts::{Counted, Counts};
 use super::file::Grant;
 use super::files::Files;
 use super::flusher::Flusher;
@@ -51,7 +53,9 @@ impl Fs {
         tokio::spawn(renewal.keep());
         let (link, notices) =
             MonitorLink::connect(&config.monitors, credentials.clone(), PATIENCE).await?;
-        let monitors: Arc<dyn Monitors> = Arc::clone(&link) as Arc<dyn Monitors>;
+        let counts = Arc::default();
+        let monitors: Arc<dyn Monitors> =
+            Counted::<dyn Monitors>::new(Arc::clone(&link) as Arc<dyn Monitors>, &counts);
         let client = ClientInfo {
             node: node.id,
             boot: node.boot,
@@ -64,13 +68,19 @@ impl Fs {
         close_dead_sessions(&*monitors, &client).await;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (session, lost) = Session::open(Arc::clone(&monitors), clock, client).await?;
-        let shards = Arc::new(ServerLinks::new(credentials, monitors, session.tickets()));
-        let fs = Self::assemble(config, session, shards, notices, lost);
+        let servers = ServerLinks::new(credentials, monitors, session.tickets());
+        let shards = Counted::<dyn Shards>::new(Arc::new(servers), &counts);
+        let fs = Self::assemble(config, session, (shards, counts), notices, lost);
         let (session, files) = (Arc::clone(&fs.session), Arc::clone(&fs.files));
         let locks = Arc::clone(&fs.locks);
         link.attach_with(Box::new(move || {
             locks.attached();
-            files.attach(&session)
+            let (session, files) = (Arc::clone(&session), Arc::clone(&files));
+            async move {
+                session.leases().give_up_all(&files, session.monotonic()).await;
+                files.attach(&session)
+            }
+            .boxed()
         }));
         fs.find_root(run_lock).await
     }
@@ -99,7 +109,7 @@ impl Fs {
     pub(super) fn assemble(
         config: Config,
         session: Arc<Session>,
-        shards: Arc<dyn Shards>,
+        (shards, counts): (Arc<dyn Shards>, Arc<Counts>),
         notices: mpsc::UnboundedReceiver<Notice>,
         lost: mpsc::UnboundedReceiver<Lost>,
     ) -> Arc<Self> {
@@ -118,13 +128,17 @@ impl Fs {
         tokio::spawn(Arc::clone(&grants).release_clean(clean));
         tokio::spawn(Arc::clone(&files).sweep(Arc::clone(&session)));
         tokio::spawn(Files::unpin(Arc::clone(&session), unpinned));
+        let leases = session.leases();
+        tokio::spawn(Arc::clone(leases).tell(Arc::clone(&session)));
+        tokio::spawn(Arc::clone(leases).keep_small(Arc::clone(&session), Arc::clone(&files)));
         let locks = Locks::new(Arc::clone(&session), Arc::clone(&files));
         tokio::spawn(Arc::clone(&locks).keep_waits());
-        tokio::spawn(obey(notices, Arc::clone(&files), Arc::clone(&grants), Arc::clone(&locks)));
+        let held = (Arc::clone(&files), Arc::clone(&grants), Arc::clone(&locks));
+        tokio::spawn(obey(notices, Arc::clone(&session), held));
         let parts = (Arc::clone(&files), Arc::clone(&flusher), Arc::clone(&locks));
         let lost_sessions = mourn(lost, Arc::clone(&session), parts);
         tokio::spawn(lost_sessions);
-        Self::from_parts(Parts { config, session, flusher, grants, reader, files, locks })
+        Self::from_parts(Parts { config, session, flusher, grants, reader, files, counts, locks })
     }
 
     async fn find_root(self: Arc<Self>, run_lock: RunLock) -> Result<Arc<Self>, ConnectError> {
@@ -187,14 +201,16 @@ async fn follow_placement(session: Arc<Session>, shards: Arc<dyn Shards>) {
 
 async fn obey(
     mut notices: mpsc::UnboundedReceiver<Notice>,
-    files: Arc<Files>,
-    grants: Arc<Grants>,
-    locks: Arc<Locks>,
+    session: Arc<Session>,
+    (files, grants, locks): (Arc<Files>, Arc<Grants>, Arc<Locks>),
 ) {
     while let Some(notice) = notices.recv().await {
         match notice {
             Notice::Recall(inos) => {
                 grants.recall(inos.into_iter().map(|ino| (ino, files.find(ino))).collect());
+            }
+            Notice::Invalidate { stamp, inos } => {
+                session.leases().recalled(inos, stamp, &files, session.monotonic());
             }
             Notice::LocksFree(tickets) => locks.free(&tickets),
             // The link has obeyed those already.
@@ -210,6 +226,7 @@ async fn mourn(
     (files, flusher, locks): (Arc<Files>, Arc<Flusher>, Arc<Locks>),
 ) {
     while let Some(Lost { session: closed, mourned }) = lost.recv().await {
+        session.leases().give_up_all(&files, session.monotonic()).await;
         locks.lost(closed);
         let mut open = Vec::new();
         for file in files.all() {

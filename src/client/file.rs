@@ -84,6 +84,8 @@ pub(crate) struct FileState {
     /// Generation of a pin that was asked for and not yet answered: a new leader has to know it too, for the
     /// answer may be that of the leader before.
     pub(crate) pinning: Option<u64>,
+    /// Whether its shared lease is being given back.
+    pub(crate) yielding: Yielding,
     /// Its last name is gone: nothing has to be committed once it is closed.
     pub(crate) gone: bool,
     /// The latest error of a write; each handle reports it once.
@@ -106,6 +108,20 @@ pub(crate) enum Grant {
     Held,
     /// The release is under way.
     Releasing,
+}
+
+/// Giving back the shared lease of a file that is open here (K3). What is read ends up in pages that the kernel keeps,
+/// and when the lease is given back there must be none, nor may any come.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Yielding {
+    /// It is not asked for.
+    #[default]
+    No,
+    /// The kernel drops all pages. It waits for those that are being read, so reads go on, as of before the change
+    /// that waits for us, and leave a note of the pages that they bring in.
+    Draining(Vec<Range<u64>>),
+    /// The kernel drops those pages. Reads wait until the lease is given back, and then ask for it again.
+    Holding,
 }
 
 /// Bytes of a file in one frozen stripe.
@@ -173,6 +189,18 @@ impl FileState {
     /// The volume it lies in. (The root's, as long as nothing is known of it: then nothing is dirty either.)
     pub(crate) fn volume(&self) -> VolumeId {
         self.base.as_ref().map_or(VolumeId::ROOT, |attr| attr.volume)
+    }
+
+    /// A read through the kernel's cache begins; `None`: later.
+    pub(crate) fn begin_read(&mut self, range: &Range<u64>) -> Option<()> {
+        match &mut self.yielding {
+            Yielding::No => Some(()),
+            Yielding::Draining(read) => {
+                read.push(range.clone());
+                Some(())
+            }
+            Yielding::Holding => None,
+        }
     }
 
     /// Whether nothing is dirty or frozen.

@@ -134,11 +134,24 @@ impl Files {
 
     /// What a new leader has to know: what is open, in as many parts as it takes.
     pub(crate) fn attach(&self, session: &Session) -> Vec<Attach> {
-        let pin = |file: Arc<File>| {
-            let state = file.state.lock();
-            state.pin.max(state.pinning).map(|pin| (file.ino, pin))
-        };
-        in_parts(session.id(), &self.all().into_iter().filter_map(pin).collect::<Vec<_>>())
+        let pins = self.all().into_iter().filter_map(|file| self.pin_of(&file));
+        in_parts(session.id(), &pins.collect::<Vec<_>>())
+    }
+
+    /// Those of these files that are open, whose shared lease is given back: it was that by which the monitors
+    /// would have asked.
+    pub(crate) fn pins_of(&self, inos: &[Ino]) -> Vec<(Ino, u64)> {
+        let files = inos.iter().filter_map(|ino| self.find(*ino));
+        files.filter_map(|file| self.pin_of(&file)).collect()
+    }
+
+    /// The pin of a file, if it is open; a new one if it was opened under a shared lease.
+    fn pin_of(&self, file: &File) -> Option<(Ino, u64)> {
+        let mut state = file.state.lock();
+        if state.handles > 0 && state.pin.max(state.pinning).is_none() {
+            state.pin = Some(self.generation());
+        }
+        state.pin.max(state.pinning).map(|pin| (file.ino, pin))
     }
 
     /// Forgets files that are not needed, for ever.

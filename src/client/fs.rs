@@ -1,11 +1,13 @@
 //! The filesystem as a client sees it: everything that the FUSE adapter may call.
 //!
-//! An operation on names is one call to the monitors. One on a file's content goes by the exclusive grant: under
-//! it, size, mtime and content are answered here; without it nothing is, unless it was checked in the same
-//! operation. Each kind of operation has a file of its own.
+//! A change of names is one call to the monitors. What was asked before is answered here, under shared leases. A
+//! change of a file's content goes by the exclusive grant: under it, size, mtime and content are what they are here;
+//! without either nothing is answered that was not checked in the same operation. Each kind of operation has a file of
+//! its own.
 
 mod accessed;
 mod attrs;
+mod beliefs;
 mod handles;
 mod locks;
 mod names;
@@ -19,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 
 use self::removed::Removed;
 use super::config::Config;
+use super::counts::Counts;
 use super::files::Files;
 use super::flusher::Flusher;
 use super::grants::Grants;
@@ -138,6 +141,7 @@ pub struct Fs {
     pub(super) grants: Arc<Grants>,
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
+    pub(super) counts: Arc<Counts>,
     pub(super) locks: Arc<Locks>,
     removed: Removed,
     started: OnceLock<Started>,
@@ -157,6 +161,7 @@ pub(super) struct Parts {
     pub(super) grants: Arc<Grants>,
     pub(super) reader: Reader,
     pub(super) files: Arc<Files>,
+    pub(super) counts: Arc<Counts>,
     pub(super) locks: Arc<Locks>,
 }
 
@@ -174,6 +179,7 @@ impl Fs {
             grants: parts.grants,
             reader: parts.reader,
             files: parts.files,
+            counts: parts.counts,
             locks: parts.locks,
             removed: Removed::default(),
             started: OnceLock::new(),

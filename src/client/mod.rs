@@ -4,6 +4,7 @@
 //! servers, under a grant from the monitors. Where to look:
 //!
 //! * *Operations*: [`fs`], a file each for names, attributes, handles, reading, writing, ranges.
+//! * *What is believed without asking*: `core::beliefs`, under shared `leases`; `counts` shows that nobody is asked.
 //! * *What is known and held of a file*: `file`, the table of them `files`, the exclusive grant `grants`.
 //! * *The way of written bytes*: `admission`, `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
 //!   `placer` (durable on servers), `commit` (part of the file).
@@ -13,8 +14,7 @@
 //!   want to see `tickets`), `avoid`.
 //! * *Decisions*: `core`, pure and tested by itself.
 //!
-//! Absent on purpose: caching of names and attributes (that needs shared leases), and anything that must
-//! survive the process.
+//! Absent on purpose: anything that must survive the process.
 
 mod admission;
 mod avoid;
@@ -23,12 +23,14 @@ mod commit;
 mod config;
 mod connect;
 mod core;
+mod counts;
 mod file;
 mod files;
 mod flusher;
 mod freeze;
 pub mod fs;
 mod grants;
+mod leases;
 mod link;
 mod locks;
 mod monitors;
@@ -39,8 +41,10 @@ mod session;
 mod tickets;
 mod view;
 
+pub use self::core::beliefs::{Beliefs, Forgotten, Ticket};
 pub use config::{Config, ConnectError};
 pub use fs::Fs;
+pub use leases::{Kernel, Stale};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! and is asked again, at once, when its connection broke or somebody else leads. (Whether the old leader did it
 //! before it went does not matter: the slots of the session see to that.) Before anything is asked of a new
 //! leader the session is attached there, so that it knows what this client has open before it answers anything.
+//! And before that this client forgets all that it believes, for a new leader knows nothing of that.
 //!
 //! Whom to ask is decided in [`crate::env::system::monitors`]. What is added here is the order of things at a
 //! change:
@@ -39,7 +40,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long after an expired certificate was refused the next connection is made.
 const EXPIRED_PAUSE: Duration = Duration::from_secs(2);
 
-type AttachWith = Box<dyn Fn() -> Vec<Attach> + Send + Sync>;
+type AttachWith = Box<dyn Fn() -> BoxFuture<'static, Vec<Attach>> + Send + Sync>;
 
 /// See the module.
 pub(crate) struct MonitorLink {
@@ -72,7 +73,7 @@ impl MonitorLink {
         Ok((link, told))
     }
 
-    /// What to say first to each further leader: the parts of an attachment.
+    /// What to say first to each further leader: the parts of an attachment, as soon as they are true.
     pub(crate) fn attach_with(&self, attach: AttachWith) {
         assert!(self.attach.set(attach).is_ok(), "it is set once");
     }
@@ -137,7 +138,7 @@ impl MonitorLink {
             return true;
         };
         let parts: Vec<Vec<u8>> =
-            attach().into_iter().map(|part| wire::encode(&Request::Attach(part))).collect();
+            attach().await.into_iter().map(|part| wire::encode(&Request::Attach(part))).collect();
         loop {
             match attach_all(target, &parts).await {
                 Ok(response @ Response::Session(_)) => {

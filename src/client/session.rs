@@ -18,13 +18,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::core::ids::{LeasedIds, OpenStripes};
 use super::core::owners::Owners;
 use super::core::slots::{Slots, Taken};
+use super::leases::Leases;
 use super::link::Monitors;
 use super::tickets::Tickets;
 use crate::env::clock::Clock;
 use crate::env::random::{Random, SystemRandom};
 use crate::types::limits::{INODE_RANGE, STRIPE_RANGE};
 use crate::types::{
-    ClusterId, Errno, Incarnation, Ino, PlacementMap, ServerId, SessionId, StripeId, Timestamp,
+    Attr, ClusterId, Errno, Incarnation, Ino, PlacementMap, ServerId, SessionId, StripeId,
+    Timestamp,
 };
 use crate::wire::locks::{Awaited, LockWait};
 use crate::wire::metadata::{
@@ -43,6 +45,7 @@ pub(crate) struct Session {
     monitors: Arc<dyn Monitors>,
     clock: Arc<dyn Clock>,
     owners: Owners,
+    leases: Arc<Leases>,
     client: ClientInfo,
     cluster: ClusterId,
     state: Mutex<State>,
@@ -108,6 +111,7 @@ impl Session {
             client,
             cluster: opened.cluster,
             owners: Owners::new(opened.policy.clone()),
+            leases: Arc::default(),
             state: Mutex::new(State {
                 slots: Slots::new(opened.session),
                 inodes: LeasedIds::new(INODE_RANGE),
@@ -151,6 +155,11 @@ impl Session {
         self.monitors.incarnation()
     }
 
+    /// What it believes under shared leases.
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
     /// The time of day.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
@@ -189,6 +198,16 @@ impl Session {
         millis(self.clock.monotonic()) < *self.lease_end_ms.borrow()
     }
 
+    /// When [`Self::lease_holds`] ends unless it is renewed, by the client's own clock.
+    pub(crate) fn lease_end(&self) -> Duration {
+        Duration::from_millis(*self.lease_end_ms.borrow())
+    }
+
+    /// An inode's attributes, as far as they are known without asking.
+    pub(crate) fn believed(&self, ino: Ino) -> Option<Attr> {
+        if self.lease_holds() { self.leases.attr(ino) } else { None }
+    }
+
     /// Waits until [`Self::lease_holds`].
     pub(crate) async fn wait_for_lease(&self) {
         let mut ends = self.lease_end_ms.subscribe();
@@ -210,7 +229,20 @@ impl Session {
         self.credit.spent.fetch_add(raw_bytes, Ordering::Relaxed);
     }
 
-    /// Asks one question.
+    /// The answer to a question, if it is known without asking.
+    pub(crate) fn known(&self, query: &Query) -> Option<Result<Answer, Errno>> {
+        if self.lease_holds() { self.leases.answer(query) } else { None }
+    }
+
+    /// The answer to a question: the monitors are asked only if it is not known.
+    pub(crate) async fn learn(&self, query: Query) -> Result<Answer, Errno> {
+        match self.known(&query) {
+            Some(answer) => answer,
+            None => self.query(query).await,
+        }
+    }
+
+    /// Asks the monitors one question.
     pub(crate) async fn query(&self, query: Query) -> Result<Answer, Errno> {
         let mut answers = self.query_all(vec![query]).await;
         answers.pop().unwrap_or(Err(Errno::Io))
@@ -219,12 +251,17 @@ impl Session {
     /// Asks several questions at once; an answer each, in order.
     pub(crate) async fn query_all(&self, queries: Vec<Query>) -> Vec<Result<Answer, Errno>> {
         let count = queries.len();
+        let asking = self.leases.ask();
         let mut session = self.id();
         let mut request = Request::Query { session, queries };
         loop {
             match self.monitors.call(&request).await {
-                Response::Answers(answers) if answers.len() == count => {
-                    return self.owners.answers(answers);
+                Response::Answers(answers, leased) if answers.len() == count => {
+                    let answers = self.owners.answers(answers);
+                    if let Request::Query { queries, .. } = &request {
+                        asking.answered(queries, &answers, &leased);
+                    }
+                    return answers;
                 }
                 Response::Refused(Refusal::SessionClosed) => {
                     self.reopen(session).await;
@@ -354,6 +391,7 @@ impl Session {
         if let Some(placement) = renewed.placement {
             self.placement.send_replace(Arc::new(placement));
         }
+        self.leases.told_space(renewed.space);
         self.credit.granted.store(renewed.credit_bytes, Ordering::Relaxed);
         // Another renewal may have been under way and have taken the same off already.
         let less = |now: u64| Some(now.saturating_sub(spent));
@@ -427,9 +465,12 @@ impl Session {
         let mutation =
             |(op, taken): (Op, &Taken)| Mutation { slot: taken.slot, seq: taken.seq, op };
         let mutations = ops.into_iter().zip(&taken).map(mutation).collect();
-        let response = self.monitors.call(&Request::Mutate { session, mutations }).await;
-        match response {
+        let request = Request::Mutate { session, mutations };
+        match self.monitors.call(&request).await {
             Response::Mutated(replies) if replies.len() == count => {
+                if let Request::Mutate { mutations, .. } = &request {
+                    self.leases.changed(mutations, &replies, self.clock.monotonic());
+                }
                 self.state.lock().slots.give_back(&taken);
                 self.slots_freed.notify_waiters();
                 replies

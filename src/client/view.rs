@@ -1,8 +1,9 @@
 //! What a file reads as, and reading it.
 //!
 //! The life of a read. Under the exclusive grant the answer is here: dirty and frozen bytes, and a map that only
-//! we change. Without it the cached map may be old, so its version is checked with the monitors in each read;
-//! one check serves all reads that began before it was sent. What the map names is then fetched, a sequential
+//! we change. Under a shared lease the version of the content is known, and a map of that version is true. Without
+//! either the cached map may be old, so its version is checked with the monitors in each read; one check serves all
+//! reads that began before it was sent. What the map names is then fetched, a sequential
 //! stream ahead of time. When too few shards of a stripe can be read, the map is fetched again: the data may have
 //! moved, or the file may have changed.
 
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use super::blocks::{Blocks, Unreadable};
 use super::core::layers::{Segment, Source};
 use super::core::readahead::ReadAhead;
-use super::file::{File, FileState, Grant};
+use super::file::{File, FileState, Grant, Yielding};
 use super::session::Session;
 use crate::types::{DataVersion, Errno};
 use crate::wire::metadata::{Answer, MapSlice, Query};
@@ -28,6 +29,9 @@ const MAP_WINDOW: u64 = 256 << 20;
 /// How long unreadable data is tried again.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a read asks for the lease of a file that others are about to change, and how often.
+const LEASE_PATIENCE: Duration = Duration::from_secs(20);
+const LEASE_PAUSE: Duration = Duration::from_millis(2);
 const VERSION_PAUSE: Duration = Duration::from_millis(2);
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -100,8 +104,17 @@ impl Reader {
         if !self.session.lease_holds() {
             return None;
         }
-        let Local::View(view) = local(&file.state.lock(), range) else {
-            return None;
+        let here = {
+            let state = file.state.lock();
+            if state.yielding != Yielding::No {
+                return None;
+            }
+            local(&state, range)
+        };
+        let view = match here {
+            Local::View(view) => view,
+            Local::Unknown(_) => return None,
+            Local::NotHeld => self.believed(file, range)?,
         };
         let mut parts = Vec::with_capacity(view.segments.len());
         for segment in view.segments {
@@ -119,6 +132,7 @@ impl Reader {
 
     /// What a range reads as now, or later than the call began.
     pub(crate) async fn view(&self, file: &Arc<File>, range: Range<u64>) -> Result<View, Errno> {
+        let since = self.session.monotonic();
         loop {
             let here = file.when(|state| match state.grant {
                 Grant::Releasing => None,
@@ -129,12 +143,39 @@ impl Reader {
                 Local::View(_) => self.session.wait_for_lease().await,
                 Local::Unknown(from) => self.load(file, from).await?,
                 Local::NotHeld => {
-                    if let Some(view) = self.confirm(file, &range).await? {
+                    if let Some(view) = self.believed(file, &range) {
                         return Ok(view);
+                    }
+                    if let Some(view) = self.confirm(file, &range).await? {
+                        let is_late = self.session.monotonic() > since + LEASE_PATIENCE;
+                        if self.may_be_kept(file) || is_late {
+                            return Ok(view);
+                        }
+                        tokio::time::sleep(LEASE_PAUSE).await;
                     }
                 }
             }
         }
+    }
+
+    /// Under a shared lease: what is known, if that is enough.
+    fn believed(&self, file: &Arc<File>, range: &Range<u64>) -> Option<View> {
+        let attr = self.session.believed(file.ino)?;
+        let mut state = file.state.lock();
+        let is_held = !matches!(state.grant, Grant::Nothing | Grant::Acquiring);
+        if is_held || attr.dv < state.map.dv() {
+            return None;
+        }
+        state.map.at_version(attr.dv);
+        state.rebase(attr);
+        unheld(&state, range)
+    }
+
+    /// Whether somebody who changes the file has to wait until the kernel has dropped what it is given to read now:
+    /// it would keep it, and show it to programs that read when the change is long made.
+    fn may_be_kept(&self, file: &File) -> bool {
+        let is_draining = matches!(file.state.lock().yielding, Yielding::Draining(_));
+        is_draining || self.session.believed(file.ino).is_some()
     }
 
     /// Under the grant: has the map told from `from` on.

@@ -13,12 +13,12 @@ use super::answer::{answer, at_once, begin};
 use super::directory::Directories;
 use super::invalidate::Invalidation;
 use super::kernel::{
-    self, CopyFileRange, Delivery, Entries, Entry, Handler, NodeId, Op, Opened, Reply, Request,
-    Room,
+    self, CopyFileRange, Delivery, Entries, Entry, Handler, NodeId, Op, Opened, Pages, Reply,
+    Request, Room,
 };
 use super::mount::REQUEST_BYTES_MAX;
 use super::privileges;
-use super::shared::{BELIEVED_FOR, Shared, Write};
+use super::shared::{NOT_BELIEVED, Shared, Write};
 use super::translate::{self, Nodes, bare_attr, caller, permissions, type_bits};
 use crate::client::fs::{Caller, Fs, Handle, Lock, NewInode};
 use crate::types::{Errno, FileKind, Ino, LockOwner, limits};
@@ -125,6 +125,11 @@ impl Adapter {
         Self { mine: Arc::new(mine), runtime }
     }
 
+    /// What the requests share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.mine
+    }
+
     fn ino(&self, node: NodeId) -> Ino {
         self.mine.nodes.ino(node)
     }
@@ -144,7 +149,8 @@ impl Adapter {
     fn lookup(&self, parent: NodeId, name: &[u8], reply: Reply) {
         let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
-            answer!(reply, my.fs.lookup(parent, &name).await, |attr| my.send_entry(reply, &attr));
+            let found = my.fs.lookup(parent, &name).await;
+            answer!(reply, my.found((parent, &name), found), |entry| reply.entry(&entry));
         });
     }
 
@@ -192,7 +198,7 @@ impl Adapter {
         let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let made = my.fs.make(caller, parent, &name, new).await;
-            answer!(reply, made, |attr| my.send_entry(reply, &attr));
+            answer!(reply, made, |attr| reply.entry(&my.made(&attr)));
         });
     }
 
@@ -227,7 +233,7 @@ impl Adapter {
         let (ino, parent, name) = (self.ino(node), self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let linked = my.fs.link(ino, parent, &name).await;
-            answer!(reply, linked, |attr| my.send_entry(reply, &attr));
+            answer!(reply, linked, |attr| reply.entry(&my.made(&attr)));
         });
     }
 }
@@ -245,7 +251,7 @@ impl Adapter {
         let ino = self.ino(node);
         self.begin(reply, |my, reply| async move {
             answer!(reply, my.fs.getattr(ino).await, |attr| {
-                reply.statx(&my.nodes.attr(&attr), BELIEVED_FOR);
+                reply.statx(&my.nodes.attr(&attr), my.fs.tell_attr(&attr));
             });
         });
     }
@@ -343,7 +349,7 @@ impl Adapter {
                     if privileges::is_clean(attr.mode) {
                         my.open_files.lock().set_clean(attr.ino, Instant::now());
                     }
-                    let delivery = reply.created(&my.entry(&attr), opened);
+                    let delivery = reply.created(&my.made(&attr), opened);
                     my.close_unless(delivery, attr.ino, opened).await;
                 }
                 // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
@@ -501,7 +507,7 @@ impl Adapter {
 impl Adapter {
     fn opendir(&self, node: NodeId, reply: Reply) {
         let handle = self.mine.directories.open(self.ino(node));
-        if reply.opened(Opened { handle, direct: false }) == Delivery::Abandoned {
+        if reply.opened(Opened { handle, pages: Pages::Dropped }) == Delivery::Abandoned {
             self.mine.directories.close(handle);
         }
     }
@@ -518,13 +524,15 @@ impl Adapter {
     fn readdirplus(&self, handle: u64, offset: u64, mut entries: Entries, reply: Reply) {
         self.begin(reply, |my, reply| async move {
             let read = my.directories.read(&my.fs, handle, offset, true, |row| {
-                let attr = match row.attr {
-                    Some(attr) => my.nodes.attr(attr),
-                    None if row.is_dot() => bare_attr(my.nodes.node(row.ino), row.kind),
+                let entry = match row.attr {
+                    Some(attr) => my.named((row.dir, row.name), attr),
+                    None if row.is_dot() => {
+                        let attr = bare_attr(my.nodes.node(row.ino), row.kind);
+                        Entry { attr, entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
+                    }
                     // It was removed after its name was read.
                     None => return false,
                 };
-                let entry = Entry { attr, entry_valid: BELIEVED_FOR, attr_valid: BELIEVED_FOR };
                 entries.add_plus(&entry, row.next, row.name)
             });
             answer!(reply, read.await, |()| reply.entries(&entries));

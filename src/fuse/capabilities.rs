@@ -1,7 +1,9 @@
 //! What the kernel and we agree on when a mount begins (FUSE_INIT).
 //!
 //! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_SETXATTR_EXT (its only flag comes with ACLs, see
-//! `privileges`), FUSE_CACHE_SYMLINKS and FUSE_EXPLICIT_INVAL_DATA (nothing may be believed without a lease).
+//! `privileges`), FUSE_EXPLICIT_INVAL_DATA (pages go by themselves with a new mtime).
+//!
+//! FUSE_CACHE_SYMLINKS needs no lease: the target of a link never changes, and inode numbers are never used twice.
 //!
 //! FUSE_POSIX_ACL has the kernel ask for ACLs and enforce them; it keeps a list for as long as the attributes of
 //! the same inode. With it goes FUSE_DONT_MASK: whether the umask counts depends on the directory's default ACL.
@@ -19,7 +21,7 @@ const CONGESTED_AT: u16 = BACKGROUND_MAX / 4 * 3;
 const PAGE_BYTES: u32 = 4096;
 
 /// What we ask the kernel for.
-const WANTED: [(u64, &str); 16] = [
+const WANTED: [(u64, &str); 17] = [
     (capability::ASYNC_READ, "FUSE_ASYNC_READ"),
     (capability::POSIX_LOCKS, "FUSE_POSIX_LOCKS"),
     (capability::FLOCK_LOCKS, "FUSE_FLOCK_LOCKS"),
@@ -33,6 +35,7 @@ const WANTED: [(u64, &str); 16] = [
     (capability::PARALLEL_DIROPS, "FUSE_PARALLEL_DIROPS"),
     (capability::POSIX_ACL, "FUSE_POSIX_ACL"),
     (capability::MAX_PAGES, "FUSE_MAX_PAGES"),
+    (capability::CACHE_SYMLINKS, "FUSE_CACHE_SYMLINKS"),
     (capability::HANDLE_KILLPRIV_V2, "FUSE_HANDLE_KILLPRIV_V2"),
     (capability::INIT_EXT, "FUSE_INIT_EXT"),
     (capability::DIRECT_IO_ALLOW_MMAP, "FUSE_DIRECT_IO_ALLOW_MMAP"),

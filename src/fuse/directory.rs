@@ -82,6 +82,8 @@ struct Portion {
 
 /// An entry as the kernel gets it.
 pub(super) struct Row<'a> {
+    /// The directory.
+    pub dir: Ino,
     /// Its inode.
     pub ino: Ino,
     /// Its type.
@@ -123,10 +125,13 @@ impl Directory {
         let Some(portion) = &self.portion else { return };
         let entries = portion.entries_after(portion_offset(offset)).unwrap_or_default();
         let parent = if self.ino == root { root } else { portion.listing.parent };
-        let dots =
-            [Row::directory(self.ino, b".", AFTER_DOT), Row::directory(parent, b"..", AFTER_DOTS)];
+        let dot = |ino, name, next| Row::directory((self.ino, ino), name, next);
+        let dots = [dot(self.ino, b".", AFTER_DOT), dot(parent, b"..", AFTER_DOTS)];
         let dots_passed = usize::try_from(offset).map_or(dots.len(), |dot| dot.min(dots.len()));
-        let mut rows = dots.into_iter().skip(dots_passed).chain(entries.iter().map(Row::entry));
+        let mut rows = dots
+            .into_iter()
+            .skip(dots_passed)
+            .chain(entries.iter().map(|entry| Row::entry(self.ino, entry)));
         let _full = rows.any(|row| add(&row));
     }
 }
@@ -144,8 +149,8 @@ impl Portion {
 }
 
 impl<'a> Row<'a> {
-    fn directory(ino: Ino, name: &'a [u8], next: u64) -> Self {
-        Self { ino, kind: FileKind::Directory, name, next, attr: None }
+    fn directory((dir, ino): (Ino, Ino), name: &'a [u8], next: u64) -> Self {
+        Self { dir, ino, kind: FileKind::Directory, name, next, attr: None }
     }
 
     /// Whether it is "." or "..".
@@ -153,8 +158,9 @@ impl<'a> Row<'a> {
         matches!(self.name, b"." | b"..")
     }
 
-    fn entry(entry: &'a DirEntry) -> Self {
+    fn entry(dir: Ino, entry: &'a DirEntry) -> Self {
         Self {
+            dir,
             ino: entry.ino,
             kind: entry.kind,
             name: &entry.name,

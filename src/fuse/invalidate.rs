@@ -50,6 +50,6 @@ fn serve(notifier: &Notifier, write: Invalidation) {
 }
 
 /// Offsets of the kernel are signed.
-fn clamp(offset: u64) -> i64 {
+pub(super) fn clamp(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
 }

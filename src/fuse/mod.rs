@@ -22,18 +22,20 @@
 //! The kernel keeps pages, and everything that goes wrong in a shared filesystem goes wrong there. The rules,
 //! numbered as the design numbers them:
 //!
-//! * **K1** FUSE_WRITEBACK_CACHE is never negotiated: the kernel would own size and mtime. Without leases that
-//!   clients share, all attribute and entry time-outs are 0, negative entries are not kept, and no open keeps
-//!   the pages of an earlier one. FUSE_AUTO_INVAL_DATA makes each `read` of cached pages ask for the
-//!   attributes first and drop the pages when mtime or size are not what they were: that is what makes a write
-//!   on another host visible.
-//! * **K2** Pages are invalidated by a thread of its own (`invalidate`), with no lock held.
+//! * **K1** FUSE_WRITEBACK_CACHE is never negotiated: the kernel would own size and mtime. Attributes and names,
+//!   negative ones too, are believed for a second and only under a shared lease (`Fs::tell_attr`,
+//!   `Fs::tell_name`), which costs a round trip to this process a second and none to anybody else. An open keeps
+//!   the pages of an earlier one if they are of the version that the file has under the lease (`modes`).
+//!   FUSE_AUTO_INVAL_DATA makes each `read` of cached pages look at the attributes first and drop the pages when
+//!   mtime or size are not what they were.
+//! * **K2** Pages are invalidated by threads of their own (`invalidate`, `forget`), with no lock held.
+//! * **K3, K5** When the monitors want a lease back, the kernel forgets what it was told under it (`forget`). Nothing
+//!   that has to be waited for then waits for that lease.
 //! * **K4, K6** Who writes only does so past the page cache, which is more than twice as fast, unless that
 //!   would leave stale pages under a mapping; `modes` decides.
-//! * K3 and K5 are about leases and have no place here yet.
 //!
-//! Pages of a mapping are not revalidated by the kernel: a file mapped here and written on another host is
-//! seen when it is next opened or read.
+//! Pages of a mapping are not revalidated by the kernel: they go when the lease does, that is before somebody else
+//! writes the file.
 //!
 //! # The end of a mount
 //!
@@ -52,6 +54,7 @@ mod adapter;
 mod answer;
 mod capabilities;
 mod directory;
+mod forget;
 mod invalidate;
 mod kernel;
 mod modes;

@@ -14,7 +14,8 @@
 //!   kernel drops the pages *before* it sends the write, so one that is faulted in meanwhile is stale, and
 //!   nobody asks for attributes under a mapping. (Making such readers direct instead would not do: direct
 //!   handles can be mapped too.)
-//! * No open keeps pages of an earlier one, so the first open after the last direct close begins with none.
+//! * An open keeps pages of an earlier one only if the file has the same version as then: what was written past
+//!   them has made another version.
 //!
 //! The table also remembers for a moment which open files have no privileges left for a write to take
 //! ([`super::privileges`]), so that this is not asked for at every write.
@@ -23,7 +24,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::client::fs::{Handle, OpenMode};
-use crate::types::Ino;
+use crate::types::{DataVersion, Ino};
 
 /// How long a file is believed to be without privileges: another host may give it some meanwhile.
 const CLEAN_FOR: Duration = Duration::from_secs(1);
@@ -46,10 +47,15 @@ pub(super) struct StaleRange {
     pub length: u64,
 }
 
+/// Of so many files is known which version the pages have that the kernel may have kept.
+const VERSIONS_MAX: usize = 100_000;
+
 /// All files that are open on this mount.
 #[derive(Default)]
 pub(super) struct OpenFiles {
     files: HashMap<Ino, OpenFile>,
+    /// The version of files when they were last opened through the cache.
+    versions: HashMap<Ino, DataVersion>,
 }
 
 #[derive(Default)]
@@ -81,6 +87,19 @@ impl OpenFiles {
                 self.files.remove(&ino);
             }
         }
+    }
+
+    /// A file that is opened through the cache has this version, as far as is known: whether that was so when it
+    /// was opened last, and the pages of then are right.
+    pub(super) fn pages_are_of(&mut self, ino: Ino, version: Option<DataVersion>) -> bool {
+        if self.versions.len() >= VERSIONS_MAX {
+            self.versions.clear();
+        }
+        let before = match version {
+            Some(version) => self.versions.insert(ino, version),
+            None => self.versions.remove(&ino),
+        };
+        version.is_some() && before == version
     }
 
     /// Which pages a write through `handle` leaves stale. Of an appender's place the kernel knows only what it assumed.
@@ -227,6 +246,17 @@ mod tests {
         let (files, _) = open_all(&["a", "r"]);
         let whole = Some(StaleRange { offset: 0, length: 0 });
         assert_eq!(files.stale_after_write(FILE, Handle(0), None, 5), whole);
+    }
+
+    #[test]
+    fn pages_are_kept_for_the_version_that_they_are_of() {
+        let (mut files, _) = open_all(&["r"]);
+        let version = |number| Some(DataVersion(number));
+        assert!(!files.pages_are_of(FILE, version(1)), "there are none");
+        assert!(files.pages_are_of(FILE, version(1)));
+        assert!(!files.pages_are_of(FILE, version(2)));
+        assert!(!files.pages_are_of(FILE, None), "not known");
+        assert!(!files.pages_are_of(FILE, version(2)), "they may have been read meanwhile");
     }
 
     #[test]

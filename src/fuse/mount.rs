@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::adapter::Adapter;
+use super::forget::Caches;
 use super::kernel::Session;
 use super::mountpoint::{self, FSTYPE, MountError};
 use super::{capabilities, invalidate, mountinfo};
@@ -97,8 +98,9 @@ impl Mount {
         mountpoint: PathBuf,
     ) -> io::Result<Self> {
         let (invalidations, queue) = invalidate::queue();
-        let adapter = Adapter::new(fs, runtime, invalidations);
+        let adapter = Adapter::new(Arc::clone(&fs), runtime.clone(), invalidations);
         let session = Session::begin(device, capabilities::agree)?;
+        fs.kernel_is(Arc::new(Caches::new(session.notifier(), adapter.shared(), runtime)));
         invalidate::start(session.notifier(), queue)?;
         let device = mountinfo::mounted_at(&mountpoint)?.map(|entry| entry.device);
         let device = device.ok_or_else(|| io::Error::other("it was unmounted at once"))?;

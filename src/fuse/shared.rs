@@ -13,15 +13,15 @@ use tokio::runtime::Handle as Runtime;
 use super::answer::at_once;
 use super::directory::Directories;
 use super::invalidate::Invalidation;
-use super::kernel::{Delivery, Entry, NodeId, Opened, Reply};
+use super::kernel::{Delivery, Entry, NodeId, Opened, Pages, Reply};
 use super::modes::{Caching, OpenFiles};
 use super::privileges;
 use super::translate::{self, Nodes};
 use crate::client::fs::{Fs, Handle, OpenMode, SetAttr};
-use crate::types::{Attr, Errno, Ino};
+use crate::types::{Attr, Errno, FileKind, Ino};
 
-/// How long the kernel may believe attributes and names: without shared leases, not at all.
-pub(super) const BELIEVED_FOR: Duration = Duration::ZERO;
+/// What the kernel may not believe at all.
+pub(super) const NOT_BELIEVED: Duration = Duration::ZERO;
 
 /// What a request takes along when it leaves the FUSE thread.
 pub(super) struct Shared {
@@ -68,19 +68,42 @@ impl Write {
 }
 
 impl Shared {
-    /// An inode as the kernel may know it by a name.
-    pub(super) fn entry(&self, attr: &Attr) -> Entry {
-        Entry { attr: self.nodes.attr(attr), entry_valid: BELIEVED_FOR, attr_valid: BELIEVED_FOR }
+    /// An inode that was made, of which the kernel is told nothing to believe.
+    pub(super) fn made(&self, attr: &Attr) -> Entry {
+        Entry { attr: self.nodes.attr(attr), entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
     }
 
-    /// Sends an inode that was looked up or made.
-    pub(super) fn send_entry(&self, reply: Reply, attr: &Attr) {
-        reply.entry(&self.entry(attr));
+    /// An inode that has this name in that directory.
+    pub(super) fn named(&self, (dir, name): (Ino, &[u8]), attr: &Attr) -> Entry {
+        Entry {
+            attr: self.nodes.attr(attr),
+            entry_valid: self.fs.tell_name(dir, name, Some(attr.ino)),
+            attr_valid: self.fs.tell_attr(attr),
+        }
+    }
+
+    /// What was looked up: that there is nothing is worth knowing, too, if it may be believed.
+    pub(super) fn found(
+        &self,
+        (dir, name): (Ino, &[u8]),
+        found: Result<Attr, Errno>,
+    ) -> Result<Entry, Errno> {
+        match found {
+            Ok(attr) => Ok(self.named((dir, name), &attr)),
+            Err(Errno::NotFound) => match self.fs.tell_name(dir, name, None) {
+                Duration::ZERO => Err(Errno::NotFound),
+                entry_valid => {
+                    let attr = translate::bare_attr(NodeId::NOTHING, FileKind::Regular);
+                    Ok(Entry { attr, entry_valid, attr_valid: NOT_BELIEVED })
+                }
+            },
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Sends attributes.
     pub(super) fn send_attr(&self, reply: Reply, attr: &Attr) {
-        reply.attr(&self.nodes.attr(attr), BELIEVED_FOR);
+        reply.attr(&self.nodes.attr(attr), self.fs.tell_attr(attr));
     }
 
     /// See [`privileges::take`].
@@ -131,7 +154,18 @@ impl Shared {
     /// Remembers an open file and says how the kernel is to treat it.
     pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> Opened {
         let caching = self.open_files.lock().open(ino, handle, mode);
-        Opened { handle: handle.0, direct: caching == Caching::Direct }
+        let pages = match caching {
+            Caching::Direct => Pages::Bypassed,
+            // It is among the open files first: if the version changes from now on, its pages are dropped.
+            Caching::Cached => {
+                let version = self.fs.settled_version(ino, mode);
+                match self.open_files.lock().pages_are_of(ino, version) {
+                    true => Pages::Kept,
+                    false => Pages::Dropped,
+                }
+            }
+        };
+        Opened { handle: handle.0, pages }
     }
 
     /// Closes a file that was opened for somebody who is not there any more: the kernel does not know of it.

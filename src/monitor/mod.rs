@@ -1,6 +1,7 @@
 //! The monitors: they own the namespace.
 
 pub mod founding;
+pub mod leases;
 pub mod namespace;
 pub mod raft;
 mod service;

@@ -13,8 +13,8 @@ use crate::crypto::Credentials;
 use crate::env::system::monitors::{AskError, MonitorLinks};
 use crate::env::system::rpc::ConnectError;
 use crate::types::{Program, ServerId};
-use crate::wire::metadata;
-use crate::wire::metadata::{Beat, Inventory, Refusal, Request, Response, Usage};
+use crate::wire::metadata::{Refusal, Request, Response};
+use crate::wire::servers::{self, Beat, Inventory, Usage};
 use crate::wire::shards::ShardId;
 
 /// How long the monitors may take to answer; they may have to elect a leader.
@@ -152,7 +152,7 @@ impl MemberTask {
         link: &mut Link,
     ) -> Result<(), CallFailure> {
         let sent = self.shared.clock.monotonic();
-        let request = Request::Register(metadata::Register {
+        let request = Request::Register(servers::Register {
             address: self.register.address.clone(),
             domain: self.register.domain.clone(),
             node: self.register.node.clone(),

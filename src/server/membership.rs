@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::types::{Epoch, OpSeq, ServerId};
-use crate::wire::metadata::{Beaten, Registered};
+use crate::wire::servers::{Beaten, Registered};
 use crate::wire::shards::ShardId;
 
 /// How often a server says that it lives.

@@ -19,7 +19,8 @@ use crate::types::{
     ClusterId, Epoch, Incarnation, OpSeq, Operation, ServerId, SessionId, ShardIndex, StripeId,
     Ticket, TicketKey, Timestamp, Width,
 };
-use crate::wire::metadata::{self, Beaten, Registered};
+use crate::wire::metadata;
+use crate::wire::servers::{Beaten, Registered};
 use crate::wire::shards::{Refusal, Request, Response, ShardId};
 use crate::wire::{decode, encode};
 

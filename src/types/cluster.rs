@@ -55,6 +55,22 @@ pub enum DiskRoom {
     Full,
 }
 
+impl DiskRoom {
+    /// What is to be done about the disk of that monitor, which is called so and is on that machine; `None` when it
+    /// has room.
+    pub fn advice(self, monitor: &str, machine: &str) -> Option<String> {
+        match self {
+            Self::Enough => None,
+            Self::Reserve => Some(format!(
+                "{monitor} has nearly no room on its disk: make room on it, at {machine}"
+            )),
+            Self::Full => Some(format!(
+                "the disk of {monitor} is full, and it takes nothing more: make room on it, at {machine}; it goes on by itself then"
+            )),
+        }
+    }
+}
+
 /// Overall health, worst reason first.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Encode, Decode, Serialize, Deserialize,

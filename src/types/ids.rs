@@ -76,6 +76,11 @@ id_type! {
     ShardIndex(u8)
 }
 id_type! {
+    /// A moment in a leader's table of shared leases: rises with everything that happens there. Worth nothing in
+    /// another reign.
+    LeaseStamp(u64)
+}
+id_type! {
     /// Who holds a lock on a file, among those of one session: a process or an open file, as the kernel of its host
     /// numbers them.
     LockOwner(u64)

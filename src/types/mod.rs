@@ -24,8 +24,8 @@ pub use cluster::{
 };
 pub use errno::Errno;
 pub use ids::{
-    ClusterId, DataVersion, Epoch, Incarnation, Ino, LockOwner, MonitorId, OpSeq, ServerId,
-    SessionId, ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
+    ClusterId, DataVersion, Epoch, Incarnation, Ino, LeaseStamp, LockOwner, MonitorId, OpSeq,
+    ServerId, SessionId, ShardIndex, Slot, SlotSeq, StripeId, VolumeId,
 };
 pub use level::{Levels, Program};
 pub use lock::{Conflict, HeldRanges, LockKind, LockMode, LockRange, LockRequest};

@@ -7,14 +7,15 @@
 use bincode::{Decode, Encode};
 
 use super::admin;
+use super::leases::{GiveBack, Leased};
 use super::locks::{Awaited, Forgotten, LockWait, SetLock};
+use super::servers::{Beat, Beaten, Inventory, Register, Registered};
 use super::shards::ShardId;
 use super::trust;
 use crate::types::{
-    Attr, ClientPolicy, ClusterId, Conflict, DataVersion, Epoch, Errno, Extent, FileKind, Ino,
-    LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId, ShardHash,
-    SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, TicketKey, Timestamp,
-    VolumeId,
+    Attr, ClientPolicy, ClusterId, Conflict, DataVersion, DiskRoom, Epoch, Errno, Extent, FileKind,
+    Ino, LeaseStamp, LockRequest, MonitorId, OpSeq, PlacementMap, Program, ServerId, SessionId,
+    SignedTicket, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp, VolumeId,
 };
 
 /// A call to a monitor.
@@ -68,6 +69,9 @@ pub enum Request {
         /// open does nothing.
         pins: Vec<(Ino, u64)>,
     },
+    /// Shared leases that the client gives back, because it was asked to or has no use for them: nothing of these
+    /// inodes is believed any more. Answered by [`Response::Done`].
+    GiveBack(GiveBack),
     /// Programs wait for these locks (see [`super::locks`]). Answered by [`Response::LocksAwaited`].
     AwaitLocks {
         /// Who asks.
@@ -104,7 +108,7 @@ pub enum Request {
     Inventory(Inventory),
     /// A command of an administrator. Answered by [`Response::Admin`].
     Admin(admin::Request),
-    /// Are you there? Answered by [`Response::Done`], by any monitor for itself.
+    /// Are you there? Answered by [`Response::Alive`], by any monitor for itself.
     Ping,
     /// Somebody without a certificate has a token. Answered by [`Response::Joined`].
     Join(trust::Join),
@@ -132,14 +136,16 @@ pub enum Response {
     Session(SessionOpened),
     /// Nothing more to say.
     Done,
+    /// See [`Request::Ping`]: the room that the monitor's disk has.
+    Alive(DiskRoom),
     /// See [`Request::Renew`].
     Renewed(Renewed),
     /// One a mutation, in order.
     Mutated(Vec<Result<Reply, Errno>>),
     /// One an operation, in order.
     OldReplies(Vec<OldReply>),
-    /// One a query, in order.
-    Answers(Vec<Result<Answer, Errno>>),
+    /// One a query, in order; and what of them may be believed for how long.
+    Answers(Vec<Result<Answer, Errno>>, Leased),
     /// One a wait, in order.
     LocksAwaited(Vec<Awaited>),
     /// See [`Request::SessionsOfNode`].
@@ -298,6 +304,8 @@ pub struct Renewed {
     pub placement: Option<PlacementMap>,
     /// Raw bytes (parity counted) the client may have buffered and not committed.
     pub credit_bytes: u64,
+    /// How full the root volume is.
+    pub space: Space,
     /// Whether the lease is prolonged; it is not while the client sits on what others wait for.
     pub prolonged: bool,
     /// All the client's tickets, if it wants new ones or the placement map is another.
@@ -604,14 +612,14 @@ pub enum Reply {
     Done,
     /// Done; the inode is now this.
     Inode(Attr),
-    /// A name is gone; this is its inode now, [`Attr::nlink`] counts the names that are left.
-    Removed(Attr),
+    /// A name is gone.
+    Removed(Removed),
     /// A name is another.
     Renamed {
         /// What has another name now: one inode, two where they changed places, none where both names were of one.
         moved: Vec<Attr>,
-        /// What lost its name for it, as it is now.
-        replaced: Option<Attr>,
+        /// What lost its name for it.
+        replaced: Option<Removed>,
     },
     /// One a piece, in order.
     Committed(Vec<PieceOutcome>),
@@ -628,6 +636,15 @@ pub enum Reply {
         /// How many.
         count: u64,
     },
+}
+
+/// An inode has lost a name.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Removed {
+    /// The inode as it is now; [`Attr::nlink`] counts the names that are left.
+    pub attr: Attr,
+    /// Whether other sessions have it open: what is written to it is not in vain, even if it has no name left.
+    pub open_elsewhere: bool,
 }
 
 /// A question.
@@ -788,6 +805,14 @@ pub struct Space {
 pub enum Notice {
     /// To a client: somebody else wants these inodes; commit what is buffered and release them.
     Recall(Vec<Ino>),
+    /// To a client: these inodes are about to change. Whatever it believes of them without asking it must
+    /// stop to believe, and then give their leases back ([`Request::GiveBack`]) up to that stamp.
+    Invalidate {
+        /// When it was said.
+        stamp: LeaseStamp,
+        /// The inodes.
+        inos: Vec<Ino>,
+    },
     /// To a client: these tickets may try now ([`super::locks`]).
     LocksFree(Vec<u64>),
     /// To everybody: who leads, as that monitor sees it. Of several the highest term is right.
@@ -799,100 +824,4 @@ pub enum Notice {
     },
     /// To everybody: where the monitors are, `host:port` each; again whenever that changes.
     Monitors(Vec<String>),
-}
-
-/// See [`Request::Register`]. The server's name is the one in its certificate.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Register {
-    /// `host:port` where it serves.
-    pub address: String,
-    /// Its failure domain.
-    pub domain: String,
-    /// The node it runs on (machine id).
-    pub node: String,
-    /// Its process on that node.
-    pub pid: u32,
-    /// Drawn at the start of its process: what is sent again, because its answer was lost, is known by it and raises
-    /// no epoch.
-    pub instance: u64,
-    /// Its directory on that node.
-    pub dir: String,
-    /// How full it is.
-    pub usage: Usage,
-    /// What it runs.
-    pub program: Program,
-}
-
-/// How full a server is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
-pub struct Usage {
-    /// Bytes its shards take on disk.
-    pub used_bytes: u64,
-    /// Bytes of shards it could hold altogether.
-    pub capacity_bytes: u64,
-}
-
-/// See [`Request::Register`].
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Registered {
-    /// The server's id: the same for the same name, for ever.
-    pub server: ServerId,
-    /// Its epoch from now on.
-    pub epoch: Epoch,
-    /// With this the monitors sign what they allow others to ask it for: the same for ever.
-    pub key: TicketKey,
-    /// The metadata state that the monitor is at: a server that has seen a later one deletes nothing.
-    pub state: OpSeq,
-    /// Addresses (`host:port`) of all monitors.
-    pub monitors: Vec<String>,
-}
-
-/// See [`Request::Beat`].
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Beat {
-    /// Who lives.
-    pub server: ServerId,
-    /// At which epoch.
-    pub epoch: Epoch,
-    /// How full it is.
-    pub usage: Usage,
-    /// What its disk says, if it does not take writes (for another reason than being full).
-    pub trouble: Option<String>,
-    /// Shards that it was told to delete and that are gone for good.
-    pub reaped: Vec<ShardId>,
-    /// Shards that it found damaged or gone.
-    pub lost: Vec<ShardId>,
-}
-
-/// See [`Request::Beat`].
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Beaten {
-    /// Shards to delete (again, until they are reported as reaped).
-    pub reap: Vec<ShardId>,
-    /// Whether the server is to list what it has.
-    pub list: bool,
-    /// The server must register again: it is not known at that epoch.
-    pub register: bool,
-    /// The metadata state that the monitor is at.
-    pub state: OpSeq,
-    /// Addresses (`host:port`) of all monitors.
-    pub monitors: Vec<String>,
-}
-
-/// See [`Request::Inventory`].
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Inventory {
-    /// Who lists.
-    pub server: ServerId,
-    /// At which epoch.
-    pub epoch: Epoch,
-    /// The metadata state ([`Beaten::state`]) that the server knew of before it began to list: what was
-    /// committed later may be missing from the list without being lost.
-    pub as_of: OpSeq,
-    /// Everything it has from here (the end of the portion before) ...
-    pub from: ShardId,
-    /// ... up to but without this; `None` at the end.
-    pub to: Option<ShardId>,
-    /// The shards in between, ascending.
-    pub shards: Vec<(ShardId, ShardHash)>,
 }

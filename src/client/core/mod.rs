@@ -6,8 +6,10 @@
 //! * [`rooms`], [`pool`], [`buffer`], [`pack`]: a dirty byte until it is frozen into a stripe.
 //! * [`placement`], [`placing`], [`commits`]: a frozen stripe until it is committed.
 //! * [`map`], [`layers`], [`plan`], [`readahead`]: a read.
+//! * [`beliefs`]: what is answered without asking, under shared leases.
 //! * [`slots`], [`ids`], [`latency`]: what the session and the connections count with; [`owners`]: whose files are whose.
 
+pub(crate) mod beliefs;
 pub(crate) mod buffer;
 pub(crate) mod commits;
 pub(crate) mod ids;

@@ -53,8 +53,10 @@ impl Owners {
     ) -> Vec<Result<Reply, Errno>> {
         for reply in replies.iter_mut().flatten() {
             match reply {
-                Reply::Inode(attr) | Reply::Removed(attr) => self.incoming(attr),
+                Reply::Inode(attr) => self.incoming(attr),
+                Reply::Removed(removed) => self.incoming(&mut removed.attr),
                 Reply::Renamed { moved, replaced } => {
+                    let replaced = replaced.iter_mut().map(|removed| &mut removed.attr);
                     moved.iter_mut().chain(replaced).for_each(|attr| self.incoming(attr));
                 }
                 Reply::Done

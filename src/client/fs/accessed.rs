@@ -1,12 +1,14 @@
 //! Reads leave their time behind, as `relatime` has it: the first after a change, and one a day.
 //!
 //! Nobody waits for the monitors: until they have taken note of it, this client shows the time itself. Other clients
-//! see it a moment later. A file that is mapped or in the kernel's cache is read without our knowing; what
-//! counts is that it was read into there. Directories and symbolic links do not show when they were read.
+//! see it when they ask again, for a shared lease does not cover it: nobody is made to forget a file because somebody
+//! has read it. A file that is mapped or in the kernel's cache is read without our knowing; what
+//! counts is that it was read into there, so the kernel keeps no pages for who opens a file of which the next read is to
+//! be written down. Directories and symbolic links do not show when they were read.
 
 use std::sync::Arc;
 
-use super::Fs;
+use super::{Fs, OpenMode};
 use crate::client::file::File;
 use crate::client::files::OpenFile;
 use crate::types::Timestamp;
@@ -15,8 +17,7 @@ use crate::wire::metadata::{Op, Reply};
 impl Fs {
     /// Something was read through that handle.
     pub(super) fn note_access(&self, open: &OpenFile) {
-        let unwanted = open.mode.no_atime || self.config.no_atime;
-        if unwanted || self.must_be_writable().is_err() {
+        if !self.notes_access(open.mode) {
             return;
         }
         let file = &open.file;
@@ -30,6 +31,11 @@ impl Fs {
                 }
             });
         }
+    }
+
+    /// Whether reads of a file that is opened so are written down.
+    pub(super) fn notes_access(&self, mode: OpenMode) -> bool {
+        !mode.no_atime && !self.config.no_atime && self.must_be_writable().is_ok()
     }
 
     /// The time that has to be told, if any; others that read need not tell theirs as well.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Fs, SetAttr};
 use crate::client::file::{File, Grant};
-use crate::types::{Attr, Errno, FileKind, Ino};
+use crate::types::{Attr, Errno, FileKind, Ino, VolumeId};
 use crate::wire::metadata::{Answer, AttrChanges, Op, Query, Reply, Space};
 
 impl Fs {
@@ -15,7 +15,7 @@ impl Fs {
         {
             return Ok(attr);
         }
-        match self.ask_attr(Query::Attr { ino }).await {
+        match self.learn_attr(Query::Attr { ino }).await {
             Ok(attr) => self.freshen(attr).await,
             Err(Errno::Stale) => self.removed.find(ino).ok_or(Errno::Stale),
             Err(errno) => Err(errno),
@@ -45,8 +45,13 @@ impl Fs {
         }
     }
 
-    /// How full the volume of an inode is.
+    /// How full the volume of an inode is. Of the root volume it comes with each renewal.
     pub async fn space(&self, ino: Ino) -> Result<Space, Errno> {
+        if self.session.believed(ino).is_some_and(|attr| attr.volume == VolumeId::ROOT)
+            && let Some(space) = self.session.leases().space()
+        {
+            return Ok(space);
+        }
         match self.session.query(Query::Space { ino }).await? {
             Answer::Space(space) => Ok(space),
             _ => Err(Errno::Io),
@@ -91,7 +96,15 @@ impl Fs {
         Some(attr)
     }
 
-    pub(super) async fn ask_attr(&self, query: Query) -> Result<Attr, Errno> {
+    /// The attributes that are the answer to a question, asked only if they are not known.
+    pub(super) async fn learn_attr(&self, query: Query) -> Result<Attr, Errno> {
+        match self.session.learn(query).await? {
+            Answer::Attr(attr) => Ok(attr),
+            _ => Err(Errno::Io),
+        }
+    }
+
+    async fn ask_attr(&self, query: Query) -> Result<Attr, Errno> {
         match self.session.query(query).await? {
             Answer::Attr(attr) => Ok(attr),
             _ => Err(Errno::Io),

@@ -21,7 +21,8 @@ impl Fs {
         // unlink.
         let handle = self.files.open(&file, open, None);
         let opened = async {
-            if file.state.lock().pin.is_none() {
+            // Under a shared lease nobody has to be told: the monitors ask before they let the file go.
+            if file.state.lock().pin.is_none() && self.session.believed(ino).is_none() {
                 self.pin(&file).await?;
             }
             if open.truncate {
@@ -40,6 +41,7 @@ impl Fs {
     pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<Bytes>, Errno> {
         let open = self.files.handle(handle)?;
         let range = offset..offset.saturating_add(u64::from(size));
+        open.file.when(|state| state.begin_read(&range)).await;
         let read = self.reader.read(&open.file, range, Some(&open.ahead)).await;
         if read.is_ok() {
             self.note_access(&open);
@@ -77,8 +79,8 @@ impl Fs {
         let open = self.files.handle(handle)?;
         self.flusher.flush(&open.file).await;
         if open.file.state.lock().grant == Grant::Nothing {
-            // Whoever holds the file commits before the monitors answer this.
-            self.session.query(Query::Attr { ino: open.file.ino }).await?;
+            // Whoever holds the file commits before the monitors answer this; nobody does if it is known.
+            self.session.learn(Query::Attr { ino: open.file.ino }).await?;
         }
         let mut state = open.file.state.lock();
         state.take_failure(&open.seen)

@@ -3,12 +3,14 @@
 use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
 use crate::client::files::CREATION;
 use crate::types::{Attr, Errno, FileKind, Ino};
-use crate::wire::metadata::{Answer, Create, Op, Query, Rename, RenameMode, Reply};
+use crate::wire::metadata::{
+    Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Removed, Rename, RenameMode, Reply,
+};
 
 impl Fs {
     /// The inode with that name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
-        let attr = self.ask_attr(Query::Lookup { parent, name: name.to_vec() }).await?;
+        let attr = self.learn_attr(Query::Lookup { parent, name: name.to_vec() }).await?;
         self.freshen(attr).await
     }
 
@@ -66,8 +68,8 @@ impl Fs {
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
         match self.session.mutate(Op::Unlink { parent, name: name.to_vec() }).await? {
-            Reply::Removed(left) => {
-                self.unlinked(left);
+            Reply::Removed(removed) => {
+                self.unlinked(removed);
                 Ok(())
             }
             _ => Err(Errno::Io),
@@ -78,8 +80,8 @@ impl Fs {
     pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         self.must_be_writable()?;
         match self.session.mutate(Op::Rmdir { parent, name: name.to_vec() }).await? {
-            Reply::Removed(left) => {
-                self.removed.remember(left);
+            Reply::Removed(removed) => {
+                self.removed.remember(removed.attr);
                 Ok(())
             }
             _ => Err(Errno::Io),
@@ -106,9 +108,9 @@ impl Fs {
         else {
             return Err(Errno::Io);
         };
-        moved.into_iter().for_each(|attr| self.told(&attr));
-        if let Some(left) = replaced {
-            self.unlinked(left);
+        moved.iter().for_each(|attr| self.told(attr));
+        if let Some(removed) = replaced {
+            self.unlinked(removed);
         }
         Ok(())
     }
@@ -122,10 +124,13 @@ impl Fs {
         limit: u32,
         attrs: bool,
     ) -> Result<Listing, Errno> {
-        let answer = self.session.query(Query::ReadDir { dir, after, limit, attrs }).await?;
+        let answer = self.session.learn(Query::ReadDir { dir, after, limit, attrs }).await?;
         let Answer::Entries { parent, mut entries, end } = answer else {
             return Err(Errno::Io);
         };
+        if attrs {
+            self.learn_missing(&mut entries).await;
+        }
         for entry in &mut entries {
             if let Some(attr) = entry.attr.take() {
                 // One that was removed meanwhile is listed without attributes.
@@ -135,9 +140,24 @@ impl Fs {
         Ok(Listing { parent, entries, end })
     }
 
+    /// Asks for attributes that were not known together with the listing.
+    async fn learn_missing(&self, entries: &mut [DirEntry]) {
+        let mut missing: Vec<&mut DirEntry> =
+            entries.iter_mut().filter(|entry| entry.attr.is_none()).collect();
+        for portion in missing.chunks_mut(MUTATIONS_MAX) {
+            let queries = portion.iter().map(|entry| Query::Attr { ino: entry.ino }).collect();
+            let answers = self.session.query_all(queries).await;
+            for (entry, answer) in portion.iter_mut().zip(answers) {
+                if let Ok(Answer::Attr(attr)) = answer {
+                    entry.attr = Some(attr);
+                }
+            }
+        }
+    }
+
     /// Where a symbolic link points.
     pub async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        match self.session.query(Query::ReadLink { ino }).await? {
+        match self.session.learn(Query::ReadLink { ino }).await? {
             Answer::Bytes(target) => Ok(target),
             _ => Err(Errno::Io),
         }
@@ -170,18 +190,19 @@ impl Fs {
         }
     }
 
-    /// A name of a file is gone. With the last one, dirty data of a file that is not open is gone too.
-    fn unlinked(&self, left: Attr) {
-        self.told(&left);
-        let (ino, is_gone) = (left.ino, left.nlink == 0);
-        if is_gone {
-            self.removed.remember(left);
+    /// A name of a file is gone. With the last one, dirty data of a file that is open nowhere is gone too.
+    fn unlinked(&self, removed: Removed) {
+        let Removed { attr, open_elsewhere } = removed;
+        self.told(&attr);
+        let (ino, has_no_name) = (attr.ino, attr.nlink == 0);
+        if has_no_name {
+            self.removed.remember(attr);
         }
         let Some(file) = self.files.find(ino) else {
             return;
         };
         let mut state = file.state.lock();
-        if is_gone {
+        if has_no_name && !open_elsewhere {
             state.gone = true;
             if state.handles == 0 {
                 self.flusher.discard(&file, &mut state);
@@ -200,9 +221,9 @@ impl Fs {
         new_name: &[u8],
     ) -> Result<(), Errno> {
         let lookup = |parent, name: &[u8]| Query::Lookup { parent, name: name.to_vec() };
-        let lookups = vec![lookup(parent, name), lookup(new_parent, new_name)];
-        let answers = self.session.query_all(lookups).await;
-        let [Ok(Answer::Attr(source)), Ok(Answer::Attr(_))] = &answers[..] else {
+        let source = self.session.learn(lookup(parent, name)).await;
+        let replaced = self.session.learn(lookup(new_parent, new_name)).await;
+        let (Ok(Answer::Attr(source)), Ok(Answer::Attr(_))) = (source, replaced) else {
             return Ok(());
         };
         match self.files.find(source.ino) {

@@ -24,15 +24,10 @@ impl Fs {
         if let Some(ours) = name.strip_prefix(OURS) {
             return self.our_attribute(ino, ours).await;
         }
-        // The kernel asks often for what few inodes have: capabilities with every program that is run, ACLs with
-        // every file that is listed.
-        if let Some(file) = self.files.find(ino)
-            && let Some(attr) = self.held_attr(&file).await
-            && attr.xattrs == 0
-        {
+        if self.has_no_xattrs(ino).await {
             return Err(Errno::NoAttribute);
         }
-        match self.session.query(Query::GetXattr { ino, name: name.to_vec() }).await? {
+        match self.session.learn(Query::GetXattr { ino, name: name.to_vec() }).await? {
             Answer::Bytes(value) => Ok(value),
             _ => Err(Errno::Io),
         }
@@ -40,10 +35,23 @@ impl Fs {
 
     /// The names of all extended attributes; `user.okapifs.*` are not among them, so that nothing copies them.
     pub async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, Errno> {
-        match self.session.query(Query::ListXattr { ino }).await? {
+        if self.has_no_xattrs(ino).await {
+            return Ok(Vec::new());
+        }
+        match self.session.learn(Query::ListXattr { ino }).await? {
             Answer::Names(names) => Ok(names),
             _ => Err(Errno::Io),
         }
+    }
+
+    /// Whether an inode is known to have no extended attributes. The kernel asks often for what few have: capabilities
+    /// with every program that is run, ACLs with every file that is listed.
+    async fn has_no_xattrs(&self, ino: Ino) -> bool {
+        let held = match self.files.find(ino) {
+            Some(file) => self.held_attr(&file).await,
+            None => None,
+        };
+        held.or_else(|| self.session.believed(ino)).is_some_and(|attr| attr.xattrs == 0)
     }
 
     /// Set an extended attribute. An ACL sets the mode as well, and takes setgid where `takes_setgid` says so.
@@ -83,6 +91,7 @@ impl Fs {
             b"md5" => Ok(hex(&self.md5(ino).await?)),
             b"ino" => Ok(ino.to_string().into_bytes()),
             b"cluster" => Ok(self.session.cluster().to_string().into_bytes()),
+            b"stats" => Ok(self.stats().into_bytes()),
             b"config" => Ok(self.config.config_dir.as_os_str().as_bytes().to_vec()),
             _ => Err(Errno::NoAttribute),
         }

@@ -18,9 +18,10 @@ use crate::types::{
     OpSeq, PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId,
     StripeRecord, Timestamp, VolumeEntry, VolumeId, VolumePolicy, Width,
 };
+use crate::wire::leases::Leased;
 use crate::wire::metadata::{
     self, Answer, CloneRange, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query,
-    Renew, Renewed, Reply, Request, Response, SessionOpened,
+    Renew, Renewed, Reply, Request, Response, SessionOpened, Space,
 };
 use crate::wire::shards::{Refusal, ShardId};
 
@@ -118,6 +119,12 @@ impl FakeMonitors {
             Request::Renew(_) => Response::Renewed(Renewed {
                 placement: None,
                 credit_bytes: 1 << 40,
+                space: Space {
+                    total_bytes: 1 << 40,
+                    free_bytes: 1 << 40,
+                    inodes: 1,
+                    inodes_free: None,
+                },
                 prolonged: true,
                 tickets: None,
             }),
@@ -125,7 +132,8 @@ impl FakeMonitors {
                 mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),
             ),
             Request::Query { queries, .. } => {
-                Response::Answers(queries.iter().map(|query| self.query(query)).collect())
+                let answers = queries.iter().map(|query| self.query(query)).collect();
+                Response::Answers(answers, Leased::default())
             }
             _ => Response::Done,
         }

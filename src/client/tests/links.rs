@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+
 use crate::client::link::Monitors;
 use crate::client::monitors::MonitorLink;
 use crate::crypto::Role;
@@ -34,7 +36,7 @@ async fn a_new_leader_hears_what_is_open_before_it_is_asked_again() {
     let asking = Arc::clone(&link);
     let asked = tokio::spawn(async move { asking.call(&unpin()).await });
     assert_eq!(hung.asked.recv().await, Some(unpin()));
-    link.attach_with(Box::new(parts));
+    link.attach_with(Box::new(|| std::future::ready(parts()).boxed()));
     hung.announce(2, &next.address);
     for part in parts() {
         assert_eq!(next.asked.recv().await, Some(Request::Attach(part)));
@@ -70,7 +72,7 @@ async fn while_nobody_leads_monitors_are_not_flooded() {
     let addresses = [monitors[0].address.clone(), monitors[1].address.clone()];
     let credentials = cluster.credentials(Role::Client);
     let (link, _notices) = MonitorLink::connect(&addresses, credentials, LONG).await.unwrap();
-    link.attach_with(Box::new(parts));
+    link.attach_with(Box::new(|| std::future::ready(parts()).boxed()));
     let call = unpin();
     tokio::time::timeout(Duration::from_secs(1), link.call(&call)).await.unwrap_err();
     let mut asked = 0;

@@ -161,7 +161,7 @@ async fn mounted() -> Mounted {
     let asked = Arc::clone(&monitors) as Arc<dyn Monitors>;
     let (session, lost) = Session::open(asked, clock, client_info()).await.expect("a session");
     let servers = Arc::new(FakeShards::default()) as Arc<dyn Shards>;
-    let fs = Fs::assemble(config(), session, servers, told, lost);
+    let fs = Fs::assemble(config(), session, (servers, Arc::default()), told, lost);
     Mounted { fs, monitors }
 }
 

@@ -41,7 +41,7 @@ async fn mounted() -> Mounted {
     let (session, lost) = Session::open(asked, clock, client_info()).await.expect("a session");
     let (notices, told) = mpsc::unbounded_channel();
     let servers = Arc::clone(&shards) as Arc<dyn Shards>;
-    let fs = Fs::assemble(config(), session, servers, told, lost);
+    let fs = Fs::assemble(config(), session, (servers, Arc::default()), told, lost);
     Mounted { fs, monitors, shards, notices }
 }
 

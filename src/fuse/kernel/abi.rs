@@ -71,6 +71,8 @@ pub(in crate::fuse) mod init {
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     /// `max_pages` is said.
     pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;
+    /// The targets of symbolic links are kept for as long as their inodes.
+    pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     /// The filesystem takes setuid, setgid and capabilities away.
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     /// There is a `flags2`.
@@ -104,6 +106,8 @@ pub(super) const LK_FLOCK: u32 = 1 << 0;
 pub(super) const RELEASE_FLOCK_UNLOCK: u32 = 1 << 1;
 /// The file is read and written past the page cache.
 pub(super) const FOPEN_DIRECT_IO: u32 = 1 << 0;
+/// Pages that are cached of the file stay.
+pub(super) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 
 /// What we may tell the kernel unasked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -56,8 +56,19 @@ pub(in crate::fuse) struct Entry {
 pub(in crate::fuse) struct Opened {
     /// By which it names the file from now on.
     pub(in crate::fuse) handle: u64,
-    /// Past the page cache.
-    pub(in crate::fuse) direct: bool,
+    /// How it is read and written.
+    pub(in crate::fuse) pages: Pages,
+}
+
+/// What an open makes of the pages that the kernel keeps of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::fuse) enum Pages {
+    /// Those of earlier opens go, and new ones are kept.
+    Dropped,
+    /// Those of earlier opens are right.
+    Kept,
+    /// It is read and written past them.
+    Bypassed,
 }
 
 /// A lock that is in the way of another.
@@ -164,7 +175,11 @@ pub(super) fn opened(opened: Opened) -> Body {
 }
 
 fn put_opened(body: Body, opened: Opened) -> Body {
-    let flags = if opened.direct { abi::FOPEN_DIRECT_IO } else { 0 };
+    let flags = match opened.pages {
+        Pages::Dropped => 0,
+        Pages::Kept => abi::FOPEN_KEEP_CACHE,
+        Pages::Bypassed => abi::FOPEN_DIRECT_IO,
+    };
     body.u64(opened.handle).u32(flags).u32(0)
 }
 
@@ -369,7 +384,7 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_kernel() {
-        let opened = Opened { handle: 1, direct: false };
+        let opened = Opened { handle: 1, pages: Pages::Dropped };
         let entry = entry_of(ATTR);
         assert_eq!(super::attr(&ATTR, Duration::ZERO).as_slice().len(), 104);
         assert_eq!(super::entry(&entry).as_slice().len(), 128);
@@ -398,10 +413,13 @@ mod tests {
         let widths = [&[8, 4, 4][..], &ATTR_WIDTHS].concat();
         assert_eq!(numbers(body.as_slice(), &widths), [&[3, 4, 0][..], &ATTR_NUMBERS].concat());
 
-        let body = created(&entry_of(ATTR), Opened { handle: 9, direct: true });
+        let body = created(&entry_of(ATTR), Opened { handle: 9, pages: Pages::Bypassed });
         let widths = [&[8, 8, 8, 8, 4, 4][..], &ATTR_WIDTHS, &[8, 4, 4]].concat();
         let expected = [&[11, 0, 1, 3, 2, 4][..], &ATTR_NUMBERS, &[9, 1, 0]].concat();
         assert_eq!(numbers(body.as_slice(), &widths), expected);
+
+        let body = super::opened(Opened { handle: 9, pages: Pages::Kept });
+        assert_eq!(numbers(body.as_slice(), &[8, 4, 4]), [9, 2, 0]);
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod session;
 mod watch;
 
 pub(super) use abi::init as capability;
-pub(super) use encode::{Agreement, Entries, Entry, FoundLock, NodeAttr, Opened, Room};
+pub(super) use encode::{Agreement, Entries, Entry, FoundLock, NodeAttr, Opened, Pages, Room};
 pub(super) use notify::Notifier;
 pub(super) use reply::{Delivery, Question, Reply};
 pub(super) use request::{

@@ -28,7 +28,6 @@ impl Notifier {
     }
 
     /// A name in a directory is stale.
-    #[expect(dead_code, reason = "names are not believed as long as clients share no leases")]
     pub(in crate::fuse) fn inval_entry(&self, parent: NodeId, name: &[u8]) -> io::Result<()> {
         let body = encode::inval_entry(parent, name_bytes(name)?);
         self.send(Notification::InvalEntry, &body, &[name, &[0]])

@@ -175,7 +175,8 @@ impl Reply {
         let _delivery = self.0.send(code, &[]);
     }
 
-    /// An inode that was looked up or made.
+    /// An inode that was looked up or made; [`NodeId::NOTHING`](super::NodeId::NOTHING) if there is none of that name,
+    /// which the kernel then may believe, too.
     pub(in crate::fuse) fn entry(self, entry: &Entry) {
         self.body(&encode::entry(entry));
     }
@@ -280,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::fuse::kernel::abi::Fields;
+    use crate::fuse::kernel::encode::Pages;
 
     /// A reply, and the end from which the kernel would read.
     fn asked() -> (Reply, PipeReader) {
@@ -314,7 +316,7 @@ mod tests {
         let (reply, reader) = asked();
         let question = reply.question();
         question.begin_to_wait();
-        let opened = Opened { handle: 3, direct: true };
+        let opened = Opened { handle: 3, pages: Pages::Bypassed };
         assert_eq!(reply.opened(opened), Delivery::Taken);
         question.abandon();
         drop(question);
@@ -328,7 +330,7 @@ mod tests {
         question.begin_to_wait();
         question.abandon();
         drop(question);
-        assert_eq!(reply.opened(Opened { handle: 3, direct: true }), Delivery::Abandoned);
+        assert_eq!(reply.opened(Opened { handle: 3, pages: Pages::Bypassed }), Delivery::Abandoned);
         assert_eq!(sent(reader), (libc::EINTR, vec![]));
     }
 

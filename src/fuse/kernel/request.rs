@@ -14,6 +14,8 @@ pub(in crate::fuse) struct NodeId(pub(in crate::fuse) u64);
 impl NodeId {
     /// The root of a mount.
     pub(in crate::fuse) const ROOT: Self = Self(1);
+    /// Where a name leads that there is not.
+    pub(in crate::fuse) const NOTHING: Self = Self(0);
 }
 
 impl std::fmt::Display for NodeId {

@@ -77,8 +77,8 @@ fn perform(txn: &mut Txn<'_>, at: At, action: &Action) -> Result<Outcome, StoreE
         }
         Action::MonitorLeft { id } => return monitors::left(txn, at, *id),
         Action::RaiseFeatureLevel(level) => return level::raise(txn, *level),
-        Action::Mutate { session, mutation, removes } => {
-            return mutate(txn, at, *session, mutation, removes.as_ref());
+        Action::Mutate { session, mutation, removes, moves } => {
+            return mutate(txn, at, *session, mutation, (removes.as_ref(), moves));
         }
         Action::OpenSession { owner, client, nonce } => {
             return sessions::open(txn, at, owner, client, *nonce);
@@ -163,7 +163,7 @@ fn mutate(
     at: At,
     session: SessionId,
     mutation: &Mutation,
-    removes: Option<&Removal>,
+    (removes, moves): (Option<&Removal>, &[Ino]),
 ) -> Result<Outcome, StoreError> {
     if get(batch, &keys::session(session))?.is_none_or(|session| session.closing.is_some()) {
         return Ok(Outcome::NoSession);
@@ -173,7 +173,9 @@ fn mutate(
     }
     let held = caps::held_from(batch, session, &mutation.op)?;
     let removed = caps::removed_by_op(batch, &mutation.op)?;
-    if !held.is_empty() || removed != removes.map(|removal| removal.ino) {
+    let names_are_as_found = removed == removes.map(|removal| removal.ino)
+        && caps::moved_by_op(batch, &mutation.op)? == moves;
+    if !held.is_empty() || !names_are_as_found {
         return Ok(Outcome::Held(held));
     }
     let pinned_by = removes.map_or(&[][..], |removal| &removal.pinned_by);
@@ -248,12 +250,13 @@ fn operate(
     op: &Op,
     pinned_by: &[SessionId],
 ) -> Result<Step, Fail> {
+    let keepers = tree::Keepers { pinned_by, author: session };
     let reply = match op {
         Op::Create(create) => tree::create(txn, at, session, create)?,
         Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
-        Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, pinned_by)?,
-        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, pinned_by)?,
-        Op::Rename(rename) => rename::rename(txn, at, rename, pinned_by)?,
+        Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, keepers)?,
+        Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, keepers)?,
+        Op::Rename(rename) => rename::rename(txn, at, rename, keepers)?,
         Op::SetAttr { ino, changes } => attrs::set(txn, at, *ino, changes)?,
         Op::Truncate { ino, size, mtime } => {
             return content::truncate(txn, at, session, *ino, (*size, *mtime));

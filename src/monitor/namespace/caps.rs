@@ -6,7 +6,8 @@
 //! back. The service asks here what an operation or a question touches and recalls what others hold; apply asks
 //! again, because a grant may have been taken in between, and answers [`Outcome::Held`] then.
 //!
-//! There are no shared leases yet: holding nothing is the only other state.
+//! Others may believe what they were told of an inode without asking, under shared leases (see
+//! [`leases`](crate::monitor::leases)); which inodes an operation changes in their eyes is said here, too.
 //!
 //! [`Outcome::Held`]: super::command::Outcome::Held
 
@@ -138,6 +139,74 @@ pub fn touched_by_query(read: &dyn Read, query: &Query) -> Result<Vec<Ino>, Stor
         | Query::Lock { .. }
         | Query::Space { .. } => Ok(Vec::new()),
     }
+}
+
+/// The inodes that an operation changes in the eyes of those who do not hold them exclusively: before it is applied
+/// nobody else may have a shared lease of them.
+///
+/// Who commits, truncates, punches or clones holds the file exclusively, so nobody else has a lease of it; what an
+/// operation creates nobody knows yet. A lock changes nothing of its file. And a file that many read would be wanted
+/// back from all of them whenever one reads it: when others have read it is not believed to be known.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn changed_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
+    let mut changed = directories(op);
+    changed.extend(touched_by_op(read, op)?);
+    changed.extend(moved_by_op(read, op)?);
+    changed.extend(removed_by_op(read, op)?);
+    changed.sort_unstable();
+    changed.dedup();
+    Ok(changed)
+}
+
+/// The inodes that an operation, if it is done, leads away from the names they have.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn moved_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
+    let Op::Rename(rename) = op else { return Ok(Vec::new()) };
+    let exchanged =
+        (rename.mode == RenameMode::Exchange).then_some((rename.new_parent, &rename.new_name));
+    let mut moved = Vec::new();
+    for (parent, name) in std::iter::once((rename.parent, &rename.name)).chain(exchanged) {
+        moved.extend(inodes::entry(read, parent, name)?.map(|entry| entry.ino));
+    }
+    Ok(moved)
+}
+
+/// Whether an operation changes what others may believe under leases that a new leader does not know of yet: it
+/// waits until all sessions are attached. Who holds a file exclusively is known from the start.
+pub fn waits_for_grace(op: &Op) -> bool {
+    match op {
+        Op::Create(_)
+        | Op::Link { .. }
+        | Op::Unlink { .. }
+        | Op::Rmdir { .. }
+        | Op::Rename(_)
+        | Op::SetAttr { .. }
+        | Op::SetXattr { .. }
+        | Op::RemoveXattr { .. }
+        | Op::Acquire { .. } => true,
+        Op::Accessed { .. }
+        | Op::Truncate { .. }
+        | Op::Punch { .. }
+        | Op::Clone(_)
+        | Op::Commit(_)
+        | Op::Release { .. }
+        | Op::SetMd5 { .. }
+        | Op::Reserve(_)
+        | Op::Lock(_)
+        | Op::LeaseInodes
+        | Op::LeaseStripes { .. } => false,
+    }
+}
+
+/// Whether an operation has names that lead to inodes.
+pub fn names_anything(op: &Op) -> bool {
+    may_remove_name(op) || matches!(op, Op::Rename(_))
 }
 
 /// Whether an operation may take a name away from an inode.

@@ -11,8 +11,9 @@ use crate::types::{
     ClusterId, Epoch, Errno, Incarnation, Ino, MonitorId, ServerId, SessionId, Slot, SlotSeq,
     TicketKey, Timestamp, VolumeChanges, Width,
 };
-use crate::wire::metadata::{ClientInfo, Mutation, Register, Reply};
+use crate::wire::metadata::{ClientInfo, Mutation, Reply};
 use crate::wire::peers::Profile;
+use crate::wire::servers::Register;
 use crate::wire::shards::ShardId;
 
 /// One Raft entry: many actions, applied in order, each by itself, each with an `OpSeq` of its own.
@@ -83,6 +84,9 @@ pub enum Action {
         /// found it when it proposed the change. If the name leads to another inode by now, the change is not
         /// done ([`Outcome::Held`]).
         removes: Option<Removal>,
+        /// For a rename: the inodes that get another name, as the leader found them, in whom nobody else believes
+        /// any more. Likewise.
+        moves: Vec<Ino>,
     },
     /// A client begins. Answered by [`Outcome::Session`], or by [`Outcome::NoSession`] when it was revoked.
     OpenSession {
@@ -220,8 +224,8 @@ pub enum Outcome {
     /// yet.
     Partly,
     /// The mutation was not done, because other sessions hold these inodes exclusively: recall them and propose
-    /// it again. Its slot has not moved on. (Nobody holds anything when the list is empty: the name that it
-    /// removes has moved to another file meanwhile.)
+    /// it again. Its slot has not moved on. (Nobody holds anything when the list is empty: a name that it
+    /// removes or moves leads to another file meanwhile.)
     Held(Vec<Ino>),
     /// The id of the monitor that was added.
     Monitor(MonitorId),

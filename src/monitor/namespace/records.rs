@@ -12,8 +12,9 @@ use crate::types::{
     Incarnation, Ino, KeyHash, LockKind, LockOwner, OpSeq, SessionId, ShardIndex, SlotSeq,
     StripeId, StripeRecord, TicketKey, Timestamp, TokenGrant, TokenUse, VolumeId, VolumePolicy,
 };
-use crate::wire::metadata::{ClientInfo, Register, Reply};
+use crate::wire::metadata::{ClientInfo, Reply};
 use crate::wire::peers::Profile;
+use crate::wire::servers::Register;
 use crate::wire::{decode, encode_behind};
 
 /// As long as an inode: few records are longer.

@@ -8,19 +8,18 @@ use super::fail::Fail;
 use super::inodes::{At, change_directory, check_name, directory, entry, named};
 use super::keys;
 use super::records::Entry;
-use super::tree::{check_empty, enter, leave, remove, rename_link};
+use super::tree::{Keepers, check_empty, enter, leave, remove, rename_link};
 use super::txn::Txn;
 use crate::monitor::store::Read;
-use crate::types::{Attr, Errno, FileKind, Ino, SessionId, limits};
+use crate::types::{Attr, Errno, FileKind, Ino, limits};
 use crate::wire::metadata::{Rename, RenameMode, Reply};
 
-/// Renames. If that takes the last name of something, the sessions in `pinned_by` keep it until they have
-/// closed it.
+/// Renames. If that takes the last name of something, its keepers keep it until they have closed it.
 pub(super) fn rename(
     txn: &mut Txn<'_>,
     at: At,
     rename: &Rename,
-    pinned_by: &[SessionId],
+    keepers: Keepers<'_>,
 ) -> Result<Reply, Fail> {
     check_name(&rename.name)?;
     check_name(&rename.new_name)?;
@@ -41,7 +40,7 @@ pub(super) fn rename(
             check_acyclic(txn, &moved, rename)?;
             check_replaceable(txn, &moved, &there)?;
             let name = (rename.new_parent, rename.new_name.as_slice());
-            let replaced = remove(txn, at, name, &there, pinned_by)?;
+            let replaced = remove(txn, at, name, &there, keepers)?;
             (vec![move_entry(txn, at, rename, &moved)?], Some(replaced))
         }
         (_, None) => {

@@ -9,7 +9,7 @@ use super::records::Server;
 use super::txn::{Txn, scan};
 use crate::monitor::store::StoreError;
 use crate::types::{Epoch, ServerId, TicketKey};
-use crate::wire::metadata::Register;
+use crate::wire::servers::Register;
 
 /// A server starts: the name that it had before keeps its id, and its epoch rises. An acknowledgement of the
 /// epoch before proves nothing any more: the disk behind it may have been lost in between. A process that registers

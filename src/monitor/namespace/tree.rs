@@ -15,7 +15,7 @@ use super::sessions;
 use super::txn::{Txn, take};
 use super::usage;
 use crate::types::{Attr, DataVersion, Errno, FileKind, Ino, SessionId, limits};
-use crate::wire::metadata::{Create, Reply};
+use crate::wire::metadata::{Create, Removed, Reply};
 
 const SETGID: u16 = 0o2000;
 
@@ -125,21 +125,34 @@ pub(super) fn link(
     Ok(Reply::Inode(inode.attr(ino)))
 }
 
-/// Removes a name of something that is not a directory. If it was the last one, the sessions in `pinned_by`
-/// keep the inode until they have closed it.
+/// Who has an inode open whose name goes, and who takes the name.
+#[derive(Clone, Copy)]
+pub(super) struct Keepers<'a> {
+    pub(super) pinned_by: &'a [SessionId],
+    pub(super) author: SessionId,
+}
+
+impl Keepers<'_> {
+    fn are_others(self) -> bool {
+        self.pinned_by.iter().any(|session| *session != self.author)
+    }
+}
+
+/// Removes a name of something that is not a directory. If it was the last one, its keepers keep the inode until
+/// they have closed it.
 pub(super) fn unlink(
     txn: &mut Txn<'_>,
     at: At,
     parent: Ino,
     name: &[u8],
-    pinned_by: &[SessionId],
+    keepers: Keepers<'_>,
 ) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
     if entry.kind == FileKind::Directory {
         return Err(Errno::IsDirectory.into());
     }
-    remove(txn, at, (parent, name), &entry, pinned_by).map(Reply::Removed)
+    remove(txn, at, (parent, name), &entry, keepers).map(Reply::Removed)
 }
 
 /// Removes an empty directory.
@@ -148,7 +161,7 @@ pub(super) fn rmdir(
     at: At,
     parent: Ino,
     name: &[u8],
-    pinned_by: &[SessionId],
+    keepers: Keepers<'_>,
 ) -> Result<Reply, Fail> {
     directory(txn, parent)?;
     let entry = entry(txn, parent, name)?.ok_or(Errno::NotFound)?;
@@ -156,7 +169,7 @@ pub(super) fn rmdir(
         return Err(Errno::NotDirectory.into());
     }
     check_empty(txn, entry.ino)?;
-    remove(txn, at, (parent, name), &entry, pinned_by).map(Reply::Removed)
+    remove(txn, at, (parent, name), &entry, keepers).map(Reply::Removed)
 }
 
 /// Refuses when a directory has entries.
@@ -173,20 +186,20 @@ pub(super) fn remove(
     at: At,
     (parent, name): (Ino, &[u8]),
     entry: &Entry,
-    pinned_by: &[SessionId],
-) -> Result<Attr, Fail> {
+    keepers: Keepers<'_>,
+) -> Result<Removed, Fail> {
     leave(txn, at, parent, name, entry.kind)?;
     let mut inode = named(txn, entry.ino)?;
     touch(&mut inode, at);
     inode.nlink = if inode.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
-    let left = inode.attr(entry.ino);
-    if left.nlink == 0 {
-        orphans::orphan(txn, at, entry.ino, inode, pinned_by)?;
+    let attr = inode.attr(entry.ino);
+    if attr.nlink == 0 {
+        orphans::orphan(txn, at, entry.ino, inode, keepers.pinned_by)?;
     } else {
         forget_name(txn, entry.ino, &mut inode, parent, name)?;
         txn.put(&keys::inode(entry.ino), &inode);
     }
-    Ok(left)
+    Ok(Removed { attr, open_elsewhere: keepers.are_others() })
 }
 
 /// One of several names goes: when it was the first, another takes its place.

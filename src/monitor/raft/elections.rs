@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::env::random::Random;
-use crate::types::Position;
+use crate::types::{DiskRoom, Position};
 
 /// How long is long.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,8 @@ pub(super) struct View {
     pub(super) leads: bool,
     /// The sets of voters, of each of which a majority is needed; two while the group changes.
     pub(super) voters: Vec<BTreeSet<u64>>,
-    /// Whether this member's disk has only its reserve left.
-    pub(super) is_low: bool,
+    /// What room this member's disk has. Where it is full, a leader stays one: that it leads no more is written down.
+    pub(super) room: DiskRoom,
     /// Of the others, those that answer this leader and have room.
     pub(super) roomy: BTreeSet<u64>,
 }
@@ -140,8 +140,9 @@ impl Elections {
             for voter in view.voters.iter().flatten() {
                 heard.entry(*voter).or_insert(now);
             }
-            let yields = view.is_low && view.is_majority(&view.roomy);
-            return (yields || self.is_deaf(now, view)).then(|| self.abdicate(now));
+            let yields = view.room == DiskRoom::Reserve && view.is_majority(&view.roomy);
+            let leaves = view.room != DiskRoom::Full && (yields || self.is_deaf(now, view));
+            return leaves.then(|| self.abdicate(now));
         }
         if !view.voters.iter().any(|set| set.contains(&self.me)) {
             self.wait_for_silence(now);
@@ -216,7 +217,8 @@ impl Elections {
     /// Follows no leader: is it time to become one?
     fn seek(&mut self, now: Duration, view: &View) -> Option<Decision> {
         let alone = view.is_majority(&BTreeSet::from([self.me]));
-        let turn = if view.is_low { self.timing.silence.1 * 2 } else { Duration::ZERO };
+        let turn =
+            if view.room != DiskRoom::Enough { self.timing.silence.1 * 2 } else { Duration::ZERO };
         match &self.state {
             State::Waiting { until } if now < *until + turn && !alone => None,
             State::Waiting { .. } if alone => Some(self.stand(now)),
@@ -380,6 +382,17 @@ mod tests {
         let (now, decision) = until_decided(&mut one, 5000, &view);
         assert_eq!(decision, Decision::Abdicate);
         assert!((5900..=6050).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn a_leader_yields_while_it_can_write_that_down() {
+        let decided = |room| {
+            let view = View { room, roomy: [2, 3].into(), ..view(true, &[1, 2, 3]) };
+            member(1).step(ms(0), &view)
+        };
+        assert_eq!(decided(DiskRoom::Enough), None);
+        assert_eq!(decided(DiskRoom::Reserve), Some(Decision::Abdicate));
+        assert_eq!(decided(DiskRoom::Full), None);
     }
 
     #[test]

@@ -197,7 +197,11 @@ impl Heart {
             // When Raft has stopped, the next beat sees it.
             Decision::Stand => drop(self.core.trigger().elect().await),
             Decision::Abdicate => {
-                log::warn!("no majority of the monitors answers: this monitor leads no more");
+                let why = match view.room {
+                    DiskRoom::Enough => "no majority of the monitors answers",
+                    _ => "its disk is nearly full, or no majority of the monitors answers",
+                };
+                log::warn!("{why}: this monitor leads no more");
                 self.abdicate().await;
             }
         }
@@ -318,7 +322,8 @@ impl Heart {
         View {
             leads: metrics.state.is_leader(),
             voters,
-            is_low: self.room() != DiskRoom::Enough,
+            // Just now: a disk that is filled by others is full in no time.
+            room: if metrics.state.is_leader() { self.gauge.look() } else { self.room() },
             roomy: has_room.map(|(id, _)| *id).collect(),
         }
     }

@@ -19,7 +19,7 @@ const STRIPES_MAX: u32 = 1024;
 
 impl Reign {
     pub(super) async fn administer(
-        &self,
+        self: &Arc<Self>,
         by: &Identity,
         request: Request,
     ) -> Result<Response, Refusal> {
@@ -66,10 +66,18 @@ impl Reign {
                 }
             }
             Request::CreateVolume { directory, changes } => {
-                self.change_volume(Action::CreateVolume { directory, changes }).await
+                let cleared = self.clear_directory(directory).await?;
+                let created = self.submit(Action::CreateVolume { directory, changes });
+                // The fence falls when it is applied, even if nobody waits for the answer any more.
+                let created = tokio::spawn(async move {
+                    let outcome = created.await;
+                    drop(cleared);
+                    outcome
+                });
+                self.volume_changed(created.await.unwrap_or(Err(Refusal::NoLeader))?)
             }
             Request::SetVolume { directory, changes } => {
-                self.change_volume(Action::SetVolume { directory, changes }).await
+                self.volume_changed(self.submit(Action::SetVolume { directory, changes }).await?)
             }
             Request::Volumes => {
                 self.in_background(|store| {
@@ -89,8 +97,8 @@ impl Reign {
     }
 
     /// When this is answered, every client that asks is told of the volume as it is now.
-    async fn change_volume(&self, action: Action) -> Result<Response, Refusal> {
-        match self.submit(action).await? {
+    fn volume_changed(&self, outcome: Outcome) -> Result<Response, Refusal> {
+        match outcome {
             Outcome::Refused(why) => Err(Refusal::Malformed(why)),
             _ => self.tell_volumes().map(|()| Response::Done),
         }

@@ -28,7 +28,8 @@ impl Service for Monitor {
             return self.answer_peer(&caller, &header, &payload).await;
         }
         if is_ping(&header) {
-            return Answer { header: encode(&Response::Done), payload: Vec::new() };
+            let room = self.consensus.group().room;
+            return Answer { header: encode(&Response::Alive(room)), payload: Vec::new() };
         }
         let header = match self.reign().await {
             Some(reign) => reign.serve(&Origin::Direct(caller), &header).await,
@@ -157,11 +158,16 @@ impl Reign {
                 self.check_attached(caller, session).await?;
                 check_batch(queries.len())?;
                 let answers = self.ask_all(session, &queries);
-                while_connected(caller, answers).await.map(Response::Answers)
+                let (answers, leased) = while_connected(caller, answers).await?;
+                Ok(Response::Answers(answers, leased))
             }
             Request::Unpin { session, pins } => {
                 self.check_attached(caller, session).await?;
                 self.unpin(session, pins).await
+            }
+            Request::GiveBack(back) => {
+                self.check_attached(caller, back.session).await?;
+                self.given_back(back)
             }
             Request::AwaitLocks { session, waits } => {
                 self.check_attached(caller, session).await?;
@@ -180,7 +186,7 @@ impl Reign {
                 self.administer(caller.identity(), request).await.map(Response::Admin)
             }
             // Answered by every monitor for itself, before it comes here.
-            Request::Ping => Ok(Response::Done),
+            Request::Ping => Ok(Response::Alive(self.group().room)),
             Request::RenewCertificate { request } => {
                 self.renew_certificate(caller.identity(), &request).await
             }

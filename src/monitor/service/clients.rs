@@ -7,7 +7,9 @@ use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records;
 use crate::monitor::service::sessions::{LEASE, Renewal};
+use crate::monitor::store::StoreError;
 use crate::types::{Ino, SessionId, Slot, SlotSeq};
+use crate::wire::leases::GiveBack;
 use crate::wire::metadata::{
     Attach, ClientInfo, PINS_MAX, Refusal, Renew, Renewed, Response, SessionEntry, SessionOpened,
 };
@@ -98,6 +100,8 @@ impl Reign {
             state.check_not_condemned(session)?;
             state.restrict(session, restriction);
             state.sessions.attached(session, self.clock.monotonic());
+            // It has forgotten all that it believed before it attached itself.
+            state.leases.forget(session);
             state.callers.insert(session, caller.clone());
             SessionOpened {
                 session,
@@ -129,11 +133,14 @@ impl Reign {
         if renewal == Renewal::Gone {
             return Err(Refusal::SessionClosed);
         }
+        let space = self.space(Ino::ROOT)?.map_err(|errno| {
+            unreadable(StoreError(format!("how full the root volume is: {errno}")))
+        })?;
         // With another map may come a server for which the client has no tickets yet.
         let wanted = renew.tickets || placement.is_some();
         let tickets = wanted.then(|| self.tickets_of(caller.identity(), renew.session));
         let (prolonged, tickets) = (renewal == Renewal::Prolonged, tickets.transpose()?);
-        Ok(Response::Renewed(Renewed { placement, credit_bytes, prolonged, tickets }))
+        Ok(Response::Renewed(Renewed { placement, credit_bytes, space, prolonged, tickets }))
     }
 
     pub(super) async fn close_own_session(
@@ -167,6 +174,7 @@ impl Reign {
             let mut state = self.state.lock();
             state.sessions.closed(session);
             state.pins.closed(session);
+            state.leases.forget(session);
             state.callers.remove(&session);
             state.restricted.remove(&session);
         }
@@ -231,6 +239,27 @@ impl Reign {
             client.host
         );
         self.close_session(session, true).await?;
+        Ok(Response::Done)
+    }
+
+    /// A client believes nothing any more of these inodes.
+    pub(super) fn given_back(&self, back: GiveBack) -> Result<Response, Refusal> {
+        let GiveBack { session, leases, pins } = back;
+        if leases.len().max(pins.len()) > PINS_MAX {
+            return Err(Refusal::Malformed(format!("more than {PINS_MAX} leases at a time")));
+        }
+        {
+            let mut state = self.state.lock();
+            // In the same moment: who waits for the lease looks at the pins next.
+            for (ino, generation) in pins {
+                state.pins.restore(session, ino, generation);
+            }
+            for (ino, heard) in leases {
+                state.leases.given_back(session, ino, heard);
+            }
+            state.sessions.progressed(session, self.clock.monotonic());
+        }
+        self.changed.notify_waiters();
         Ok(Response::Done)
     }
 

@@ -37,6 +37,7 @@ mod ask;
 mod audience;
 mod background;
 mod calls;
+mod clearing;
 mod clients;
 mod consensus;
 mod forward;

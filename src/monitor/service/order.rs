@@ -44,6 +44,7 @@ pub(super) fn gives_back(request: &Request) -> bool {
         | Request::EvictDead { .. }
         | Request::Renew(_)
         | Request::Unpin { .. }
+        | Request::GiveBack(_)
         | Request::ForgetLocks { .. }
         | Request::Register(_)
         | Request::Beat(_)

@@ -39,13 +39,15 @@ use super::waits::Waits;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
 use crate::env::system::rpc::Complaints;
+use crate::monitor::leases::Leases;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::{Store, StoreError};
 use crate::types::{Epoch, MonitorId, ServerId, SessionId, TicketKey};
-use crate::wire::metadata::{Refusal, Register};
+use crate::wire::metadata::Refusal;
+use crate::wire::servers::Register;
 
 /// How long an elected leader waits before it asks again whether it has a majority, or its store what is in it.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -73,6 +75,7 @@ pub(super) struct Reign {
 pub(super) struct State {
     pub(super) sessions: Sessions,
     pub(super) pins: Pins,
+    pub(super) leases: Leases,
     pub(super) waits: Waits,
     pub(super) servers: Servers,
     pub(super) spares: Spares,
@@ -104,6 +107,7 @@ impl State {
         Ok(Self {
             sessions: Sessions::recover(sessions, now),
             pins: Pins::default(),
+            leases: Leases::new(term),
             waits: Waits::default(),
             servers,
             spares: Spares::default(),

@@ -34,19 +34,6 @@ pub(super) fn is_short(me: MonitorId, group: &Group) -> bool {
     somebody_is_low && !group.voters.iter().all(is_majority)
 }
 
-/// What is to be done about the disk of that monitor; `None` when it has room.
-pub(super) fn advice(name: &str, address: &str, room: DiskRoom) -> Option<String> {
-    match room {
-        DiskRoom::Enough => None,
-        DiskRoom::Reserve => Some(format!(
-            "monitor {name} has nearly no room on its disk: make room on it, at {address}"
-        )),
-        DiskRoom::Full => Some(format!(
-            "the disk of monitor {name} is full, and it takes nothing more: make room on it, at {address}; it goes on by itself then"
-        )),
-    }
-}
-
 /// Waits until there is room to begin in.
 pub(super) async fn wait_to_begin(dir: &Path, gauge: &Gauge) {
     if gauge.look() != DiskRoom::Full {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::types::{
     Epoch, PlacementMap, ServerEntry, ServerId, ServerState, VolumeEntry, VolumeId,
 };
-use crate::wire::metadata::Usage;
+use crate::wire::servers::Usage;
 use crate::wire::shards::ShardId;
 
 /// A server silent for this long gets no new data.

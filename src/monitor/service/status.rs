@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::reign::Reign;
-use super::{room, unreadable};
+use super::unreadable;
 use crate::monitor::namespace::query;
 use crate::monitor::namespace::records::{self, MonitorState};
 use crate::monitor::raft;
@@ -15,7 +15,8 @@ use crate::types::{
 use crate::wire::admin::{
     ClientStatus, MonitorStatus, RiseStatus, ServerStatus, Status, StatusWidth, StripesStatus,
 };
-use crate::wire::metadata::{Refusal, Usage};
+use crate::wire::metadata::Refusal;
+use crate::wire::servers::Usage;
 
 /// A server is nearly full when less than one part in this many is free.
 const NEARLY_FULL_PART: u64 = 20;
@@ -42,7 +43,7 @@ impl Reign {
         }
         let monitors = self.monitor_status(node)?;
         for MonitorStatus { name, address, room, .. } in &monitors {
-            if let Some(advice) = room::advice(name, address, *room) {
+            if let Some(advice) = room.advice(&format!("monitor {name}"), address) {
                 health = health.max(Health::Warn);
                 reasons.push(advice);
             }

@@ -6,7 +6,8 @@ use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
 use crate::types::{Epoch, ServerId, TicketKey};
-use crate::wire::metadata::{Beat, Beaten, Inventory, Refusal, Register, Registered, Response};
+use crate::wire::metadata::{Refusal, Response};
+use crate::wire::servers::{Beat, Beaten, Inventory, Register, Registered};
 
 /// Most shards a server is told to delete in one beat.
 const REAP_MAX: usize = 4096;

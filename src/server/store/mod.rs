@@ -43,7 +43,7 @@ use crate::codec::shard::Head;
 use crate::env::disk::{Disk, is_bad_sector};
 use crate::types::limits::BLOCK;
 use crate::types::{ClusterId, ShardHash};
-use crate::wire::metadata::Usage;
+use crate::wire::servers::Usage;
 use crate::wire::shards::{Refusal, ShardId, Verdict};
 
 /// Longer images get a file of their own.

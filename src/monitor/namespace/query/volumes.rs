@@ -10,7 +10,8 @@ use super::path;
 use crate::monitor::store::{Read, StoreError};
 use crate::types::{Errno, Ino, VolumeEntry, VolumeId, Width};
 use crate::wire::admin::VolumeStatus;
-use crate::wire::metadata::{self, Space};
+use crate::wire::metadata::Space;
+use crate::wire::servers;
 
 /// What clients are told of all volumes, by id; none before the cluster is made.
 ///
@@ -75,7 +76,7 @@ pub(super) fn space(read: &dyn Read, ino: Ino) -> Result<Space, Fail> {
 pub fn space_of(
     read: &dyn Read,
     ino: Ino,
-    usages: impl Iterator<Item = metadata::Usage>,
+    usages: impl Iterator<Item = servers::Usage>,
 ) -> Result<Result<Space, Errno>, StoreError> {
     super::answered(tell_space(read, ino, usages))
 }
@@ -83,7 +84,7 @@ pub fn space_of(
 fn tell_space(
     read: &dyn Read,
     ino: Ino,
-    usages: impl Iterator<Item = metadata::Usage>,
+    usages: impl Iterator<Item = servers::Usage>,
 ) -> Result<Space, Fail> {
     let id = live(read, ino)?.volume;
     let policy = get(read, &keys::volume(id))?.ok_or(Errno::Stale)?.policy;

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::types::{Levels, Program, TicketKey};
-use crate::wire::metadata::{ClientInfo, Register, Usage};
+use crate::wire::metadata::ClientInfo;
 use crate::wire::peers::Profile;
+use crate::wire::servers::{Register, Usage};
 
 /// The releases before and after an upgrade.
 const OLD: u32 = Levels::OURS.oldest;

@@ -22,6 +22,7 @@ use super::query;
 use crate::monitor::store::{Read, Store, memory::MemoryStore};
 use crate::types::*;
 use crate::wire::metadata::*;
+use crate::wire::servers::{Register, Usage};
 use crate::wire::shards::ShardId;
 
 const BLOCK: u64 = limits::BLOCK as u64;
@@ -121,8 +122,9 @@ impl World {
         let Client { session, seq, .. } = self.clients[client];
         let removed = caps::removed_by_op(&self.store, &op).unwrap();
         let removes = removed.map(|ino| Removal { ino, pinned_by: pinned_by.to_vec() });
+        let moves = caps::moved_by_op(&self.store, &op).unwrap();
         let mutation = Mutation { slot: Slot(3), seq: SlotSeq(seq + 1), op };
-        let outcome = self.act(Action::Mutate { session, mutation, removes });
+        let outcome = self.act(Action::Mutate { session, mutation, removes, moves });
         if matches!(outcome, Outcome::Mutated(_)) {
             self.clients[client].seq += 1;
         }
@@ -360,6 +362,7 @@ fn a_batch_is_its_actions_one_by_one() {
         session: first,
         mutation: Mutation { slot: Slot(slot), seq: SlotSeq(1), op },
         removes: None,
+        moves: Vec::new(),
     };
     let ino = Ino(1 << 44);
     let actions = vec![

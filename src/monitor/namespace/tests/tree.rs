@@ -94,8 +94,9 @@ fn a_path_is_told_as_long_as_there_is_a_name() {
     world.op(0, op).unwrap();
     assert_eq!(path(&world, file).as_deref(), Some("/third"));
     let removed = world.op(0, unlink(ROOT, "third"));
-    let Ok(Reply::Removed(left)) = removed else { panic!("{removed:?}") };
-    assert_eq!((left.ino, left.nlink), (file, 0));
+    let Ok(Reply::Removed(removed)) = removed else { panic!("{removed:?}") };
+    assert_eq!((removed.attr.ino, removed.attr.nlink), (file, 0));
+    assert!(!removed.open_elsewhere);
     assert_eq!(path(&world, file), None);
     world.verify();
 }

@@ -27,8 +27,9 @@ use crate::types::{
 use crate::wire::admin;
 use crate::wire::metadata::{
     Answer, Attach, ClientInfo, Commit, CommitPiece, Create, Mutation, Notice, Op, PieceOutcome,
-    Query, Register, Reply, Request, Response, Usage, XattrMode,
+    Query, Removed, Reply, Request, Response, XattrMode,
 };
+use crate::wire::servers::{Register, Usage};
 use crate::wire::{decode, encode};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -218,7 +219,7 @@ impl Client {
     async fn ask(&self, query: Query) -> Result<Answer, Errno> {
         let request = Request::Query { session: self.session, queries: vec![query] };
         match self.peer.call(&request).await {
-            Response::Answers(mut answers) => answers.remove(0),
+            Response::Answers(mut answers, _) => answers.remove(0),
             other => panic!("{other:?}"),
         }
     }
@@ -272,9 +273,12 @@ fn create(ino: Ino, parent: Ino, name: &[u8]) -> Op {
     })
 }
 
-/// Whether the answer to one removal is that the file has no name left.
+/// Whether the answer to one removal is that the file has no name left, and nobody else has it open.
 fn is_last_name_of(file: Ino, replies: &[Result<Reply, Errno>]) -> bool {
-    matches!(replies, [Ok(Reply::Removed(left))] if (left.ino, left.nlink) == (file, 0))
+    let [Ok(Reply::Removed(Removed { attr, open_elsewhere: false }))] = replies else {
+        return false;
+    };
+    (attr.ino, attr.nlink) == (file, 0)
 }
 
 fn unlink(name: &[u8]) -> Op {
@@ -480,7 +484,7 @@ async fn a_reader_waits_for_the_writer_to_release() {
     assert_eq!(writer.peer.recalled().await, [file]);
     assert!(!answer.is_finished());
     writer.mutate(Op::Release { ino: file }).await.unwrap();
-    let Response::Answers(answers) = answer.await.unwrap() else { panic!("no answer") };
+    let Response::Answers(answers, _) = answer.await.unwrap() else { panic!("no answer") };
     assert!(matches!(answers[..], [Ok(Answer::Attr(_))]));
     monitor.stop().await;
 }
@@ -539,7 +543,9 @@ async fn a_call_ends_with_its_connection_and_a_retry_is_done_once() {
     let again = other.begin(&remove);
     writer.mutate(Op::Release { ino: file }).await.unwrap();
     let Response::Mutated(replies) = again.await.unwrap() else { panic!("no reply") };
-    assert!(is_last_name_of(file, &replies), "{replies:?}");
+    let [Ok(Reply::Removed(removed))] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!((removed.attr.ino, removed.attr.nlink), (file, 0));
+    assert!(removed.open_elsewhere);
     assert_eq!(other.peer.call(&remove).await, Response::Mutated(replies));
     monitor.stop().await;
 }

@@ -3,7 +3,8 @@
 use super::reigns::Monitors;
 use super::*;
 use crate::types::OpSeq;
-use crate::wire::metadata::{Beat, Inventory, Renew};
+use crate::wire::metadata::Renew;
+use crate::wire::servers::{Beat, Inventory};
 use crate::wire::shards::ShardId;
 
 const NOT_OWNER: Response = Response::Refused(Refusal::NotOwner);

@@ -13,12 +13,15 @@ use crate::monitor::namespace::command::{Action, Command, Outcome};
 use crate::monitor::namespace::trust::TrustAction;
 use crate::monitor::raft::{self, Leadership, ProposeError};
 use crate::monitor::store::memory::MemoryStore;
-use crate::types::{MonitorRole, OpSeq, Program, ServerState, ShardIndex};
-use crate::wire::metadata::{Beat, Inventory, Renew};
+use crate::types::{DiskRoom, MonitorRole, OpSeq, Program, ServerState, ShardIndex};
+use crate::wire::metadata::Renew;
 use crate::wire::peers;
 use crate::wire::peers::Profile;
+use crate::wire::servers::{Beat, Inventory};
 use crate::wire::shards::ShardId;
 
+/// What a monitor with room on its disk says when it is pinged.
+pub(super) const ALIVE: Response = Response::Alive(DiskRoom::Enough);
 pub(super) const NO_LEADER: Response = Response::Refused(Refusal::NoLeader);
 
 /// One log and one store for all, and a leader.
@@ -266,7 +269,7 @@ async fn a_monitor_that_does_not_lead_passes_calls_on_and_recalls_back() {
     assert_eq!(writer.peer.recalled().await, [file]);
     assert!(!answer.is_finished());
     writer.mutate(Op::Release { ino: file }).await.unwrap();
-    let Response::Answers(answers) = answer.await.unwrap() else { panic!("no answer") };
+    let Response::Answers(answers, _) = answer.await.unwrap() else { panic!("no answer") };
     assert!(matches!(answers[..], [Ok(Answer::Attr(_))]));
 }
 
@@ -296,7 +299,7 @@ async fn a_monitor_says_for_itself_whether_it_is_there() {
     let monitors = Monitors::start(2);
     monitors.group.elect(None);
     let agent = monitors.peer(1, Role::Agent).await;
-    assert_eq!(agent.call(&Request::Ping).await, Response::Done);
+    assert_eq!(agent.call(&Request::Ping).await, ALIVE);
 }
 
 /// A leader to whom the cable is broken: what it says does not arrive.
