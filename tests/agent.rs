@@ -96,6 +96,8 @@ fn a_mount_that_hangs_or_dies() {
     let file = cluster.mnt().join("file");
     fs::write(&file, "content").expect("written");
     cluster.sync();
+    // What the kernel remembers of the dead one's root is no sign of life.
+    assert!(cluster.mnt().is_dir());
     send(cluster.unit_pid("mount-"), libc::SIGKILL);
     wait_start(&cluster, "mount-", 2, SOON);
     assert_eq!(fs::read_to_string(&file).expect("read"), "content");

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 fn a_tree_survives_everything() {
     let cluster = Cluster::new(3, 2, 1);
     let source = cluster.scratch().join("source");
-    let (files, large_mib) = if long() { (5000, 200) } else { (1500, 30) };
+    let (files, large_mib) = if long() { (5000, 200) } else { (600, 30) };
     make_tree(&source, files, large_mib, 1);
     let copied = cluster.mnt().join("copy");
     copy(&source, &copied);

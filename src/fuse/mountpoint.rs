@@ -1,6 +1,8 @@
 //! Whether we may mount there, and a sentence with what to do if not.
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::mountinfo;
@@ -123,7 +125,7 @@ fn clear_dead_mount(path: &Path) -> Result<(), MountError> {
     if entry.is_none_or(|entry| entry.fstype != FSTYPE) {
         return Ok(());
     }
-    match std::fs::metadata(path) {
+    match ask(path) {
         // The second while the kernel is still cutting the connection of a daemon that was just killed.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
             log::info!("{} was left behind by a daemon that died: unmounting it", path.display());
@@ -131,6 +133,19 @@ fn clear_dead_mount(path: &Path) -> Result<(), MountError> {
                 .map_err(|source| MountError::Mount { path: path.to_owned(), source })
         }
         _ => Err(MountError::AlreadyMounted(path.to_owned())),
+    }
+}
+
+/// Has the kernel ask the daemon of the mount at `path`. What `stat` says of the root may be remembered, and this is
+/// not.
+fn ask(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros is a value of that type.
+    let mut told: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a zero byte and `told` is a place for the answer.
+    match unsafe { libc::statfs(path.as_ptr(), &raw mut told) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
