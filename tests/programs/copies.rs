@@ -35,6 +35,8 @@ pub(crate) fn on_both(places: &Places) {
 /// Makes `to` what `from` is; what it had to do, a line each.
 fn rsync(from: &Path, to: &Path) -> String {
     let mut rsync = Command::new("rsync");
+    // Without it times are the same that differ by less than a second.
+    rsync.arg("--modify-window=-1");
     rsync.args(["--archive", "--hard-links", "--delete", "--out-format=%i %n"]);
     success(rsync.arg(from.join("")).arg(to.join("")))
 }
