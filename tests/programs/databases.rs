@@ -53,7 +53,10 @@ pub(crate) fn with_a_wal(places: &Places) {
             scope.spawn(move || sqlite(db, &transactions_of(writer, transactions, "WAL")));
         }
         for _ in 0..20 {
-            assert_eq!(sqlite(&db, "SELECT (SELECT count(*) FROM log) = n FROM count;").trim(), "1");
+            assert_eq!(
+                sqlite(&db, "SELECT (SELECT count(*) FROM log) = n FROM count;").trim(),
+                "1"
+            );
         }
     });
     check(&db, 2 * transactions);
