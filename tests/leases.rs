@@ -159,10 +159,18 @@ fn a_mapping_shows_what_was_written_elsewhere() {
         // SAFETY: `at` is inside of the mapping, which lives; others may change it, so it is read each time.
         unsafe { mapped.cast::<u8>().add(at).read_volatile() }
     };
-    let writer = OpenOptions::new().write(true).open(one.join("f")).expect("opened");
+    let write =
+        |mount: &Path| OpenOptions::new().write(true).open(mount.join("f")).expect("opened");
+    let (there, here) = (write(&one), write(&two));
     for round in 1..100_u8 {
-        writer.write_all_at(&[round; RECORD], 0).expect("written");
+        there.write_all_at(&[round; RECORD], 0).expect("written");
         assert_eq!((byte(0), byte(RECORD - 1)), (round, round));
+        // What it shows then was read under an exclusive grant, by somebody who had no lease before.
+        if round % 3 == 0 {
+            there.write_all_at(&[0; RECORD], 0).expect("written");
+            here.write_all_at(&[100 + round; RECORD], 0).expect("written");
+            assert_eq!((byte(0), byte(RECORD - 1)), (100 + round, 100 + round));
+        }
     }
     // SAFETY: nobody looks at it any more.
     unsafe { libc::munmap(mapped, RECORD) };

@@ -140,7 +140,7 @@ fn announce(ready: &Ready) -> Commit {
         state.frozen[at].sent = true;
         // With two stripes of it on their way, the first could be refused and the second release.
         let is_only = state.frozen.len() == 1 && state.buffer.is_empty();
-        let wanted = (state.handles == 0 || state.recalled) && last.contains_key(ino);
+        let wanted = state.may_let_go() && last.contains_key(ino);
         let release = state.grant == Grant::Held && state.users == 0 && is_only && wanted;
         if release {
             state.grant = Grant::Releasing;

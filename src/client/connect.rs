@@ -99,7 +99,9 @@ impl Fs {
     async fn give_back(&self) {
         let held = self.files.all();
         for file in &held {
-            file.state.lock().recalled = true;
+            let mut state = file.state.lock();
+            // The kernel keeps nothing of a mount that ends.
+            (state.recalled, state.leased) = (true, true);
         }
         self.grants.release(held).await;
         self.session.close().await;

@@ -79,6 +79,11 @@ pub(crate) struct FileState {
     pub(crate) listed: bool,
     /// Open handles.
     pub(crate) handles: u32,
+    /// Those of them that read: the kernel keeps pages of what they were told.
+    pub(crate) readers: u32,
+    /// Under the grant: the monitors have noted a shared lease as well, and ask for it before anybody else changes what
+    /// the kernel keeps.
+    pub(crate) leased: bool,
     /// Generation of the pin that the monitors have, if any.
     pub(crate) pin: Option<u64>,
     /// Generation of a pin that was asked for and not yet answered: a new leader has to know it too, for the
@@ -179,6 +184,12 @@ impl File {
         self.when(|state| state.is_flushed(moment).then_some(())).await;
     }
 
+    /// The monitors have noted a shared lease, unless they want it back at this moment.
+    pub(crate) fn leased(&self, is_leased: bool) {
+        let mut state = self.state.lock();
+        state.leased = is_leased && state.yielding == Yielding::No;
+    }
+
     /// Waits until nothing of it is frozen: every command about it was answered.
     pub(crate) async fn when_settled(&self) {
         self.when(|state| state.frozen.is_empty().then_some(())).await;
@@ -221,15 +232,19 @@ impl FileState {
 
     /// Whether the grant can be given back.
     pub(crate) fn may_release(&self) -> bool {
-        self.grant == Grant::Held
-            && self.users == 0
-            && self.is_clean()
-            && (self.handles == 0 || self.recalled)
+        self.grant == Grant::Held && self.users == 0 && self.is_clean() && self.may_let_go()
+    }
+
+    /// Whether nobody here needs the grant any more, or somebody else wants it and will have to ask for the pages that
+    /// were read under it.
+    pub(crate) fn may_let_go(&self) -> bool {
+        self.handles == 0 || (self.recalled && (self.readers == 0 || self.leased))
     }
 
     /// The exclusive grant came, and with it the file as it is.
     pub(crate) fn granted(&mut self, attr: Attr, holder: SessionId) {
         self.grant = Grant::Held;
+        self.leased = false;
         self.holder = holder;
         self.map.at_version(attr.dv);
         self.size = attr.size;

@@ -99,6 +99,7 @@ impl Files {
         let seen = {
             let mut state = file.state.lock();
             state.handles += 1;
+            state.readers += u32::from(mode.read);
             state.pin = state.pin.max(pin);
             state.seen_by_new_handle()
         };
@@ -120,6 +121,7 @@ impl Files {
         let pin = {
             let mut state = open.file.state.lock();
             state.handles -= 1;
+            state.readers -= u32::from(open.mode.read);
             if state.handles > 0 {
                 return None;
             }

@@ -3,6 +3,14 @@
 //! Whoever changes a file does so under a [`Use`] of the grant. A recall sets a flag that lets no new use
 //! begin, has everything dirty committed, waits for the uses under way, and releases. None of this waits for
 //! [`File::order`], so that a recall never waits for somebody who waits for a grant.
+//!
+//! What was read under the grant is in pages that the kernel keeps beyond it. Of a file that is open for reading a shared
+//! lease is taken before the grant is released: so the monitors ask for the pages, as they always do ([`leases`]), before
+//! anybody else changes the file. (To leave it to the kernel would not do. It drops old pages when it sees another mtime;
+//! but the second of two readers does so too and goes on while the first has only begun to, and nobody looks under a
+//! mapping.)
+//!
+//! [`leases`]: super::leases
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,12 +24,15 @@ use super::file::{File, FileState, Grant};
 use super::flusher::Flusher;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, SessionId};
-use crate::wire::metadata::{Op, Reply};
+use crate::wire::metadata::{Op, Query, Reply};
 
 /// A recall of something that we do not hold is remembered this long: its grant may be on the way to us.
 const EARLY_RECALL: Duration = Duration::from_secs(10);
 /// Releases of closed files gather this long.
 const RELEASE_LINGER: Duration = Duration::from_millis(50);
+/// A lease is refused while somebody changes attributes of the file: it is asked for again so often, and so much later.
+const LEASE_TRIES: u32 = 100;
+const LEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub(crate) struct Grants {
@@ -50,6 +61,13 @@ impl Drop for Use {
 enum Next {
     Go(Use),
     Acquire,
+}
+
+/// What keeps a grant that somebody else wants.
+enum Kept {
+    ByNothing,
+    ByDirtyData,
+    ByPages,
 }
 
 impl Grants {
@@ -198,15 +216,41 @@ impl Grants {
     async fn give_up(self: Arc<Self>, file: Arc<File>) {
         loop {
             self.flusher.flush(&file).await;
-            let dirty_again = file.when(|state| {
-                let over = state.grant != Grant::Held || state.may_release();
-                (over || !state.is_clean()).then_some(!over)
+            let kept = file.when(|state| {
+                if state.grant != Grant::Held || state.may_release() {
+                    Some(Kept::ByNothing)
+                } else if !state.is_clean() {
+                    Some(Kept::ByDirtyData)
+                } else {
+                    (state.users == 0).then_some(Kept::ByPages)
+                }
             });
-            if !dirty_again.await {
-                break;
+            match kept.await {
+                Kept::ByNothing => break,
+                Kept::ByDirtyData => {}
+                Kept::ByPages => self.lease(&file).await,
             }
         }
         self.release(vec![file]).await;
+    }
+
+    /// Takes a shared lease beside the grant.
+    async fn lease(&self, file: &File) {
+        let is_leased = || self.session.believed(file.ino).is_some();
+        for _ in 0..LEASE_TRIES {
+            let asked = self.session.query(Query::Attr { ino: file.ino }).await;
+            // A recall of it may cross: it is forgotten from then on, and until it is over the file yields.
+            file.leased(is_leased());
+            if is_leased() {
+                return;
+            }
+            if asked.is_err() {
+                break;
+            }
+            tokio::time::sleep(LEASE_PAUSE).await;
+        }
+        // Without one too, after so long: others wait.
+        file.leased(true);
     }
 }
 

@@ -291,6 +291,7 @@ fn begin_to_yield(file: Arc<File>) -> Yields {
         return Yields::IsClosed;
     }
     state.yielding = Yielding::Draining(Vec::new());
+    state.leased = false;
     drop(state);
     Yields::Begins(file)
 }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::runner::skip;
+use super::hardship::Killer;
+use super::runner::{leaders_killed, server_dead, skip};
 use super::wait_for;
 
 /// The program under test.
@@ -28,6 +30,10 @@ pub struct Cluster {
     is_supervised: bool,
     /// The level at which its monitors stay.
     held_at: Option<u32>,
+    /// The server that is dead and not started again.
+    lost: Mutex<Option<String>>,
+    /// Who kills its leaders.
+    killer: Mutex<Option<Killer>>,
 }
 
 impl Cluster {
@@ -74,9 +80,13 @@ impl Cluster {
 
     fn start(shape: &[(&str, u32)], is_supervised: bool, held_at: Option<u32>) -> Self {
         need_fuse();
+        let mut shape = shape.to_vec();
+        if leaders_killed() && !shape.iter().any(|(name, _)| *name == "monitors") {
+            shape.push(("monitors", 3));
+        }
         let flags = shape.iter();
         let shape = flags.flat_map(|(name, value)| [format!("--{name}"), value.to_string()]);
-        let cluster = Self {
+        let mut cluster = Self {
             dir: tempfile::Builder::new()
                 .prefix("okapifs-")
                 .tempdir()
@@ -84,11 +94,58 @@ impl Cluster {
             mounts: 1,
             others: Vec::new(),
             shape: shape.collect(),
-            is_supervised,
+            is_supervised: is_supervised || leaders_killed(),
             held_at,
+            lost: Mutex::default(),
+            killer: Mutex::default(),
         };
         cluster.up();
+        if server_dead() {
+            cluster.lose_server("server-3");
+        }
+        if leaders_killed() {
+            cluster.wait_healthy();
+            cluster.kill_leaders(Duration::from_secs(10), u64::from(std::process::id()));
+        }
         cluster
+    }
+
+    /// Kills a server for good: nobody starts it until [`Self::relieve`].
+    pub fn lose_server(&mut self, name: &str) {
+        // The number of servers is that of their configurations from now on.
+        if let Some(at) = self.shape.iter().position(|word| word == "--servers") {
+            self.shape.drain(at..at + 2);
+        }
+        let pid = self.server_pid(name);
+        let config = self.root().join(name).join("server.toml");
+        fs::rename(&config, config.with_extension("lost")).expect("renamed");
+        self.up();
+        send(pid, libc::SIGKILL);
+        self.wait_server(name, false);
+        *self.lost.get_mut().expect("no panic") = Some(name.to_owned());
+    }
+
+    /// Has whoever leads killed, again and again, until [`Self::relieve`].
+    pub fn kill_leaders(&self, rest: Duration, seed: u64) {
+        let killer = Killer::start(self.root(), rest, seed);
+        *self.killer.lock().expect("no panic") = Some(killer);
+    }
+
+    /// Ends all hardship, and waits until all is well; how many leaders were killed.
+    pub fn relieve(&self) -> usize {
+        let killer = self.killer.lock().expect("no panic").take();
+        let lost = self.lost.lock().expect("no panic").take();
+        if killer.is_none() && lost.is_none() {
+            return 0;
+        }
+        let killed = killer.map_or(0, Killer::end);
+        if let Some(name) = lost {
+            let config = self.root().join(name).join("server.toml");
+            fs::rename(config.with_extension("lost"), config).expect("renamed");
+        }
+        self.up();
+        self.wait_healthy();
+        killed
     }
 
     /// Starts whatever does not run.
@@ -172,8 +229,9 @@ impl Cluster {
         success(Command::new(OKAPIFS).arg("sync").arg(self.mnt()));
     }
 
-    /// `okapifs check --data` finds nothing.
+    /// `okapifs check --data` finds nothing. Hardship is over then.
     pub fn assert_clean(&self) {
+        self.relieve();
         let output = self.okapifs(&["check", "--data"]);
         assert!(output.status.success(), "check --data: {}", text(&output));
     }
@@ -247,13 +305,14 @@ impl Cluster {
         leader.and_then(|leader| leader["name"].as_str()).expect("who answers leads").to_owned()
     }
 
-    /// Waits until all is well: monitors vote and answer, servers are up, nothing is at risk.
+    /// Waits until all is well: monitors vote and answer, servers are up but for one that is to be dead.
     pub fn wait_healthy(&self) {
+        let lost = self.lost.lock().expect("no panic").clone();
         wait_for("all is well", Duration::from_secs(90), || {
-            let output = self.okapifs(&["status", "--json"]);
-            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let status = status_of(&self.root())?;
             let all = |list: &str, key: &str, good: &[&str]| {
-                let mut entries = status[list].as_array()?.iter();
+                let entries = status[list].as_array()?.iter();
+                let mut entries = entries.filter(|entry| entry["name"].as_str() != lost.as_deref());
                 let good = |entry: &Value| good.contains(&entry[key].as_str().unwrap_or("?"));
                 entries.all(good).then_some(())
             };
@@ -287,6 +346,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // Else it would wait for monitors that are ended here.
+        if let Some(killer) = self.killer.get_mut().ok().and_then(Option::take) {
+            killer.end();
+        }
         if std::thread::panicking() {
             print_logs(&self.root());
         }
@@ -344,6 +407,13 @@ pub fn pids_of(root: &Path) -> Vec<u32> {
         u32::try_from(pid).ok().filter(|pid| is_okapifs(*pid))
     });
     pids.collect()
+}
+
+/// What `okapifs status --json` says, if anybody answers it.
+pub fn status_of(root: &Path) -> Option<Value> {
+    let mut command = Command::new(OKAPIFS);
+    command.arg("--cluster").arg(root).args(["status", "--json"]);
+    serde_json::from_slice(&command.output().expect("the program can be run").stdout).ok()
 }
 
 /// Runs a command that must succeed, and gives what it printed.

@@ -3,7 +3,7 @@
 //! [`runner`] runs the tests of a file: the standard one knows neither tests that find out that they cannot run
 //! here nor a flag of ours. [`cluster`] starts clusters and ends them whatever happens. [`files`] makes and
 //! compares trees. [`shadow`] does random operations on a mount and beside it; [`load`] is programs at work, [`ledger`]
-//! programs that remember what they were promised. [`net`] is several hosts, [`hosts`] a cluster on them. [`tools`] are
+//! programs that remember what they were promised. [`hardship`] is what can be added to any test. [`net`] is several hosts, [`hosts`] a cluster on them. [`tools`] are
 //! test suites of others.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
@@ -11,6 +11,7 @@
 
 pub mod cluster;
 pub mod files;
+pub mod hardship;
 pub mod hosts;
 pub mod ledger;
 pub mod load;

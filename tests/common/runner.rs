@@ -1,7 +1,9 @@
-//! A test runner: `cargo test --test mount -- [--long] [--list] [--test-threads N] [NAME…]`.
+//! A test runner: `cargo test --test mount -- [--long] [--server-dead] [--leaders-killed] [--list] [--test-threads N]
+//! [NAME…]`.
 //!
 //! A test that cannot run on this machine says so by [`skip`] and is counted as skipped, loudly, not as passed.
-//! With `--long` the tests work on the full sizes that the project promises to handle.
+//! With `--long` the tests work on the full sizes that the project promises to handle; the two others are
+//! [`super::hardship`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, set_hook, take_hook};
 use std::process::ExitCode;
@@ -15,11 +17,33 @@ pub type Test = (&'static str, fn());
 
 struct Skipped(String);
 
-static LONG: OnceLock<bool> = OnceLock::new();
+/// What was asked for beside names.
+#[derive(Clone, Copy, Default)]
+struct Wishes {
+    long: bool,
+    server_dead: bool,
+    leaders_killed: bool,
+}
+
+static WISHES: OnceLock<Wishes> = OnceLock::new();
+
+fn wishes() -> Wishes {
+    WISHES.get().copied().unwrap_or_default()
+}
 
 /// Whether the full sizes are wanted.
 pub fn long() -> bool {
-    *LONG.get().unwrap_or(&false)
+    wishes().long
+}
+
+/// Whether a server of each cluster is to be dead.
+pub fn server_dead() -> bool {
+    wishes().server_dead
+}
+
+/// Whether the leaders of each cluster are to be killed.
+pub fn leaders_killed() -> bool {
+    wishes().leaders_killed
 }
 
 /// Ends the running test: it cannot run here.
@@ -64,11 +88,13 @@ pub fn run(tests: &[Test]) -> ExitCode {
 
 fn arguments() -> Arguments {
     let mut names = Vec::new();
-    let (mut long, mut list, mut threads) = (false, false, 2);
+    let (mut wishes, mut list, mut threads) = (Wishes::default(), false, 2);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--long" => long = true,
+            "--long" => wishes.long = true,
+            "--server-dead" => wishes.server_dead = true,
+            "--leaders-killed" => wishes.leaders_killed = true,
             "--list" => list = true,
             "--test-threads" => {
                 let number = words.next().and_then(|number| number.parse().ok());
@@ -79,7 +105,7 @@ fn arguments() -> Arguments {
             name => names.push(name.to_owned()),
         }
     }
-    LONG.set(long).expect("set once");
+    WISHES.set(wishes).ok().expect("set once");
     Arguments { names, list, threads }
 }
 

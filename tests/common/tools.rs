@@ -1,4 +1,5 @@
-//! Test suites that others wrote and published as programs: built once, kept beside what cargo builds.
+//! Programs of others: those that every distribution has, and test suites that were published as crates, which are built
+//! once and kept beside what cargo builds.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,6 +7,16 @@ use std::process::Command;
 
 use super::cluster::text;
 use super::runner::skip;
+
+/// Skips the test where one of these is not installed.
+pub fn need(programs: &[&str]) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in programs {
+        if !std::env::split_paths(&path).any(|dir| dir.join(program).exists()) {
+            skip(&format!("{program} is not installed"));
+        }
+    }
+}
 
 /// The program `name` of the crate of that name, of exactly that version. The first call builds it, which takes
 /// a minute and the network; where that cannot be done, the test is skipped.
