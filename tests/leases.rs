@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         ("what_one_changes_the_other_sees_at_once", what_one_changes_the_other_sees_at_once),
         ("a_mapping_shows_what_was_written_elsewhere", a_mapping_shows_what_was_written_elsewhere),
         ("a_removed_file_lives_on_where_it_is_open", a_removed_file_lives_on_where_it_is_open),
+        ("who_works_in_a_directory_still_knows_its_name", who_works_in_a_directory),
         ("tail_follows_the_other_mount", tail_follows_the_other_mount),
         ("two_mounts_work_in_one_directory", two_mounts_work_in_one_directory),
         ("nobody_reads_what_was_overwritten", nobody_reads_what_was_overwritten),
@@ -193,6 +194,31 @@ fn a_removed_file_lives_on_where_it_is_open() {
     assert!(since.elapsed() < HANGS, "{:?}", since.elapsed());
 }
 
+/// getcwd(2) is answered by the kernel alone, from what it believes.
+fn who_works_in_a_directory() {
+    let (_cluster, one, two) = two_mounts();
+    fs::create_dir(one.join("d")).expect("made");
+    let mut program = Command::new("sh")
+        .args(["-c", "while read line; do env pwd -P; done"])
+        .current_dir(two.join("d"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh runs");
+    let mut answers = BufReader::new(program.stdout.take().expect("a pipe")).lines();
+    let mut stdin = program.stdin.take().expect("a pipe");
+    for round in 0..20 {
+        // It has looked the name up a moment ago, and something else in the same directory is changed.
+        fs::metadata(two.join("d")).expect("there");
+        fs::write(one.join(format!("beside {round}")), "new").expect("written");
+        stdin.write_all(b"where?\n").expect("asked");
+        let answer = answers.next().expect("an answer").expect("read");
+        assert_eq!(Path::new(&answer), two.join("d"), "after round {round}");
+    }
+    drop(stdin);
+    assert!(program.wait().expect("ended").success());
+}
+
 fn tail_follows_the_other_mount() {
     let (cluster, one, two) = two_mounts();
     let mut log = File::create(one.join("log")).expect("made");
@@ -292,14 +318,16 @@ fn nobody_reads_what_was_overwritten() {
     thread::scope(|scope| {
         let mut workers = Vec::new();
         for (which, mount) in [&one, &two].into_iter().enumerate() {
-            workers.push(scope.spawn(move || write(mount, which)));
-            workers.extend((0..8).map(|_| scope.spawn(|| read(mount))));
+            workers.push((format!("writer {which}"), scope.spawn(move || write(mount, which))));
+            let readers = (0..8).map(|_| scope.spawn(|| read(mount)));
+            workers
+                .extend(readers.map(|reader| (format!("a reader beside writer {which}"), reader)));
         }
         thread::sleep(Duration::from_secs(seconds));
         ended.store(true, Ordering::SeqCst);
-        for worker in workers {
+        for (name, worker) in workers {
             let slowest = worker.join().expect("nothing old was read");
-            assert!(slowest < HANGS, "a call took {slowest:?}");
+            assert!(slowest < HANGS, "a call of {name} took {slowest:?}");
         }
     });
     let counts = written.map(|count| count.load(Ordering::SeqCst));

@@ -109,6 +109,10 @@ pub(super) const FOPEN_DIRECT_IO: u32 = 1 << 0;
 /// Pages that are cached of the file stay.
 pub(super) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 
+/// The name is looked up again before it is believed, and not taken away from whoever has it open or works in it. Linux
+/// before 6.2 does not know this flag, and takes it away.
+pub(super) const EXPIRE_ONLY: u32 = 1 << 0;
+
 /// What we may tell the kernel unasked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Notification {

@@ -280,7 +280,7 @@ pub(super) fn inval_inode(node: NodeId, offset: i64, length: i64) -> Body {
 
 /// `struct fuse_notify_inval_entry_out`; the name and a zero byte follow.
 pub(super) fn inval_entry(parent: NodeId, name_bytes: u32) -> Body {
-    Body::new().u64(parent.0).u32(name_bytes).u32(0)
+    Body::new().u64(parent.0).u32(name_bytes).u32(abi::EXPIRE_ONLY)
 }
 
 /// `struct fuse_notify_delete_out`; the name and a zero byte follow.

@@ -27,7 +27,7 @@ impl Notifier {
         self.send(Notification::InvalInode, &encode::inval_inode(node, offset, length), &[])
     }
 
-    /// A name in a directory is stale.
+    /// A name in a directory may be stale: it is asked for again.
     pub(in crate::fuse) fn inval_entry(&self, parent: NodeId, name: &[u8]) -> io::Result<()> {
         let body = encode::inval_entry(parent, name_bytes(name)?);
         self.send(Notification::InvalEntry, &body, &[name, &[0]])

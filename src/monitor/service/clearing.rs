@@ -13,6 +13,8 @@
 //! As long as an exclusive holder is waited for there is no fence: those who wait to read what it has written would get
 //! no lease of it while others queue up to write.
 //!
+//! Those who want a file exclusively come in turns ([`turns`](super::turns)).
+//!
 //! Names may lead elsewhere by the time that everybody has given back; then it begins again. (They may even once
 //! more before the change is applied: apply looks, too.)
 //!
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reign::{Reign, State};
+use super::turns::Turn;
 use super::unreadable;
 use crate::monitor::namespace::caps;
 use crate::monitor::namespace::command::Removal;
@@ -40,6 +43,9 @@ pub(super) struct Cleared {
     changed: Vec<Ino>,
     moves: Vec<Ino>,
     removal: Option<Removal>,
+    /// Falls after the fences.
+    #[expect(dead_code, reason = "it ends with this")]
+    turn: Option<Turn>,
 }
 
 impl Cleared {
@@ -65,7 +71,7 @@ impl Cleared {
     /// Nobody gets a lease of these.
     fn fence_inodes(reign: &Arc<Reign>, changed: Vec<Ino>) -> Self {
         reign.state.lock().leases.fence(&changed);
-        Self { reign: Arc::clone(reign), changed, moves: Vec::new(), removal: None }
+        Self { reign: Arc::clone(reign), changed, moves: Vec::new(), removal: None, turn: None }
     }
 
     /// Nobody opens what loses a name. `false`: names lead elsewhere by now.
@@ -107,12 +113,17 @@ impl Reign {
         if caps::waits_for_grace(op) {
             self.wait_for_grace().await?;
         }
+        let turn = match op {
+            Op::Acquire { ino } => Some(Turn::wait(self, *ino).await?),
+            _ => None,
+        };
         let touched = || caps::touched_by_op(&*self.store, op);
         loop {
             self.wait_for_holders(session, touched).await?;
             let mut cleared = Cleared::fence(self, op)?;
             let is_free = self.wait_for_leases(session, &cleared.changed, touched).await?;
             if is_free && (!caps::names_anything(op) || cleared.fence_opens(op)?) {
+                cleared.turn = turn;
                 return Ok(cleared);
             }
         }

@@ -3,8 +3,9 @@
 //! The namespace knows what is true, Raft makes it true on a majority; this folder is what stands between
 //! them and the connections. Its own state is small, lives in the leader's memory only and can be lost at
 //! any moment, because its owners tell it again: which sessions are alive ([`sessions`]), what they have open
-//! ([`pins`]), who waits for a lock ([`waits`]), how the servers are doing ([`servers`]). Those are pure, and they live and die with a
-//! [`reign`], which is one leadership of this monitor. The rest of the folder is edge:
+//! ([`pins`]), who waits for a lock ([`waits`]) or a file ([`turns`]), how the servers are doing ([`servers`]). Those
+//! are pure, and they live and die with a [`reign`], which is one leadership of this monitor. The rest of the folder is
+//! edge:
 //!
 //! * [`calls`] takes a call from the wire, checks who asks, and hands it on: to the reign, or, where another
 //!   monitor leads, through [`forward`] to that one; [`origin`] is who asks, wherever connected, and [`owners`] what
@@ -66,6 +67,7 @@ mod storage;
 mod tests;
 mod tickets;
 mod trust;
+mod turns;
 mod waits;
 
 use std::io;

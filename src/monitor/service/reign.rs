@@ -35,6 +35,7 @@ use super::policy::Restriction;
 use super::servers::Servers;
 use super::sessions::Sessions;
 use super::spares::Spares;
+use super::turns::Turns;
 use super::waits::Waits;
 use super::{Member, Monitor, background, unreadable};
 use crate::env::clock::Clock;
@@ -77,6 +78,7 @@ pub(super) struct State {
     pub(super) pins: Pins,
     pub(super) leases: Leases,
     pub(super) waits: Waits,
+    pub(super) turns: Turns,
     pub(super) servers: Servers,
     pub(super) spares: Spares,
     /// Where each attached session is.
@@ -109,6 +111,7 @@ impl State {
             pins: Pins::default(),
             leases: Leases::new(term),
             waits: Waits::default(),
+            turns: Turns::default(),
             servers,
             spares: Spares::default(),
             callers: HashMap::new(),
