@@ -69,6 +69,14 @@ pub(crate) fn rename(from: &Path, to: &Path, flags: u32) -> io::Result<()> {
     done(result).map(drop)
 }
 
+/// linkat(2) of an open file, by its number.
+pub(crate) fn link_open(file: &File, to: &Path) -> io::Result<()> {
+    let (from, to) = (c(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd()))), c(to));
+    let (here, flags) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: both strings end with a zero byte and live as long as the call.
+    done(unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), flags) }).map(drop)
+}
+
 /// mknod(2) of a FIFO, a socket or a device.
 pub(crate) fn mknod(path: &Path, mode: u32, device: u64) -> io::Result<()> {
     let path = c(path);

@@ -94,7 +94,7 @@ pub(in crate::fuse) enum Op<'a> {
     /// Makes and opens a file. The umask is not applied.
     Create { name: &'a [u8], mode: u32, umask: u32, flags: i32 },
     /// Makes and opens a file without a name. The umask is not applied.
-    TmpFile { mode: u32, flags: i32 },
+    TmpFile { mode: u32, umask: u32, flags: i32 },
     /// Reads.
     Read { handle: u64, offset: u64, size: u32 },
     /// Writes.
@@ -357,8 +357,8 @@ fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>) -> Option<Op<'a>> {
             Op::Create { name: fields.name()?, mode, umask, flags }
         }
         Opcode::TmpFile => {
-            let (flags, mode) = (fields.i32()?, fields.u32()?);
-            Op::TmpFile { mode, flags }
+            let (flags, mode, umask) = (fields.i32()?, fields.u32()?, fields.u32()?);
+            Op::TmpFile { mode, umask, flags }
         }
         Opcode::Read => {
             let (handle, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);

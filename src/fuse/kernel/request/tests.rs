@@ -119,7 +119,7 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
         (
             Opcode::TmpFile,
             with_tail(Body::new().u32(1).u32(0o100_600).u32(0o22).u32(0), b"/\0"),
-            Op::TmpFile { mode: 0o100_600, flags: libc::O_WRONLY },
+            Op::TmpFile { mode: 0o100_600, umask: 0o22, flags: libc::O_WRONLY },
         ),
         (
             Opcode::Read,
