@@ -406,8 +406,10 @@ impl Adapter {
     fn flush(&self, node: NodeId, handle: Handle, owner: LockOwner, reply: Reply) {
         let ino = self.ino(node);
         self.begin(reply, |my, reply| async move {
-            let flushed = my.fs.flush(handle).await;
+            // First: others may wait for them.
             my.fs.drop_locks(ino, owner).await;
+            let durable = my.fs.syncs_on_close() && reply.question().can_wait();
+            let flushed = my.fs.flush(handle, durable).await;
             answer!(reply, flushed, |()| reply.ok());
         });
     }

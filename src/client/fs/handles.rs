@@ -66,10 +66,14 @@ impl Fs {
         Some(Ok(read))
     }
 
-    /// What `close` reports: an error that an earlier write met. Does not wait.
-    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
-    pub async fn flush(&self, handle: Handle) -> Result<(), Errno> {
+    /// What `close` reports: an error that an earlier write met. If it is to be `durable` it waits until what this mount
+    /// has written to the file is.
+    pub async fn flush(&self, handle: Handle, durable: bool) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
+        // Nobody can ever read again what has no name.
+        if durable && !open.file.state.lock().gone {
+            self.flusher.flush(&open.file).await;
+        }
         let mut state = open.file.state.lock();
         state.take_failure(&open.seen)
     }

@@ -72,6 +72,7 @@ pub(super) fn config() -> Config {
         config_dir: "/nowhere".into(),
         read_only: false,
         no_atime: true,
+        sync_on_close: false,
     }
 }
 
@@ -353,7 +354,7 @@ async fn a_file_whose_last_commit_fails_for_good_can_be_used_again() {
     mounted.fs.sync_all().await.expect_err("it was refused too often");
     let again = async {
         let handle = mounted.fs.open(ino, BOTH).await.expect("opened");
-        mounted.fs.flush(handle).await.expect_err("it says so");
+        mounted.fs.flush(handle, false).await.expect_err("it says so");
         mounted.write(handle, 0, b"again").await;
         mounted.fs.fsync(handle).await.expect("durable");
         mounted.close(ino, handle).await;
