@@ -242,13 +242,18 @@ impl Cluster {
 
     /// Kills the process of a mount.
     pub fn kill_mount(&self, number: usize) {
+        send(self.mount_pid(number), libc::SIGKILL);
+    }
+
+    /// Process id of a mount.
+    pub fn mount_pid(&self, number: usize) -> u32 {
         let status = self.status();
         let mut units = status["units"].as_array().expect("units is a list").iter();
         let end = format!("mnt{number}");
         let unit =
             units.find(|unit| unit["name"].as_str().is_some_and(|name| name.ends_with(&end)));
         let pid = unit.and_then(|unit| unit["pid"].as_u64());
-        send(u32::try_from(pid.expect("it is mounted")).expect("a pid"), libc::SIGKILL);
+        u32::try_from(pid.expect("it is mounted")).expect("a pid")
     }
 
     /// Name of the monitor that leads.

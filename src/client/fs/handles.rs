@@ -82,12 +82,14 @@ impl Fs {
     pub async fn fsync(&self, handle: Handle) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
         self.flusher.flush(&open.file).await;
+        let mut asked = Ok(());
         if open.file.state.lock().grant == Grant::Nothing {
             // Whoever holds the file commits before the monitors answer this; nobody does if it is known.
-            self.session.learn(Query::Attr { ino: open.file.ino }).await?;
+            asked = self.session.learn(Query::Attr { ino: open.file.ino }).await.map(drop);
         }
-        let mut state = open.file.state.lock();
-        state.take_failure(&open.seen)
+        // What was lost here is the worse news.
+        open.file.state.lock().take_failure(&open.seen)?;
+        asked
     }
 
     /// The handle is closed.
