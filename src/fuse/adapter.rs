@@ -83,8 +83,9 @@ impl Handler for Adapter {
             Op::ReleaseDir { handle } => self.releasedir(handle, reply),
             Op::FSyncDir => self.fsyncdir(reply),
             Op::StatFs => self.statfs(node, reply),
-            Op::SetXattr { name, value, flags } => {
-                self.setxattr(caller(&request, 0), node, (name, value), flags, reply);
+            Op::SetXattr { name, value, flags, takes_setgid } => {
+                let caller = caller(&request, 0);
+                self.setxattr(caller, node, (name, value), (flags, takes_setgid), reply);
             }
             Op::GetXattr { name, size } => self.getxattr(node, name, size, reply),
             Op::ListXattr { size } => self.listxattr(node, size, reply),
@@ -270,14 +271,17 @@ impl Adapter {
         caller: Caller,
         node: NodeId,
         (name, value): (&[u8], &[u8]),
-        flags: i32,
+        (flags, takes_setgid): (i32, Option<bool>),
         reply: Reply,
     ) {
         let (ino, name, value) = (self.ino(node), name.to_vec(), value.to_vec());
         self.begin(reply, |my, reply| async move {
             let set = async {
                 let mode = translate::xattr_mode(flags)?;
-                let takes_setgid = privileges::acl_takes_setgid(&my.fs, ino, &name, caller).await?;
+                let takes_setgid = match takes_setgid {
+                    Some(said) => said,
+                    None => privileges::acl_takes_setgid(&my.fs, ino, &name, caller).await?,
+                };
                 my.fs.setxattr(ino, &name, &value, mode, takes_setgid).await
             };
             let set = set.await;
