@@ -133,9 +133,10 @@ pub(crate) fn set_xattr_as(
             done(libc::lsetxattr(path.as_ptr(), name, bytes, value.len(), 0)).map(drop)
         }
     };
+    let mut command = Command::new("true");
     // SAFETY: it makes only system calls, which is allowed between fork and exec.
-    let mut child = unsafe { Command::new("true").current_dir("/").pre_exec(call) }.spawn()?;
-    child.wait().map(drop)
+    unsafe { command.current_dir("/").pre_exec(call) };
+    command.spawn()?.wait().map(drop)
 }
 
 /// lsetxattr(2).
