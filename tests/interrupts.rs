@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         ("programs_that_wait_can_be_killed", programs_that_wait_can_be_killed),
         ("a_signal_that_kills_nobody_changes_nothing", a_signal_that_kills_nobody_changes_nothing),
         ("reads_that_wait_for_servers_can_be_killed", reads_that_wait_for_servers_can_be_killed),
+        ("closing_waits_only_where_it_was_asked_to", closing_waits_only_where_it_was_asked_to),
         ("what_the_killed_had_opened_is_closed", what_the_killed_had_opened_is_closed),
     ])
 }
@@ -61,6 +62,15 @@ fn program(words: &[String]) {
             let mut bytes = vec![0; 8 << 20];
             let aligned = bytes.as_ptr().align_offset(4096);
             file.read_exact(&mut bytes[aligned..][..4 << 20]).expect("read");
+        }
+        ["write", path] => {
+            let mut file = File::create(path).expect("made");
+            file.write_all(b"written").expect("written");
+            println!("written");
+            // Without a word to the kernel, which closes it.
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).expect("told to go on");
+            std::process::exit(0);
         }
         ["churn", dir] => {
             for number in 0.. {
@@ -288,6 +298,53 @@ fn a_signal_that_kills_nobody_changes_nothing() {
     assert!(program.is_running(), "a signal that is caught ended it: {}", program.said());
     drop(stopped);
     assert_eq!(program.ends_well(), "content");
+}
+
+/// `sync_on_close`: what was closed is there after a power cut, and a wait for that can be ended as any other.
+fn closing_waits_only_where_it_was_asked_to() {
+    let mut cluster = Cluster::new(3, 2, 1);
+    let mnt = cluster.mount_root_with("sync_on_close");
+    fs::write(mnt.join("file"), "content").expect("written");
+    // A program that writes, and ends when it is told to without having closed its file.
+    let writer = |path: PathBuf| {
+        let mut program = start(&["write"], &path);
+        program.wait_until_it_waits();
+        program
+    };
+    for (path, waits) in [(cluster.mnt().join("one"), false), (mnt.join("two"), true)] {
+        let stopped = Stopped::stop(&cluster, &["agent", "server"]);
+        let mut copy = Program::start(Command::new("cp").arg("/etc/passwd").arg(&path));
+        if waits {
+            copy.wait_until_it_waits();
+            let took = copy.kill();
+            assert!(took < AT_ONCE, "{took:?} to kill a program that closes");
+        } else {
+            copy.ends_well();
+        }
+        drop(stopped);
+    }
+    let killed = writer(mnt.join("three"));
+    let mut exiting = writer(mnt.join("four"));
+    let stopped = Stopped::stop(&cluster, &["agent", "server"]);
+    let took = killed.kill();
+    assert!(took < AT_ONCE, "{took:?} to kill a program that has something open");
+    let since = Instant::now();
+    exiting.say("go on\n");
+    exiting.ends_well();
+    let took = since.elapsed();
+    println!("{took:?} to end with something open");
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(10), "{took:?}");
+    drop(stopped);
+
+    fs::write(mnt.join("last"), "closed").expect("written");
+    let mut exiting = writer(mnt.join("five"));
+    exiting.say("go on\n");
+    exiting.ends_well();
+    cluster.kill_everything();
+    cluster.up();
+    let read = |name: &str| fs::read_to_string(cluster.mnt().join(name)).expect("read");
+    assert_eq!((read("last").as_str(), read("five").as_str()), ("closed", "written"));
+    cluster.assert_clean();
 }
 
 /// The kernel sends direct reads in pieces, and says nothing of signals meanwhile.

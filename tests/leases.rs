@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, success};
+use common::cluster::{Cluster, send, success};
 use common::files::{copy, make_tree};
 use common::runner::{long, run};
 use common::wait_for;
@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         ("two_mounts_work_in_one_directory", two_mounts_work_in_one_directory),
         ("nobody_reads_what_was_overwritten", nobody_reads_what_was_overwritten),
         ("leases_outlive_no_leader", leases_outlive_no_leader),
+        (
+            "a_mount_that_was_stopped_overwrites_nothing",
+            a_mount_that_was_stopped_overwrites_nothing,
+        ),
     ])
 }
 
@@ -354,4 +358,48 @@ fn leases_outlive_no_leader() {
     let mut byte = [0];
     held.read_exact_at(&mut byte, 0).expect("it is open");
     assert_eq!(&byte, b"3");
+}
+
+/// A mount is stopped with data that is not committed, for so long that the monitors give it up. When it goes on it
+/// writes what nobody has overtaken, and keeps the rest where people find it.
+fn a_mount_that_was_stopped_overwrites_nothing() {
+    let (cluster, one, two) = two_mounts();
+    let open = |name: &str| {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(one.join(name));
+        let file = file.expect("made");
+        file.write_all_at(b"before", 0).and_then(|()| file.sync_all()).expect("written");
+        file
+    };
+    let files = ["overtaken", "untouched"].map(open);
+    let mount = cluster.mount_pid(0);
+    // Without servers nothing can be committed.
+    let servers = ["server-1", "server-2", "server-3"].map(|name| cluster.server_pid(name));
+    servers.iter().for_each(|server| send(*server, libc::SIGSTOP));
+    for file in &files {
+        file.write_all_at(b"stopped", 0).expect("written");
+    }
+    send(mount, libc::SIGSTOP);
+    servers.iter().for_each(|server| send(*server, libc::SIGCONT));
+    let since = Instant::now();
+    fs::write(two.join("overtaken"), "others").expect("written");
+    println!("what a stopped mount held was had after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(15) + HANGS, "{:?}", since.elapsed());
+    send(mount, libc::SIGCONT);
+
+    let [overtaken, untouched] = &files;
+    let error = overtaken.sync_all().expect_err("others have changed it");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    overtaken.sync_all().expect("it is said once");
+    untouched.sync_all().expect("nobody has changed it");
+    for mount in [&one, &two] {
+        let read = |name: &str| fs::read_to_string(mount.join(name)).expect("read");
+        assert_eq!(read("overtaken"), "others");
+        assert_eq!(read("untouched"), "stopped");
+    }
+    let ino = overtaken.metadata().expect("there").ino();
+    let kept = format!("inode-{ino}-0");
+    assert!(cluster.mount_log().contains(&kept), "the log says where it is kept");
+    let kept = fs::read(cluster.root().join("run/parked").join(kept)).expect("it is kept");
+    assert_eq!(kept, b"stopped");
+    cluster.assert_clean();
 }

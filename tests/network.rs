@@ -9,7 +9,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,8 @@ use common::runner::{long, run};
 const PROMISED: Duration = Duration::from_secs(3);
 /// What is asked of a busy one.
 const FAILOVER: Duration = Duration::from_secs(6);
+/// So long may be held what a client has that is cut off.
+const EVICTED: Duration = Duration::from_secs(15);
 /// Rounds of the programs that are at work: about a second's, when nothing is wrong.
 const A_WHILE: u64 = 100;
 
@@ -155,8 +157,9 @@ fn a_client_is_cut_off() {
     hosts.assert_clean();
 }
 
-/// Somebody else wants what a client holds that is cut off, and gets it. The client hears that it has lost what it had
-/// not synced, and reads nothing that is older than what the other one was told.
+/// Somebody else wants what a client holds that is cut off, and gets it. When the client is back, what it had not synced
+/// is written where nobody else has written meanwhile; elsewhere its programs hear of it, and the bytes are kept. Nothing
+/// is read that is older than what the other one was told.
 fn a_client_is_given_up(hosts: &mut Hosts) {
     let (mnt, other) = (hosts.mnt(), hosts.mount(4));
     let file = |mnt: &Path, name: &str| {
@@ -164,7 +167,8 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
         File::options().read(true).write(true).create(true).truncate(false).open(path)
     };
     let (read, written) = (file(&mnt, "read").expect("made"), file(&mnt, "written").expect("made"));
-    for file in [&read, &written] {
+    let untouched = file(&mnt, "untouched").expect("made");
+    for file in [&read, &written, &untouched] {
         file.write_all_at(b"before", 0).and_then(|()| file.sync_all()).expect("written");
     }
     let programs = ledger::start(&mnt, "given up", Errors::Possible);
@@ -172,9 +176,11 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
     hosts.net.cut(CLIENT);
     let healed = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let cut_off = scope.spawn(|| {
-            written.write_all_at(b"cutoff", 0).and_then(|()| written.sync_all()).map_err(is_loss)
-        });
+        let write = |file: &File| {
+            file.write_all_at(b"cutoff", 0).and_then(|()| file.sync_all()).map_err(is_loss)
+        };
+        let cut_off = scope.spawn(|| write(&written));
+        let undisturbed = scope.spawn(|| write(&untouched));
         let reads = scope.spawn(|| read_until(&healed, &read));
         let since = Instant::now();
         for name in ["read", "written"] {
@@ -183,6 +189,7 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
         }
         let told = Instant::now();
         println!("what a client held that is cut off was had after {:?}", told - since);
+        assert!(told - since < EVICTED + FAILOVER, "others waited for {:?}", told - since);
         // So long it could still read what it must not.
         std::thread::sleep(Duration::from_secs(1));
         hosts.net.heal();
@@ -193,8 +200,15 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
         let found = fs::read_to_string(other.join("written")).expect("read");
         match cut_off.join().expect("no panic") {
             Ok(()) => assert_eq!(found, "cutoff", "it was synced"),
-            Err(is_loss) => assert!(is_loss && found == "others", "{found} was read"),
+            Err(is_loss) => {
+                assert!(is_loss && found == "others", "{found} was read");
+                let ino = written.metadata().expect("there").ino();
+                let kept = fs::read_to_string(hosts.parked().join(format!("inode-{ino}-0")));
+                assert_eq!(kept.expect("it is kept"), "cutoff");
+            }
         }
+        assert_eq!(undisturbed.join().expect("no panic"), Ok(()), "nobody else has written there");
+        assert_eq!(fs::read_to_string(other.join("untouched")).expect("read"), "cutoff");
     });
     hosts.wait_healthy();
     println!("a client is given up: {}", programs.finish());

@@ -39,8 +39,8 @@ const READY: &str = "ready";
 /// Mount a cluster at a directory; goes to the background when it works.
 ///
 /// Options (-o): config=DIR (client configuration, else --cluster, OKAPIFS_CLUSTER or /etc/okapifs), ro,
-/// nosuid, nodev, noexec, nonempty, log=FILE, run_dir=DIR; what fstab says to others (_netdev, nofail, x-…) is
-/// accepted. `umount DIRECTORY` ends it.
+/// nosuid, nodev, noexec, noatime, nonempty, sync_on_close (closing a file waits until it is durable), log=FILE,
+/// run_dir=DIR; what fstab says to others (_netdev, nofail, x-…) is accepted. `umount DIRECTORY` ends it.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
     /// HOST[:PORT][,HOST…]:/[SUBDIR]: monitors, and the directory of the filesystem to mount.
@@ -210,6 +210,7 @@ async fn connect(
         config_dir: cluster.config_dir,
         read_only: options.flags.is_read_only(),
         no_atime: options.flags.is_no_atime(),
+        sync_on_close: options.sync_on_close,
     };
     let cannot = || format!("{} cannot be mounted", source.text);
     if arguments.start.is_some() {

@@ -48,6 +48,8 @@ pub(super) struct Options {
     pub(super) flags: MountFlags,
     /// The mountpoint need not be empty.
     pub(super) nonempty: bool,
+    /// `close` waits until the file is durable.
+    pub(super) sync_on_close: bool,
     /// The client configuration directory.
     pub(super) config: Option<PathBuf>,
     /// Where the log goes when it runs in the background.
@@ -94,6 +96,7 @@ impl Options {
         };
         match (name, value) {
             ("nonempty", None) => self.nonempty = true,
+            ("sync_on_close", None) => self.sync_on_close = true,
             ("config", Some(path)) => self.config = Some(absolute(path)?),
             ("log", Some(path)) => self.log = Some(absolute(path)?),
             ("run_dir", Some(path)) => self.run_dir = Some(absolute(path)?),
@@ -154,8 +157,8 @@ mod tests {
         );
         let none = accepted("defaults,_netdev,nofail,auto,rw,X-mount.mkdir,");
         assert_eq!(none, Options::default());
-        let ours = accepted("ro,config=/etc/c,,nonempty");
-        assert!(ours.flags.is_read_only() && ours.nonempty);
+        let ours = accepted("ro,config=/etc/c,,nonempty,sync_on_close");
+        assert!(ours.flags.is_read_only() && ours.nonempty && ours.sync_on_close);
         assert_eq!(ours.config, Some(PathBuf::from("/etc/c")));
     }
 

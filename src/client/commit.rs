@@ -64,7 +64,8 @@ pub(crate) async fn send(
             }
             Ok(_) => Fate::Lost(Errno::Io),
             // The monitors have no room for it: no other stripe would be taken either.
-            Err(errno) if session_lost || errno == Errno::NoSpace => Fate::Lost(errno),
+            Err(Errno::NoSpace) => Fate::Lost(Errno::NoSpace),
+            Err(_) if session_lost => Fate::Stranded,
             Err(errno) => retract(session, ready, &newer, errno),
         });
     }
@@ -83,6 +84,10 @@ pub(crate) async fn send(
             Fate::Again => refused.push(Refused(Arc::clone(&ready.frozen))),
             Fate::Overwritten => {
                 forget_frozen(flusher, ready);
+                flusher.frozen_done(&ready.frozen);
+            }
+            Fate::Stranded => {
+                ready.frozen.strand(flusher);
                 flusher.frozen_done(&ready.frozen);
             }
             Fate::Lost(errno) => {
@@ -212,6 +217,9 @@ fn settle(
         PieceOutcome::Accepted { dv, .. } => {
             state.map.commit(&piece.piece, record);
             state.map.advance(dv);
+            if let Some(stranded) = &mut state.stranded {
+                stranded.committed(dv);
+            }
             if let Some(base) = &mut state.base {
                 base.dv = dv;
                 base.md5 = piece.md5;
@@ -257,6 +265,8 @@ enum Fate {
     Again,
     /// It was refused, and newer data lies over all of it.
     Overwritten,
+    /// It will never exist, and its session does not any more.
+    Stranded,
     /// It will never exist.
     Lost(Errno),
 }

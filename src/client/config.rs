@@ -29,6 +29,8 @@ pub struct Config {
     pub read_only: bool,
     /// Whether reads are not written down (`noatime`).
     pub no_atime: bool,
+    /// Whether closing a file waits until it is durable.
+    pub sync_on_close: bool,
 }
 
 /// Why there is no filesystem.

@@ -20,6 +20,7 @@ use super::link::{Monitors, Shards};
 use super::locks::Locks;
 use super::monitors::MonitorLink;
 use super::owner;
+use super::parking::Parking;
 use super::placer::Placer;
 use super::servers::ServerLinks;
 use super::session::{Lost, Session};
@@ -119,7 +120,8 @@ impl Fs {
         let avoided = Avoided::new(Arc::clone(&shards));
         let placer = Placer::new(Arc::clone(&session), Arc::clone(&shards), Arc::clone(&avoided));
         let (flusher, clean) = Flusher::new(Arc::clone(&session), placer);
-        let grants = Grants::new(Arc::clone(&session), Arc::clone(&flusher));
+        let parking = Parking::new(&config);
+        let grants = Grants::new(Arc::clone(&session), Arc::clone(&flusher), parking);
         let blocks = Blocks::new(Arc::clone(&session), Arc::clone(&shards), avoided);
         let reader = Reader::new(Arc::clone(&session), blocks);
         let (files, unpinned) = Files::new();
@@ -137,7 +139,12 @@ impl Fs {
         tokio::spawn(Arc::clone(&locks).keep_waits());
         let held = (Arc::clone(&files), Arc::clone(&grants), Arc::clone(&locks));
         tokio::spawn(obey(notices, Arc::clone(&session), held));
-        let parts = (Arc::clone(&files), Arc::clone(&flusher), Arc::clone(&locks));
+        let parts = Held {
+            files: Arc::clone(&files),
+            flusher: Arc::clone(&flusher),
+            grants: Arc::clone(&grants),
+            locks: Arc::clone(&locks),
+        };
         let lost_sessions = mourn(lost, Arc::clone(&session), parts);
         tokio::spawn(lost_sessions);
         Self::from_parts(Parts { config, session, flusher, grants, reader, files, counts, locks })
@@ -221,26 +228,30 @@ async fn obey(
     }
 }
 
-/// When the monitors have given our session up: nothing is held any more, and what was dirty is lost.
+/// What a session holds.
+struct Held {
+    files: Arc<Files>,
+    flusher: Arc<Flusher>,
+    grants: Arc<Grants>,
+    locks: Arc<Locks>,
+}
+
+/// When the monitors have given our session up: nothing is held any more, and what was not committed is stranded.
 async fn mourn(
     mut lost: mpsc::UnboundedReceiver<Lost>,
     session: Arc<Session>,
-    (files, flusher, locks): (Arc<Files>, Arc<Flusher>, Arc<Locks>),
+    Held { files, flusher, grants, locks }: Held,
 ) {
     while let Some(Lost { session: closed, mourned }) = lost.recv().await {
         session.leases().give_up_all(&files, session.monotonic()).await;
         locks.lost(closed);
-        let mut open = Vec::new();
+        let (mut open, mut stranded) = (Vec::new(), Vec::new());
         for file in files.all() {
             let mut state = file.state.lock();
             if state.holder == closed {
-                // Commits that are on their way are settled by their answers, and so are releases.
-                let frozen = state.frozen.len();
-                state.frozen.retain(|part| part.sent);
-                if !state.buffer.is_empty() || state.frozen.len() < frozen {
-                    log::error!("inode {}: written data is lost with the session", file.ino);
-                    state.fail(Errno::Io);
-                    flusher.discard(&file, &mut state);
+                if !state.is_clean() {
+                    flusher.strand(&file, &mut state);
+                    stranded.push(Arc::clone(&file));
                 }
                 if state.grant == Grant::Held {
                     state.ungranted();
@@ -257,6 +268,9 @@ async fn mourn(
         }
         // Nobody waits any more only while the mount ends.
         mourned.send(()).ok();
+        for file in stranded {
+            tokio::spawn(Arc::clone(&grants).take_back(file));
+        }
         for portion in open.chunks(64) {
             // Those that are gone will say so when they are used.
             drop(session.query_all(portion.to_vec()).await);

@@ -27,6 +27,7 @@ use super::core::buffer::WriteBuffer;
 use super::core::commits::FreezeSeq;
 use super::core::layers::{Layers, Source};
 use super::core::map::FileMap;
+use super::core::stranded::Stranded;
 use super::core::{BLOCK64, shared};
 use crate::types::{Attr, Errno, Ino, SessionId, StripePiece, Timestamp, VolumeId};
 
@@ -75,6 +76,8 @@ pub(crate) struct FileState {
     pub(crate) buffer: WriteBuffer,
     /// What is frozen and not committed, oldest first.
     pub(crate) frozen: Vec<FrozenPart>,
+    /// What was neither when the session was lost to which it belongs: until that is settled nobody uses the file.
+    pub(crate) stranded: Option<Stranded>,
     /// Whether the flusher has it in its list of dirty files.
     pub(crate) listed: bool,
     /// Open handles.
@@ -214,14 +217,21 @@ impl FileState {
         }
     }
 
-    /// Whether nothing is dirty or frozen.
+    /// Whether nothing is dirty, frozen or stranded.
     pub(crate) fn is_clean(&self) -> bool {
-        self.buffer.is_empty() && self.frozen.is_empty()
+        self.buffer.is_empty() && self.frozen.is_empty() && self.stranded.is_none()
     }
 
-    /// Whether nothing that was written up to `moment` is dirty or frozen.
+    /// Whether the file is what the monitors say: nothing is known better here.
+    pub(crate) fn is_unheld(&self) -> bool {
+        matches!(self.grant, Grant::Nothing | Grant::Acquiring) && self.stranded.is_none()
+    }
+
+    /// Whether nothing that was written up to `moment` is dirty, frozen or stranded.
     pub(crate) fn is_flushed(&self, moment: Duration) -> bool {
-        self.frozen.iter().all(|part| part.born > moment)
+        let is_settled = self.stranded.is_none();
+        is_settled
+            && self.frozen.iter().all(|part| part.born > moment)
             && self.buffer.oldest().is_none_or(|oldest| oldest > moment)
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use super::core::buffer::Weight;
 use super::core::pool::Pool;
 use super::core::rooms::Rooms;
+use super::core::stranded::{DIRTY, Stranded};
 use super::file::{File, FileState};
 use super::freeze::{Frozen, Which};
 use super::placer::Placer;
@@ -61,6 +62,8 @@ pub(super) struct Totals {
     pub(super) small: AtomicU64,
     /// Bytes that are frozen and not committed.
     pub(super) frozen: AtomicU64,
+    /// Files of which something is stranded.
+    stranded: AtomicU64,
 }
 
 /// Files by why they want to be frozen.
@@ -176,6 +179,44 @@ impl Flusher {
     pub(crate) fn discard(&self, file: &Arc<File>, state: &mut FileState) {
         let before = state.buffer.weight();
         state.buffer.truncate(0);
+        drop(self.take_stranded(state));
+        self.note(file, state, before);
+    }
+
+    /// The session is lost: what is not committed is set aside, but for what is on its way. Called with the file's
+    /// state locked.
+    pub(crate) fn strand(&self, file: &Arc<File>, state: &mut FileState) {
+        let before = state.buffer.weight();
+        let frozen = state.frozen.iter().map(|part| part.born);
+        let born = frozen.chain(state.buffer.oldest()).min().unwrap_or_default();
+        let mut stranded = self
+            .take_stranded(state)
+            .unwrap_or_else(|| Stranded::new(state.map.dv(), state.size, state.mtime, born));
+        for part in state.frozen.extract_if(.., |part| !part.sent) {
+            stranded.add(part.seq, part.pieces);
+        }
+        stranded.add(DIRTY, state.buffer.take_all());
+        state.stranded = Some(stranded);
+        self.totals.stranded.fetch_add(1, Ordering::Relaxed);
+        self.note(file, state, before);
+    }
+
+    /// What is stranded of a file is settled. Called with its state locked.
+    pub(crate) fn take_stranded(&self, state: &mut FileState) -> Option<Stranded> {
+        let stranded = state.stranded.take()?;
+        self.totals.stranded.fetch_sub(1, Ordering::Relaxed);
+        Some(stranded)
+    }
+
+    /// The file is held again, and nobody has changed it: what was stranded is dirty again. Called with its state
+    /// locked.
+    pub(crate) fn restore(&self, file: &Arc<File>, state: &mut FileState, stranded: &Stranded) {
+        let before = state.buffer.weight();
+        for (offset, bytes) in stranded.pieces() {
+            state.buffer.write(offset, bytes, stranded.born, &self.pool);
+        }
+        state.size = state.size.max(stranded.size);
+        state.mtime = stranded.mtime;
         self.note(file, state, before);
     }
 
@@ -187,7 +228,7 @@ impl Flusher {
 
     /// Whether anything is dirty or on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.uncommitted() == 0
+        self.uncommitted() == 0 && self.totals.stranded.load(Ordering::Relaxed) == 0
     }
 
     /// What became of frozen bytes is settled.

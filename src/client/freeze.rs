@@ -13,6 +13,7 @@ use super::core::commits::FreezeSeq;
 use super::core::pack::Packing;
 use super::core::pool::Pool;
 use super::file::{File, FileState, FrozenPart};
+use super::flusher::Flusher;
 use super::session::Session;
 use crate::types::{Errno, Ino, StripePiece, VolumeId};
 
@@ -94,6 +95,29 @@ impl Frozen {
             }
             state.not_released(session.id());
             state.fail(errno);
+            drop(state);
+            file.changed.notify_waiters();
+        }
+    }
+}
+
+impl Frozen {
+    /// Its commit was not done, and its session is lost: its files keep what is in it until they are held again.
+    pub(crate) fn strand(&self, flusher: &Flusher) {
+        for file in self.files.values() {
+            let mut state = file.state.lock();
+            let Some(at) = state.frozen.iter().position(|part| part.seq == self.seq) else {
+                continue;
+            };
+            if state.stranded.is_none() {
+                // Nobody has told it yet.
+                flusher.strand(file, &mut state);
+            }
+            let part = state.frozen.remove(at);
+            state.not_released(flusher.session.id());
+            if let Some(stranded) = &mut state.stranded {
+                stranded.add(part.seq, part.pieces);
+            }
             drop(state);
             file.changed.notify_waiters();
         }

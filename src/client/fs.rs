@@ -171,6 +171,11 @@ impl Fs {
         self.started.get().map_or(Ino::ROOT, |started| started.root)
     }
 
+    /// Whether closing a file waits until it is durable.
+    pub fn syncs_on_close(&self) -> bool {
+        self.config.sync_on_close
+    }
+
     pub(super) fn from_parts(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             config: parts.config,

@@ -4,6 +4,7 @@
 //! begin, has everything dirty committed, waits for the uses under way, and releases. None of this waits for
 //! [`File::order`], so that a recall never waits for somebody who waits for a grant.
 //!
+<<<<<<< HEAD
 //! What was read under the grant is in pages that the kernel keeps beyond it. Of a file that is open for reading a shared
 //! lease is taken before the grant is released: so the monitors ask for the pages, as they always do ([`leases`]), before
 //! anybody else changes the file. (To leave it to the kernel would not do. It drops old pages when it sees another mtime;
@@ -11,6 +12,10 @@
 //! mapping.)
 //!
 //! [`leases`]: super::leases
+=======
+//! A file of which something was written under a session that is lost is taken back ([`Grants::take_back`]): with the
+//! grant comes its version, and by that is decided what becomes of it ([`super::core::stranded`]).
+>>>>>>> s5-feat
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::core::map::FileMap;
 use super::file::{File, FileState, Grant};
 use super::flusher::Flusher;
+use super::parking::Parking;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, SessionId};
 use crate::wire::metadata::{Op, Query, Reply};
@@ -38,6 +44,7 @@ const LEASE_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Grants {
     session: Arc<Session>,
     flusher: Arc<Flusher>,
+    parking: Parking,
     early: Mutex<HashMap<Ino, Duration>>,
 }
 
@@ -72,8 +79,8 @@ enum Kept {
 
 impl Grants {
     /// Nothing held.
-    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>) -> Arc<Self> {
-        Arc::new(Self { session, flusher, early: Mutex::default() })
+    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>, parking: Parking) -> Arc<Self> {
+        Arc::new(Self { session, flusher, parking, early: Mutex::default() })
     }
 
     /// Takes the exclusive grant, unless it is held already, and keeps it while the result lives. Waits for
@@ -105,6 +112,15 @@ impl Grants {
         state.map = FileMap::empty(attr.dv);
         state.granted(attr, creator);
         self.check_early_recall(file, &mut state);
+    }
+
+    /// Takes a file of which something is stranded.
+    pub(crate) async fn take_back(self: Arc<Self>, file: Arc<File>) {
+        // Without it what was stranded is settled, too.
+        drop(self.hold(&file).await);
+        if file.state.lock().may_release() {
+            self.flusher.release_later(&file);
+        }
     }
 
     /// Somebody else wants these: everything that is buffered is committed, and they are released.
@@ -173,8 +189,15 @@ impl Grants {
         // By itself, so that it is carried through even if the caller stops waiting.
         tokio::spawn(async move {
             let (reply, holder, mut state) = loop {
+                if file.state.lock().stranded.is_some() {
+                    // Commits that were on their way say first whether they were done.
+                    file.when_settled().await;
+                }
                 let holder = grants.session.id();
                 let reply = grants.session.mutate(Op::Acquire { ino: file.ino }).await;
+                if grants.session.id() == holder {
+                    grants.park_overtaken(&file, &reply).await;
+                }
                 let state = file.state.lock();
                 if grants.session.id() == holder {
                     break (reply, holder, state);
@@ -184,6 +207,7 @@ impl Grants {
             let result = match reply {
                 Ok(Reply::Inode(attr)) => {
                     state.granted(attr, holder);
+                    grants.restore(&file, &mut state);
                     let held = begin_use(&file, &mut state);
                     grants.check_early_recall(&file, &mut state);
                     Ok(held)
@@ -192,6 +216,7 @@ impl Grants {
                 Err(errno) => Err(errno),
             };
             if result.is_err() {
+                drop(grants.flusher.take_stranded(&mut state));
                 state.ungranted();
             }
             drop(state);
@@ -200,6 +225,39 @@ impl Grants {
             drop(done.send(result));
         });
         result.await.unwrap_or(Err(Errno::Io))
+    }
+
+    /// What is stranded of a file is kept for people if others have changed it, or it cannot be had, and the file's
+    /// programs are told. Nobody wants what was written to a file without a name.
+    async fn park_overtaken(&self, file: &Arc<File>, reply: &Result<Reply, Errno>) {
+        let version = match reply {
+            Ok(Reply::Inode(attr)) => Some(attr.dv),
+            _ => None,
+        };
+        let (overtaken, is_gone) = {
+            let mut state = file.state.lock();
+            let is_gone = state.gone;
+            let Some(stranded) = &mut state.stranded else { return };
+            let may_follow = version.is_some_and(|version| stranded.is_based_on(version));
+            if may_follow || stranded.is_empty() {
+                return;
+            }
+            (stranded.take(), is_gone)
+        };
+        if !is_gone {
+            self.parking.park(file.ino, overtaken).await;
+        }
+        file.state.lock().fail(Errno::Io);
+    }
+
+    /// What is stranded of a file that is held again is dirty again.
+    fn restore(&self, file: &Arc<File>, state: &mut FileState) {
+        let stranded = self.flusher.take_stranded(state);
+        if let Some(stranded) = stranded.filter(|stranded| !stranded.is_empty()) {
+            let (ino, bytes) = (file.ino, stranded.bytes());
+            log::warn!("inode {ino}: {bytes} bytes that were written before are written again");
+            self.flusher.restore(file, state, &stranded);
+        }
     }
 
     fn check_early_recall(self: &Arc<Self>, file: &Arc<File>, state: &mut FileState) {

@@ -8,13 +8,14 @@
 //! * *What is known and held of a file*: `file`, the table of them `files`, the exclusive grant `grants`.
 //! * *The way of written bytes*: `admission`, `core::buffer` (dirty), `flusher`, `owner` and `freeze` (frozen into stripes),
 //!   `placer` (durable on servers), `commit` (part of the file).
+//! * *What was written when the session was lost*: `core::stranded`, `grants`, `parking`.
 //! * *The way of read bytes*: `view` (what a range consists of), `blocks` (cache, servers, decoding).
 //! * *Locks of programs*: `locks`.
 //! * *The network*: `link` (what is needed of it), `session` over `monitors`, `servers` (which
 //!   want to see `tickets`), `avoid`.
 //! * *Decisions*: `core`, pure and tested by itself.
 //!
-//! Absent on purpose: anything that must survive the process.
+//! Absent on purpose: anything that must survive the process (but for what is `parking`).
 
 mod admission;
 mod avoid;
@@ -35,6 +36,7 @@ mod link;
 mod locks;
 mod monitors;
 mod owner;
+mod parking;
 mod placer;
 mod servers;
 mod session;

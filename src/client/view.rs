@@ -106,7 +106,7 @@ impl Reader {
         }
         let here = {
             let state = file.state.lock();
-            if state.yielding != Yielding::No {
+            if state.yielding != Yielding::No || state.stranded.is_some() {
                 return None;
             }
             local(&state, range)
@@ -136,6 +136,7 @@ impl Reader {
         loop {
             let here = file.when(|state| match state.grant {
                 Grant::Releasing => None,
+                _ if state.stranded.is_some() => None,
                 _ => Some(local(state, &range)),
             });
             match here.await {
@@ -162,8 +163,7 @@ impl Reader {
     fn believed(&self, file: &Arc<File>, range: &Range<u64>) -> Option<View> {
         let attr = self.session.believed(file.ino)?;
         let mut state = file.state.lock();
-        let is_held = !matches!(state.grant, Grant::Nothing | Grant::Acquiring);
-        if is_held || attr.dv < state.map.dv() {
+        if !state.is_unheld() || attr.dv < state.map.dv() {
             return None;
         }
         state.map.at_version(attr.dv);
@@ -220,8 +220,7 @@ impl Reader {
         let window = MAP_WINDOW.max(range.end.saturating_sub(from));
         let told = self.ask(file, from, window, known).await?;
         let mut state = file.state.lock();
-        let held = !matches!(state.grant, Grant::Nothing | Grant::Acquiring);
-        if held || told.attr.dv < state.map.dv() {
+        if !state.is_unheld() || told.attr.dv < state.map.dv() {
             return Ok(None);
         }
         state.map.at_version(told.attr.dv);
@@ -301,9 +300,8 @@ fn local(state: &FileState, range: &Range<u64>) -> Local {
 }
 
 fn unheld(state: &FileState, range: &Range<u64>) -> Option<View> {
-    let held = !matches!(state.grant, Grant::Nothing | Grant::Acquiring);
     let size = state.base.as_ref()?.size;
-    if held { None } else { compose(state, range, size).ok() }
+    if state.is_unheld() { compose(state, range, size).ok() } else { None }
 }
 
 fn compose(state: &FileState, range: &Range<u64>, size: u64) -> Result<View, u64> {

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -64,6 +63,9 @@ impl Handler for Adapter {
             Op::Create { name, mode, umask, flags } => {
                 self.create(caller(&request, umask), node, name, (mode, flags), reply);
             }
+            Op::TmpFile { mode, umask, flags } => {
+                self.create_nameless(caller(&request, umask), node, (mode, flags), reply);
+            }
             Op::Read { handle, offset, size } => self.read(Handle(handle), offset, size, reply),
             Op::Write(write) => self.write(node, &write, reply),
             Op::Flush { handle, owner } => {
@@ -81,8 +83,9 @@ impl Handler for Adapter {
             Op::ReleaseDir { handle } => self.releasedir(handle, reply),
             Op::FSyncDir => self.fsyncdir(reply),
             Op::StatFs => self.statfs(node, reply),
-            Op::SetXattr { name, value, flags } => {
-                self.setxattr(caller(&request, 0), node, (name, value), flags, reply);
+            Op::SetXattr { name, value, flags, takes_setgid } => {
+                let caller = caller(&request, 0);
+                self.setxattr(caller, node, (name, value), (flags, takes_setgid), reply);
             }
             Op::GetXattr { name, size } => self.getxattr(node, name, size, reply),
             Op::ListXattr { size } => self.listxattr(node, size, reply),
@@ -99,9 +102,7 @@ impl Handler for Adapter {
             Op::SetLock { lock, wait } => self.set_lock(&lock, wait, reply),
             // The kernel does not ask again, and does without: regular files are always ready, no block of ours is
             // a block of a device, and `default_permissions` has checked access.
-            Op::TmpFile { .. } | Op::Other => {
-                reply.refuse(libc::ENOSYS);
-            }
+            Op::Other => reply.refuse(libc::ENOSYS),
         }
     }
 
@@ -270,14 +271,17 @@ impl Adapter {
         caller: Caller,
         node: NodeId,
         (name, value): (&[u8], &[u8]),
-        flags: i32,
+        (flags, takes_setgid): (i32, Option<bool>),
         reply: Reply,
     ) {
         let (ino, name, value) = (self.ino(node), name.to_vec(), value.to_vec());
         self.begin(reply, |my, reply| async move {
             let set = async {
                 let mode = translate::xattr_mode(flags)?;
-                let takes_setgid = privileges::acl_takes_setgid(&my.fs, ino, &name, caller).await?;
+                let takes_setgid = match takes_setgid {
+                    Some(said) => said,
+                    None => privileges::acl_takes_setgid(&my.fs, ino, &name, caller).await?,
+                };
                 my.fs.setxattr(ino, &name, &value, mode, takes_setgid).await
             };
             let set = set.await;
@@ -344,17 +348,28 @@ impl Adapter {
         let exclusive = flags & libc::O_EXCL != 0;
         self.begin(reply, |my, reply| async move {
             match my.fs.create(caller, parent, &name, mode, open).await {
-                Ok((attr, handle)) => {
-                    let opened = my.opened(attr.ino, handle, open);
-                    if privileges::is_clean(attr.mode) {
-                        my.open_files.lock().set_clean(attr.ino, Instant::now());
-                    }
-                    let delivery = reply.created(&my.made(&attr), opened);
-                    my.close_unless(delivery, attr.ino, opened).await;
-                }
+                Ok((attr, handle)) => my.created(&attr, handle, open, reply).await,
                 // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
                 // whether the caller may open it, and opens it.
                 Err(Errno::Exists) if !exclusive => reply.error(Errno::Stale),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn create_nameless(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        (mode, flags): (u32, i32),
+        reply: Reply,
+    ) {
+        let dir = self.ino(dir);
+        let (mode, open) = (permissions(mode), translate::open_mode(flags));
+        let linkable = flags & libc::O_EXCL == 0;
+        self.begin(reply, |my, reply| async move {
+            match my.fs.create_nameless(caller, dir, mode, open, linkable).await {
+                Ok((attr, handle)) => my.created(&attr, handle, open, reply).await,
                 Err(errno) => reply.error(errno),
             }
         });
@@ -395,8 +410,10 @@ impl Adapter {
     fn flush(&self, node: NodeId, handle: Handle, owner: LockOwner, reply: Reply) {
         let ino = self.ino(node);
         self.begin(reply, |my, reply| async move {
-            let flushed = my.fs.flush(handle).await;
+            // First: others may wait for them.
             my.fs.drop_locks(ino, owner).await;
+            let durable = my.fs.syncs_on_close() && reply.question().can_wait();
+            let flushed = my.fs.flush(handle, durable).await;
             answer!(reply, flushed, |()| reply.ok());
         });
     }

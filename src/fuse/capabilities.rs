@@ -1,7 +1,7 @@
 //! What the kernel and we agree on when a mount begins (FUSE_INIT).
 //!
-//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_SETXATTR_EXT (its only flag comes with ACLs, see
-//! `privileges`), FUSE_EXPLICIT_INVAL_DATA (pages go by themselves with a new mtime).
+//! As telling is what is not asked for: FUSE_WRITEBACK_CACHE (K1), FUSE_EXPLICIT_INVAL_DATA (pages go by themselves with
+//! a new mtime).
 //!
 //! FUSE_CACHE_SYMLINKS needs no lease: the target of a link never changes, and inode numbers are never used twice.
 //!
@@ -21,7 +21,7 @@ const CONGESTED_AT: u16 = BACKGROUND_MAX / 4 * 3;
 const PAGE_BYTES: u32 = 4096;
 
 /// What we ask the kernel for.
-const WANTED: [(u64, &str); 17] = [
+const WANTED: [(u64, &str); 18] = [
     (capability::ASYNC_READ, "FUSE_ASYNC_READ"),
     (capability::POSIX_LOCKS, "FUSE_POSIX_LOCKS"),
     (capability::FLOCK_LOCKS, "FUSE_FLOCK_LOCKS"),
@@ -37,6 +37,7 @@ const WANTED: [(u64, &str); 17] = [
     (capability::MAX_PAGES, "FUSE_MAX_PAGES"),
     (capability::CACHE_SYMLINKS, "FUSE_CACHE_SYMLINKS"),
     (capability::HANDLE_KILLPRIV_V2, "FUSE_HANDLE_KILLPRIV_V2"),
+    (capability::SETXATTR_EXT, "FUSE_SETXATTR_EXT"),
     (capability::INIT_EXT, "FUSE_INIT_EXT"),
     (capability::DIRECT_IO_ALLOW_MMAP, "FUSE_DIRECT_IO_ALLOW_MMAP"),
 ];

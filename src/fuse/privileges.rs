@@ -8,7 +8,8 @@
 //! * a write or a truncation takes the capabilities, and from a caller without CAP_FSETID setuid and setgid
 //!   too. The kernel says so (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID), but not of
 //!   fallocate and copy_file_range: there a caller that is not root is taken for one without,
-//! * an ACL takes setgid when who sets it is not of the file's group; of a caller's groups we know only the first.
+//! * an ACL takes setgid when who sets it is not of the file's group. The kernel says so (FUSE_SETXATTR_ACL_KILL_SGID, since
+//!   Linux 5.14); before that we know only the first of a caller's groups.
 //!
 //! Looking costs a call or two, so an open file that was seen to have nothing to lose is believed to be so for a
 //! second ([`OpenFiles::is_clean`]); a file created here is clean from the start.

@@ -151,6 +151,16 @@ impl Shared {
         Ok(opened)
     }
 
+    /// Answers who has made and opened a file.
+    pub(super) async fn created(&self, attr: &Attr, handle: Handle, mode: OpenMode, reply: Reply) {
+        let opened = self.opened(attr.ino, handle, mode);
+        if privileges::is_clean(attr.mode) {
+            self.open_files.lock().set_clean(attr.ino, Instant::now());
+        }
+        let delivery = reply.created(&self.made(attr), opened);
+        self.close_unless(delivery, attr.ino, opened).await;
+    }
+
     /// Remembers an open file and says how the kernel is to treat it.
     pub(super) fn opened(&self, ino: Ino, handle: Handle, mode: OpenMode) -> Opened {
         let caching = self.open_files.lock().open(ino, handle, mode);

@@ -328,7 +328,10 @@ pub struct Mutation {
 pub enum Op {
     /// A new inode and its entry. Answered by [`Reply::Inode`].
     Create(Create),
-    /// One more name for a file. Answered by [`Reply::Inode`].
+    /// A regular file without a name (`O_TMPFILE`). It goes with its creator's pin. Answered by [`Reply::Inode`].
+    TmpFile(TmpFile),
+    /// One more name for a file; the first one, for one that the session has made without. Answered by
+    /// [`Reply::Inode`].
     Link {
         /// The file (not a directory).
         ino: Ino,
@@ -480,6 +483,25 @@ pub struct Create {
     /// Whether the creator gets the exclusive grant and a pin (generation 1) with it: for regular files that
     /// are opened by the same call.
     pub open: bool,
+}
+
+/// See [`Op::TmpFile`]. The creator gets the exclusive grant and a pin (generation 1) with it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct TmpFile {
+    /// The directory whose volume, group and default ACL count, as if the file had a name in it.
+    pub parent: Ino,
+    /// The new inode's number, from a range leased to the session.
+    pub ino: Ino,
+    /// Permission, setuid, setgid and sticky bits, as asked for.
+    pub mode: u16,
+    /// Permissions that are not given, unless the directory has a default ACL.
+    pub umask: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group; a directory with the setgid bit overrides it.
+    pub gid: u32,
+    /// Whether its creator may give it a name ([`Op::Link`]) as long as it has it open.
+    pub linkable: bool,
 }
 
 /// See [`Op::Rename`].

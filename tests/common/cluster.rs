@@ -178,10 +178,22 @@ impl Cluster {
 
     /// Mounts `source` with another client configuration.
     pub fn mount_as(&mut self, config: &str, source: &str) -> PathBuf {
+        self.mount_with(&format!("config={config}"), source)
+    }
+
+    /// Mounts the root with more options.
+    pub fn mount_root_with(&mut self, options: &str) -> PathBuf {
+        let status = self.status();
+        let monitor = status["monitors"][0]["address"].as_str().expect("text").to_owned();
+        let config = self.root().join("client").display().to_string();
+        self.mount_with(&format!("config={config},{options}"), &format!("{monitor}:/"))
+    }
+
+    fn mount_with(&mut self, options: &str, source: &str) -> PathBuf {
         let mountpoint = self.dir.path().join(format!("other{}", self.others.len()));
         fs::create_dir(&mountpoint).expect("made");
         self.others.push(mountpoint.clone());
-        let options = format!("config={config},run_dir={}", self.dir.path().display());
+        let options = format!("{options},run_dir={}", self.dir.path().display());
         // Where the run files of all others are: it ends with them.
         let run_file = self.root().join(format!("run/mount-other{}.json", self.others.len()));
         let mut command = Command::new(OKAPIFS);
@@ -288,13 +300,18 @@ impl Cluster {
 
     /// Kills the process of a mount.
     pub fn kill_mount(&self, number: usize) {
+        send(self.mount_pid(number), libc::SIGKILL);
+    }
+
+    /// Process id of a mount.
+    pub fn mount_pid(&self, number: usize) -> u32 {
         let status = self.status();
         let mut units = status["units"].as_array().expect("units is a list").iter();
         let end = format!("mnt{number}");
         let unit =
             units.find(|unit| unit["name"].as_str().is_some_and(|name| name.ends_with(&end)));
         let pid = unit.and_then(|unit| unit["pid"].as_u64());
-        send(u32::try_from(pid.expect("it is mounted")).expect("a pid"), libc::SIGKILL);
+        u32::try_from(pid.expect("it is mounted")).expect("a pid")
     }
 
     /// Name of the monitor that leads.

@@ -85,6 +85,11 @@ impl Hosts {
         self.dir.path().join(format!("mnt{CLIENT}"))
     }
 
+    /// Where mounts keep what has no place in its file any more.
+    pub fn parked(&self) -> PathBuf {
+        self.dir.path().join("parked")
+    }
+
     /// The host whose monitor leads.
     pub fn leader(&self) -> usize {
         let status = self.status().expect("somebody leads");

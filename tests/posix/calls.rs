@@ -7,7 +7,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::ptr;
 
 /// A path as C takes it.
@@ -69,6 +71,14 @@ pub(crate) fn rename(from: &Path, to: &Path, flags: u32) -> io::Result<()> {
     done(result).map(drop)
 }
 
+/// linkat(2) of an open file, by its number.
+pub(crate) fn link_open(file: &File, to: &Path) -> io::Result<()> {
+    let (from, to) = (c(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd()))), c(to));
+    let (here, flags) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: both strings end with a zero byte and live as long as the call.
+    done(unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), flags) }).map(drop)
+}
+
 /// mknod(2) of a FIFO, a socket or a device.
 pub(crate) fn mknod(path: &Path, mode: u32, device: u64) -> io::Result<()> {
     let path = c(path);
@@ -103,6 +113,30 @@ pub(crate) fn times(stat: &Metadata) -> [i128; 3] {
         nanos(stat.mtime(), stat.mtime_nsec()),
         nanos(stat.ctime(), stat.ctime_nsec()),
     ]
+}
+
+/// lsetxattr(2) by another user, of that group and, beside it, of those.
+pub(crate) fn set_xattr_as(
+    (user, group): (u32, u32),
+    groups: &[u32],
+    path: &Path,
+    (name, value): (&str, &[u8]),
+) -> io::Result<()> {
+    let (path, name, value, groups) = (c(path), name_of(name), value.to_vec(), groups.to_vec());
+    let call = move || {
+        // SAFETY: what is pointed to lives as long as each call and is as long as is said.
+        unsafe {
+            done(libc::setgroups(groups.len(), groups.as_ptr()))?;
+            done(libc::setgid(group))?;
+            done(libc::setuid(user))?;
+            let (name, bytes) = (name.as_ptr(), value.as_ptr().cast());
+            done(libc::lsetxattr(path.as_ptr(), name, bytes, value.len(), 0)).map(drop)
+        }
+    };
+    let mut command = Command::new("true");
+    // SAFETY: it makes only system calls, which is allowed between fork and exec.
+    unsafe { command.current_dir("/").pre_exec(call) };
+    command.spawn()?.wait().map(drop)
 }
 
 /// lsetxattr(2).

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::calls::{self, errno};
 use super::common::cluster::Cluster;
@@ -13,6 +13,7 @@ use super::common::runner::long;
 pub(crate) fn names() {
     let cluster = Cluster::new(3, 2, 1);
     let mnt = cluster.mnt();
+    not_named_yet(&mnt);
     long_names_and_paths(&mnt);
     kinds_of_inodes(&mnt);
     renaming(&mnt);
@@ -151,6 +152,58 @@ fn links_of_files(mnt: &Path) {
 }
 
 /// What is open, or where somebody is, can be used after its last name is gone.
+/// `O_TMPFILE`.
+fn not_named_yet(mnt: &Path) {
+    let inodes = || {
+        let said = calls::statvfs(mnt).expect("told");
+        said.f_files - said.f_ffree
+    };
+    let before = inodes();
+    let make = |flags| {
+        let file = calls::open(mnt, libc::O_TMPFILE | libc::O_RDWR | flags).expect("made");
+        file.write_all_at(b"first", 0).expect("written");
+        file
+    };
+    let file = make(0);
+    let stat = file.metadata().expect("there");
+    assert_eq!((stat.nlink(), stat.len(), stat.mode() & 0o777), (0, 5, 0o644));
+    assert_eq!(fs::read_dir(mnt).expect("listed").count(), 0);
+    file.sync_all().expect("synced");
+    let path = mnt.join("named now");
+    calls::link_open(&file, &path).expect("linked");
+    assert_eq!(errno(calls::link_open(&file, &path)), libc::EEXIST);
+    file.write_all_at(b"second", 5).expect("written");
+    drop(file);
+    assert_eq!(fs::read(&path).expect("read"), b"firstsecond");
+    assert_eq!(fs::metadata(&path).expect("there").nlink(), 1);
+
+    // Its content was not written back when it got its name.
+    let file = make(0);
+    let dirty = mnt.join("named while dirty");
+    calls::link_open(&file, &dirty).expect("linked");
+    drop(file);
+    assert_eq!(fs::read(&dirty).expect("read"), b"first");
+
+    let exclusive = make(libc::O_EXCL);
+    let never = mnt.join("never named");
+    assert_eq!(errno(calls::link_open(&exclusive, &never)), libc::ENOENT);
+    exclusive.sync_all().expect("synced");
+    let there_are = |count: u64| {
+        let since = Instant::now();
+        while inodes() != before + count {
+            assert!(since.elapsed() < Duration::from_secs(10), "{} inodes", inodes() - before);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    there_are(3);
+    let another = make(0);
+    there_are(4);
+    drop((exclusive, another));
+    there_are(2);
+    fs::remove_file(&path).expect("removed");
+    fs::remove_file(&dirty).expect("removed");
+}
+
 fn without_a_name(mnt: &Path) {
     let path = mnt.join("soon gone");
     let file = File::create_new(&path).expect("made");

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::calls::{errno, remove_xattr, set_xattr, xattr, xattrs};
+use super::calls::{self, errno, remove_xattr, set_xattr, xattr, xattrs};
 use super::common::cluster::Cluster;
 
 const ACCESS: &str = "system.posix_acl_access";
@@ -179,6 +179,13 @@ fn acls_and_modes_agree(mnt: &Path) {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o2755)).expect("changed");
     set_xattr(&file, ACCESS, &list(7, 5, 5)).expect("set");
     assert_eq!(mode(&file), 0o2755, "root may keep it");
+    std::os::unix::fs::chown(&file, Some(ALICE), Some(GROUP)).expect("given");
+    for (groups, expected) in [(&[GROUP][..], 0o2755), (&[][..], 0o755)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o2755)).expect("changed");
+        let list = list(7, 5, 5);
+        calls::set_xattr_as((ALICE, OTHERS), groups, &file, (ACCESS, &list)).expect("set");
+        assert_eq!(mode(&file), expected, "of the groups {groups:?}");
+    }
 }
 
 fn acls_are_inherited(mnt: &Path) {

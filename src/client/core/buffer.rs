@@ -182,6 +182,13 @@ impl WriteBuffer {
         (length(run) <= bytes).then(|| self.take(start)).flatten()
     }
 
+    /// Takes everything, by offset.
+    pub(crate) fn take_all(&mut self) -> Vec<(u64, Bytes)> {
+        self.weight = Weight::default();
+        let runs = std::mem::take(&mut self.runs);
+        runs.into_iter().map(|(start, run)| (start, Bytes::from_owner(run.data))).collect()
+    }
+
     /// Lays what is dirty over everything that is laid later.
     pub(crate) fn lay(&self, layers: &mut Layers) {
         let range = layers.range();

@@ -5,6 +5,7 @@
 //!
 //! * [`rooms`], [`pool`], [`buffer`], [`pack`]: a dirty byte until it is frozen into a stripe.
 //! * [`placement`], [`placing`], [`commits`]: a frozen stripe until it is committed.
+//! * [`stranded`]: what becomes of it when the session is lost.
 //! * [`map`], [`layers`], [`plan`], [`readahead`]: a read.
 //! * [`beliefs`]: what is answered without asking, under shared leases.
 //! * [`slots`], [`ids`], [`latency`]: what the session and the connections count with; [`owners`]: whose files are whose.
@@ -26,6 +27,7 @@ pub(crate) mod pool;
 pub(crate) mod readahead;
 pub(crate) mod rooms;
 pub(crate) mod slots;
+pub(crate) mod stranded;
 
 use std::ops::Range;
 

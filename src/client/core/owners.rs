@@ -37,6 +37,10 @@ impl Owners {
                     create.uid = self.policy.to_cluster(create.uid);
                     create.gid = self.policy.to_cluster(create.gid);
                 }
+                Op::TmpFile(file) => {
+                    file.uid = self.policy.to_cluster(file.uid);
+                    file.gid = self.policy.to_cluster(file.gid);
+                }
                 Op::SetAttr { changes, .. } => {
                     changes.uid = changes.uid.map(|uid| self.policy.to_cluster(uid));
                     changes.gid = changes.gid.map(|gid| self.policy.to_cluster(gid));

@@ -83,13 +83,13 @@ impl Fs {
         }
     }
 
-    /// Attributes of a file that is held. Waits for a release to be answered.
+    /// Attributes of a file that is held. Waits for a release to be answered, and for what is stranded.
     pub(super) async fn held_attr(&self, file: &Arc<File>) -> Option<Attr> {
         let attr = file
             .when(|state| match state.grant {
                 Grant::Held => Some(state.overlay()),
                 Grant::Releasing => None,
-                Grant::Nothing | Grant::Acquiring => Some(None),
+                Grant::Nothing | Grant::Acquiring => state.is_unheld().then_some(None),
             })
             .await?;
         self.session.wait_for_lease().await;

@@ -66,10 +66,14 @@ impl Fs {
         Some(Ok(read))
     }
 
-    /// What `close` reports: an error that an earlier write met. Does not wait.
-    #[expect(clippy::unused_async, reason = "it will wait where a mount asks for it")]
-    pub async fn flush(&self, handle: Handle) -> Result<(), Errno> {
+    /// What `close` reports: an error that an earlier write met. If it is to be `durable` it waits until what this mount
+    /// has written to the file is.
+    pub async fn flush(&self, handle: Handle, durable: bool) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
+        // Nobody can ever read again what has no name.
+        if durable && !open.file.state.lock().gone {
+            self.flusher.flush(&open.file).await;
+        }
         let mut state = open.file.state.lock();
         state.take_failure(&open.seen)
     }
@@ -78,12 +82,14 @@ impl Fs {
     pub async fn fsync(&self, handle: Handle) -> Result<(), Errno> {
         let open = self.files.handle(handle)?;
         self.flusher.flush(&open.file).await;
+        let mut asked = Ok(());
         if open.file.state.lock().grant == Grant::Nothing {
             // Whoever holds the file commits before the monitors answer this; nobody does if it is known.
-            self.session.learn(Query::Attr { ino: open.file.ino }).await?;
+            asked = self.session.learn(Query::Attr { ino: open.file.ino }).await.map(drop);
         }
-        let mut state = open.file.state.lock();
-        state.take_failure(&open.seen)
+        // What was lost here is the worse news.
+        open.file.state.lock().take_failure(&open.seen)?;
+        asked
     }
 
     /// The handle is closed.

@@ -4,7 +4,7 @@ use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
 use crate::client::files::CREATION;
 use crate::types::{Attr, Errno, FileKind, Ino};
 use crate::wire::metadata::{
-    Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Removed, Rename, RenameMode, Reply,
+    Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Removed, Rename, RenameMode, Reply, TmpFile,
 };
 
 impl Fs {
@@ -24,7 +24,7 @@ impl Fs {
     ) -> Result<Attr, Errno> {
         self.must_be_writable()?;
         let ino = self.session.next_inode().await;
-        self.create_inode(caller, parent, name, (ino, new), false).await
+        self.change_to(creation(caller, parent, name, (ino, new), false)).await
     }
 
     /// A new regular file, opened.
@@ -38,11 +38,39 @@ impl Fs {
     ) -> Result<(Attr, Handle), Errno> {
         self.must_be_writable()?;
         let new = NewInode { kind: FileKind::Regular, mode, rdev: 0, target: Vec::new() };
+        let op = |ino| creation(caller, parent, name, (ino, new), true);
+        self.create_open(op, open).await
+    }
+
+    /// A new regular file without a name, opened. If it is `linkable`, [`Self::link`] gives it one; without, it is gone
+    /// when it is closed.
+    pub async fn create_nameless(
+        &self,
+        caller: Caller,
+        dir: Ino,
+        mode: u16,
+        open: OpenMode,
+        linkable: bool,
+    ) -> Result<(Attr, Handle), Errno> {
+        self.must_be_writable()?;
+        let Caller { uid, gid, umask } = caller;
+        let op = |ino| Op::TmpFile(TmpFile { parent: dir, ino, mode, umask, uid, gid, linkable });
+        let (attr, handle) = self.create_open(op, open).await?;
+        // What is dirty when it is closed need not be written, unless it has a name by then.
+        self.file_of(handle)?.0.state.lock().gone = true;
+        Ok((attr, handle))
+    }
+
+    async fn create_open(
+        &self,
+        op: impl FnOnce(Ino) -> Op,
+        open: OpenMode,
+    ) -> Result<(Attr, Handle), Errno> {
         let creator = self.session.id();
         let ino = self.session.next_inode().await;
         let file = self.files.get(ino);
         file.state.lock().pinning = Some(CREATION);
-        let created = self.create_inode(caller, parent, name, (ino, new), true).await;
+        let created = self.change_to(op(ino)).await;
         file.state.lock().pinning = None;
         let attr = created?;
         let handle = self.files.open(&file, open, Some(CREATION));
@@ -60,6 +88,10 @@ impl Fs {
     /// One more name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
         self.must_be_writable()?;
+        if let Some(file) = self.files.find(ino) {
+            // Perhaps it has no name yet. It may be closed before the answer comes, and is wanted all the same.
+            file.state.lock().gone = false;
+        }
         let op = Op::Link { ino, parent, name: name.to_vec() };
         self.change_inode(op).await
     }
@@ -163,28 +195,9 @@ impl Fs {
         }
     }
 
-    async fn create_inode(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        (ino, new): (Ino, NewInode),
-        open: bool,
-    ) -> Result<Attr, Errno> {
-        let create = Create {
-            parent,
-            name: name.to_vec(),
-            ino,
-            kind: new.kind,
-            mode: new.mode,
-            umask: caller.umask,
-            uid: caller.uid,
-            gid: caller.gid,
-            rdev: new.rdev,
-            target: new.target,
-            open,
-        };
-        match self.session.mutate(Op::Create(create)).await? {
+    /// Makes a change that is answered with an inode.
+    async fn change_to(&self, op: Op) -> Result<Attr, Errno> {
+        match self.session.mutate(op).await? {
             Reply::Inode(attr) => Ok(attr),
             _ => Err(Errno::Io),
         }
@@ -231,4 +244,26 @@ impl Fs {
             None => Ok(()),
         }
     }
+}
+
+fn creation(
+    caller: Caller,
+    parent: Ino,
+    name: &[u8],
+    (ino, new): (Ino, NewInode),
+    open: bool,
+) -> Op {
+    Op::Create(Create {
+        parent,
+        name: name.to_vec(),
+        ino,
+        kind: new.kind,
+        mode: new.mode,
+        umask: caller.umask,
+        uid: caller.uid,
+        gid: caller.gid,
+        rdev: new.rdev,
+        target: new.target,
+        open,
+    })
 }

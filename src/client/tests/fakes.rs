@@ -74,6 +74,21 @@ impl FakeMonitors {
         state.files.values_mut().for_each(|file| file.held = false);
     }
 
+    /// Another client cuts that file to nothing.
+    pub(super) fn cut_by_another(&self, ino: Ino) {
+        let mut state = self.state.lock();
+        let file = state.files.get_mut(&ino).expect("it is there");
+        assert!(!file.held);
+        file.extents.clear();
+        file.attr.size = 0;
+        file.attr.dv = file.attr.dv.next();
+    }
+
+    /// Another client removes that file.
+    pub(super) fn remove_by_another(&self, ino: Ino) {
+        self.state.lock().files.remove(&ino);
+    }
+
     /// The client's session.
     pub(super) fn session(&self) -> SessionId {
         SessionId(1 + self.evicted.load(Ordering::Relaxed))

@@ -34,6 +34,10 @@ pub(super) const BOTH: OpenMode = OpenMode {
 };
 
 async fn mounted() -> Mounted {
+    mounted_with(config()).await
+}
+
+async fn mounted_with(config: Config) -> Mounted {
     let monitors = Arc::new(FakeMonitors::default());
     let shards = Arc::new(FakeShards::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -41,7 +45,7 @@ async fn mounted() -> Mounted {
     let (session, lost) = Session::open(asked, clock, client_info()).await.expect("a session");
     let (notices, told) = mpsc::unbounded_channel();
     let servers = Arc::clone(&shards) as Arc<dyn Shards>;
-    let fs = Fs::assemble(config(), session, (servers, Arc::default()), told, lost);
+    let fs = Fs::assemble(config, session, (servers, Arc::default()), told, lost);
     Mounted { fs, monitors, shards, notices }
 }
 
@@ -72,6 +76,7 @@ pub(super) fn config() -> Config {
         config_dir: "/nowhere".into(),
         read_only: false,
         no_atime: true,
+        sync_on_close: false,
     }
 }
 
@@ -295,29 +300,33 @@ async fn missing_silent_and_damaged_shards_are_decoded_around() {
     }
 }
 
-/// The process was stopped for longer than its lease, say.
+/// The process was stopped for longer than its lease, say, and nobody has changed its files meanwhile.
 #[tokio::test]
-async fn a_client_whose_session_was_evicted_goes_on_with_a_new_one() {
+async fn what_was_not_committed_when_the_session_was_evicted_is_written_again() {
     let mounted = mounted().await;
     let (ino, handle) = mounted.create("a").await;
     let mut data = content(100_000);
     mounted.write(handle, 0, &data).await;
     mounted.fs.fsync(handle).await.expect("durable");
-    mounted.write(handle, 50_000, b"lost").await;
+    for at in [50_000, 99_998] {
+        mounted.write(handle, at, b"kept").await;
+        data.resize(data.len().max(at as usize + 4), 0);
+        data[at as usize..at as usize + 4].copy_from_slice(b"kept");
+    }
     mounted.monitors.evict();
-    assert_eq!(mounted.fs.fsync(handle).await, Err(Errno::Io), "it is said once");
-    mounted.check(ino, &data).await;
-    mounted.write(handle, 60_000, b"kept").await;
-    data[60_000..60_004].copy_from_slice(b"kept");
     mounted.fs.fsync(handle).await.expect("durable");
+    assert_eq!(mounted.monitors.attr(ino).size, 100_002);
     mounted.check(ino, &data).await;
+    mounted.write(handle, 60_000, b"more").await;
+    data[60_000..60_004].copy_from_slice(b"more");
     mounted.create("b").await;
     mounted.close(ino, handle).await;
     mounted.check(ino, &data).await;
 }
 
+/// Some of it is dirty, some of it frozen, and lies over one another.
 #[tokio::test]
-async fn what_was_lost_with_a_session_is_not_committed_by_the_next() {
+async fn what_was_on_its_way_when_the_session_was_evicted_comes_in_its_order() {
     let mounted = mounted().await;
     let (ino, handle) = mounted.create("a").await;
     mounted.write(handle, 0, &content(100_000)).await;
@@ -329,18 +338,56 @@ async fn what_was_lost_with_a_session_is_not_committed_by_the_next() {
     tokio::time::timeout(Duration::from_millis(300), waits)
         .await
         .expect_err("one server is not enough");
+    mounted.write(handle, 4096, &[2; 8192]).await;
     mounted.monitors.evict();
     mounted.fs.lookup(Ino::ROOT, b"a").await.expect("found");
-    mounted.write(handle, 8192, &[2; 4096]).await;
+    mounted.write(handle, 8192, &[3; 4096]).await;
+    let mut data = content(100_000);
+    data[..4096].fill(1);
+    data[4096..8192].fill(2);
+    data[8192..12_288].fill(3);
+    let read = mounted.read(handle, 0, 12_288).await;
+    assert!(read == data[..12_288], "as if nothing had happened");
     mounted.shards.heal(1);
     mounted.shards.heal(2);
-    assert_eq!(mounted.fs.fsync(handle).await, Err(Errno::Io));
-    mounted.fs.fsync(handle).await.expect("said once");
-    let mut data = content(100_000);
-    data[8192..12_288].fill(2);
-    mounted.check(ino, &data).await;
+    mounted.fs.fsync(handle).await.expect("durable");
     mounted.close(ino, handle).await;
     mounted.check(ino, &data).await;
+}
+
+/// The one who was cut off hears it once, and what it wrote is kept where the log says.
+#[tokio::test]
+async fn what_others_have_changed_meanwhile_is_not_overwritten() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mounted = mounted_with(Config { run_dir: dir.path().to_owned(), ..config() }).await;
+    let (ino, handle) = mounted.create("a").await;
+    let (removed, gone) = mounted.create("b").await;
+    let (closed, handle_of_closed) = mounted.create("c").await;
+    for handle in [handle, gone, handle_of_closed] {
+        mounted.write(handle, 0, b"before").await;
+        mounted.fs.fsync(handle).await.expect("durable");
+        mounted.write(handle, 4096, b"written").await;
+    }
+    mounted.fs.release(handle_of_closed).await;
+    mounted.monitors.evict();
+    mounted.monitors.cut_by_another(ino);
+    mounted.monitors.cut_by_another(closed);
+    mounted.monitors.remove_by_another(removed);
+    assert_eq!(mounted.fs.fsync(handle).await, Err(Errno::Io));
+    mounted.fs.fsync(handle).await.expect("it is said once");
+    assert_eq!(mounted.fs.fsync(gone).await, Err(Errno::Io));
+    assert_eq!(mounted.fs.getattr(ino).await.expect("attributes").size, 0);
+    mounted.write(handle, 0, b"after").await;
+    mounted.close(ino, handle).await;
+    mounted.check(ino, b"after").await;
+    for ino in [ino, removed, closed] {
+        let parked = dir.path().join(format!("parked/inode-{ino}-0"));
+        let kept = std::fs::read(parked).expect("it is kept");
+        assert_eq!(&kept[4096..], b"written");
+    }
+    let reopened = mounted.fs.open(closed, BOTH).await.expect("opened");
+    assert_eq!(mounted.fs.flush(reopened, false).await, Err(Errno::Io), "nobody has said it yet");
+    mounted.close(closed, reopened).await;
 }
 
 #[tokio::test]
@@ -353,7 +400,7 @@ async fn a_file_whose_last_commit_fails_for_good_can_be_used_again() {
     mounted.fs.sync_all().await.expect_err("it was refused too often");
     let again = async {
         let handle = mounted.fs.open(ino, BOTH).await.expect("opened");
-        mounted.fs.flush(handle).await.expect_err("it says so");
+        mounted.fs.flush(handle, false).await.expect_err("it says so");
         mounted.write(handle, 0, b"again").await;
         mounted.fs.fsync(handle).await.expect("durable");
         mounted.close(ino, handle).await;

@@ -75,6 +75,8 @@ pub(in crate::fuse) mod init {
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     /// The filesystem takes setuid, setgid and capabilities away.
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    /// `setxattr` has flags of its own.
+    pub(in crate::fuse) const SETXATTR_EXT: u64 = 1 << 29;
     /// There is a `flags2`.
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
     /// Shared mappings of files that are open for direct reading and writing.
@@ -94,6 +96,8 @@ pub(super) mod fattr {
     pub(in crate::fuse::kernel) const KILL_SUIDGID: u32 = 1 << 11;
 }
 
+/// The ACL that is set takes setgid away.
+pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 /// The cutting `open` takes setuid and setgid away.
 pub(super) const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// The write brings back pages of the cache.

@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// noticed, so whoever answers in time should win; but it may also be SIGKILL.
 const UNSEEN_PATIENCE: Duration = Duration::from_millis(700);
 
+/// How long a program waits that has ended by itself: nobody can end its wait.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Signals for requests that are not here (yet) which are kept.
 const EARLY_MAX: usize = 256;
 
@@ -43,6 +46,8 @@ struct Waiting<R> {
 pub(super) struct Suspect<R> {
     /// The request.
     pub(super) request: R,
+    /// For how long it has waited.
+    pub(super) waited_for: Duration,
     /// How long ago its program got a signal, if it is known to have got one.
     pub(super) interrupted_for: Option<Duration>,
 }
@@ -99,6 +104,7 @@ impl<R: Clone> UnderWay<R> {
         };
         let suspect = |waiting: &Waiting<R>| Suspect {
             request: waiting.request.clone(),
+            waited_for: now.saturating_duration_since(waiting.since),
             interrupted_for: waiting.interrupted.map(|at| now.saturating_duration_since(at)),
         };
         self.requests.values().filter(suspicious).map(suspect).collect()
@@ -111,6 +117,7 @@ impl<R> Suspect<R> {
         match fate {
             Fate::Dies => true,
             Fate::Lives => false,
+            Fate::Exits => self.waited_for >= EXIT_PATIENCE,
             Fate::Unknown => self.interrupted_for.is_some_and(|since| since >= UNSEEN_PATIENCE),
         }
     }
@@ -169,10 +176,14 @@ mod tests {
 
     #[test]
     fn who_dies_gets_an_answer_and_who_is_not_seen_after_a_while() {
-        let interrupted_for = |since| Suspect { request: (), interrupted_for: since };
+        let suspect =
+            |waited_for, interrupted_for| Suspect { request: (), waited_for, interrupted_for };
+        let interrupted_for = |since| suspect(Duration::ZERO, since);
         let never = interrupted_for(None);
         assert!(never.must_end(Fate::Dies));
         assert!(!never.must_end(Fate::Lives) && !never.must_end(Fate::Unknown));
+        assert!(!suspect(EXIT_PATIENCE - MOMENT, None).must_end(Fate::Exits));
+        assert!(suspect(EXIT_PATIENCE, None).must_end(Fate::Exits));
         let now = interrupted_for(Some(UNSEEN_PATIENCE - MOMENT));
         assert!(now.must_end(Fate::Dies));
         assert!(!now.must_end(Fate::Lives) && !now.must_end(Fate::Unknown));

@@ -29,8 +29,9 @@
 //! died: a file may be created by a program that is dead. Its answer is thrown away, and a handle that came
 //! with it is closed: the kernel does not know of it and will never release it.
 //!
-//! A process that is dead already closes its files on its way out, and *that* wait nothing can end: the kernel
-//! takes no more signals for it. So FLUSH must not wait for the cluster.
+//! A process that ends closes its files on its way out, and *that* wait no signal can end: the kernel takes none for
+//! it any more. Where FLUSH waits for the cluster (`sync_on_close`), [`process`] tells those who end because they were
+//! killed, who do not wait, from those who end by themselves, who wait for a few seconds. Elsewhere it must not wait.
 
 mod abi;
 mod device;

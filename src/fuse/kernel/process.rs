@@ -4,6 +4,9 @@
 //! a signal has SIGKILL among the pending signals of each of its threads until they look, whatever the signal
 //! was. Signals that also dump core (SIGQUIT, SIGABRT) are not turned into SIGKILL before they are looked at;
 //! they are among the pending ones, neither blocked nor ignored nor caught.
+//!
+//! A thread that has looked, and is on its way out, has no signals any more. `/proc/PID/stat` tells it, and with which
+//! code it ends.
 
 use std::fs;
 
@@ -14,6 +17,8 @@ pub(super) enum Fate {
     Lives,
     /// It ends as soon as it has any answer.
     Dies,
+    /// It has ended by itself and closes its files: whatever happens to it now, it waits for its answer.
+    Exits,
     /// Our process namespace does not have it, or `/proc` is not there.
     Unknown,
 }
@@ -23,11 +28,33 @@ pub(super) fn fate(thread: u32) -> Fate {
     match thread {
         0 => Fate::Unknown,
         _ => match fs::read_to_string(format!("/proc/{thread}/status")) {
-            Ok(status) => fate_of(&status),
+            Ok(status) => match fate_of(&status) {
+                Fate::Lives => exit(thread).unwrap_or(Fate::Lives),
+                fate => fate,
+            },
             Err(_) => Fate::Unknown,
         },
     }
 }
+
+/// What becomes of a thread that is on its way out.
+fn exit(thread: u32) -> Option<Fate> {
+    exit_of(&fs::read_to_string(format!("/proc/{thread}/stat")).ok()?)
+}
+
+fn exit_of(stat: &str) -> Option<Fate> {
+    // The name, in brackets, may have anything in it.
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    // Fields 9 and 52 of proc_pid_stat(5); the first here is the third there.
+    let flags: u32 = fields.get(9 - 3)?.parse().ok()?;
+    let code: i32 = fields.get(52 - 3)?.parse().ok()?;
+    let is_exiting = flags & PF_EXITING != 0;
+    let was_killed = libc::WIFSIGNALED(code);
+    is_exiting.then_some(if was_killed { Fate::Dies } else { Fate::Exits })
+}
+
+/// A thread that shuts down (the kernel's `include/linux/sched.h`).
+const PF_EXITING: u32 = 0x4;
 
 /// Signals whose default is to end the process with a dump of its memory.
 const DUMPING: [i32; 10] = [
@@ -105,6 +132,20 @@ mod tests {
         }
         assert_eq!(fate_of(&status(9, [&[SIGQUIT], &[], &[], &[], &[]])), Lives);
         assert_eq!(fate_of(&status(9, [&[SIGKILL], &[], &[], &[], &[]])), Dies);
+    }
+
+    #[test]
+    fn who_is_on_the_way_out() {
+        let stat = |flags: u32, code: i32| {
+            let zeros = "0 ".repeat(42);
+            exit_of(&format!("7 (a ) b) D 1 7 7 0 -1 {flags} {zeros}{code}\n"))
+        };
+        assert_eq!(stat(0x40_0000, 0), None);
+        assert_eq!(stat(0x40_0004, 0), Some(Fate::Exits));
+        assert_eq!(stat(0x40_0004, 3 << 8), Some(Fate::Exits));
+        assert_eq!(stat(0x40_0004, libc::SIGKILL), Some(Fate::Dies));
+        assert_eq!(exit_of("7 (cat) D 1"), None);
+        assert_eq!(exit(std::process::id()), None, "this one lives");
     }
 
     #[test]

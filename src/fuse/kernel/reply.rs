@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::abi::Body;
 use super::device::Device;
 use super::encode::{self, Entries, Entry, FoundLock, NodeAttr, Opened, Room};
+use super::process::{self, Fate};
 use super::watch::Watch;
 use crate::types::Errno;
 
@@ -61,6 +62,11 @@ impl Question {
     /// Who asked; 0 is nobody whom we see.
     pub(super) fn thread(&self) -> u32 {
         self.thread
+    }
+
+    /// Whether its wait could be ended: who asked lives, or ends by itself, and is seen.
+    pub(in crate::fuse) fn can_wait(&self) -> bool {
+        matches!(process::fate(self.thread), Fate::Lives | Fate::Exits)
     }
 
     /// From here on it may be that somebody waits for long, and dies meanwhile.

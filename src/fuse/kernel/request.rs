@@ -94,7 +94,7 @@ pub(in crate::fuse) enum Op<'a> {
     /// Makes and opens a file. The umask is not applied.
     Create { name: &'a [u8], mode: u32, umask: u32, flags: i32 },
     /// Makes and opens a file without a name. The umask is not applied.
-    TmpFile { mode: u32, flags: i32 },
+    TmpFile { mode: u32, umask: u32, flags: i32 },
     /// Reads.
     Read { handle: u64, offset: u64, size: u32 },
     /// Writes.
@@ -117,8 +117,8 @@ pub(in crate::fuse) enum Op<'a> {
     FSyncDir,
     /// Room and use.
     StatFs,
-    /// Sets an extended attribute.
-    SetXattr { name: &'a [u8], value: &'a [u8], flags: i32 },
+    /// Sets an extended attribute. If it is an ACL, it takes setgid away if `takes_setgid`; the kernel may not say.
+    SetXattr { name: &'a [u8], value: &'a [u8], flags: i32, takes_setgid: Option<bool> },
     /// An extended attribute, or its size if `size` is 0.
     GetXattr { name: &'a [u8], size: u32 },
     /// The names of extended attributes, or their size if `size` is 0.
@@ -293,8 +293,8 @@ impl Header {
 }
 
 impl<'a> Message<'a> {
-    /// Understands the opcode's own bytes.
-    pub(super) fn parse(header: &Header, body: &'a [u8]) -> Result<Self, Malformed> {
+    /// Understands the opcode's own bytes, whose layout hangs on what both sides have agreed on ([`abi::init`]).
+    pub(super) fn parse(header: &Header, body: &'a [u8], agreed: u64) -> Result<Self, Malformed> {
         let malformed = Malformed { opcode: header.opcode, bytes: body.len() };
         let mut fields = Fields(body);
         let message = match Opcode::from_number(header.opcode) {
@@ -307,7 +307,7 @@ impl<'a> Message<'a> {
                 fields.skip(8).map(|()| Self::Forget(Forgotten { one: None, more: fields.0 }))
             }
             Some(Opcode::Destroy) => Some(Self::Destroy),
-            opcode => op(opcode, &mut fields).map(|op| {
+            opcode => op(opcode, &mut fields, agreed).map(|op| {
                 let Header { node, uid, gid, .. } = *header;
                 Self::Request(Request { node, uid, gid, op })
             }),
@@ -317,7 +317,7 @@ impl<'a> Message<'a> {
 }
 
 /// Reads the fields of one structure in their order, those that do not matter too.
-fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>) -> Option<Op<'a>> {
+fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>, agreed: u64) -> Option<Op<'a>> {
     let Some(opcode) = opcode else { return Some(Op::Other) };
     Some(match opcode {
         Opcode::Lookup => Op::Lookup { name: fields.name()? },
@@ -357,8 +357,8 @@ fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>) -> Option<Op<'a>> {
             Op::Create { name: fields.name()?, mode, umask, flags }
         }
         Opcode::TmpFile => {
-            let (flags, mode) = (fields.i32()?, fields.u32()?);
-            Op::TmpFile { mode, flags }
+            let (flags, mode, umask) = (fields.i32()?, fields.u32()?, fields.u32()?);
+            Op::TmpFile { mode, umask, flags }
         }
         Opcode::Read => {
             let (handle, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
@@ -387,8 +387,16 @@ fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>) -> Option<Op<'a>> {
         Opcode::StatFs => Op::StatFs,
         Opcode::SetXattr => {
             let (size, flags) = (fields.u32()?, fields.i32()?);
+            let takes_setgid = if agreed & abi::init::SETXATTR_EXT != 0 {
+                let own_flags = fields.u32()?;
+                fields.skip(4)?;
+                Some(own_flags & abi::SETXATTR_ACL_KILL_SGID != 0)
+            } else {
+                None
+            };
             let name = fields.name()?;
-            Op::SetXattr { name, value: fields.bytes(usize::try_from(size).ok()?)?, flags }
+            let value = fields.bytes(usize::try_from(size).ok()?)?;
+            Op::SetXattr { name, value, flags, takes_setgid }
         }
         Opcode::GetXattr => {
             let size = fields.u32()?;

@@ -35,6 +35,8 @@ pub(in crate::fuse) struct Session {
     device: Arc<Device>,
     watch: Arc<Watch>,
     write_bytes_max: usize,
+    /// Capabilities that both sides have ([`abi::init`]).
+    agreed: u64,
 }
 
 impl Session {
@@ -50,6 +52,7 @@ impl Session {
         Ok(Self {
             device: Arc::new(device),
             watch: Arc::new(Watch::new()),
+            agreed: agreement.flags,
             write_bytes_max: usize::try_from(agreement.write_bytes_max)
                 .map_err(io::Error::other)?,
         })
@@ -93,7 +96,7 @@ impl Session {
         while let Some(message) = device.receive(&mut buffer)? {
             let (header, body) = Header::parse(message).map_err(io::Error::other)?;
             let reply = || Reply::new(header.unique, header.pid, device, &self.watch);
-            match Message::parse(&header, body) {
+            match Message::parse(&header, body, self.agreed) {
                 Ok(Message::Request(request)) => hand_over(handler, request, reply()),
                 Ok(Message::Interrupt(unique)) => self.watch.interrupt(unique),
                 Ok(Message::Forget(nodes)) => nodes.for_each(|node| handler.forget(node)),
@@ -123,7 +126,8 @@ fn first_word(device: &Device) -> io::Result<(u64, Init)> {
         let message = message.ok_or_else(|| io::Error::other("it was unmounted at once"))?;
         let (header, body) = Header::parse(message).map_err(io::Error::other)?;
         let unique = header.unique;
-        let Message::Init(offer) = Message::parse(&header, body).map_err(io::Error::other)? else {
+        let Message::Init(offer) = Message::parse(&header, body, 0).map_err(io::Error::other)?
+        else {
             return Err(io::Error::other("the kernel's first message is not FUSE_INIT"));
         };
         let Init { major, minor, .. } = offer;

@@ -106,7 +106,8 @@ impl Watch {
 /// A first look, at once: mostly the signal is SIGKILL, or as good as that.
 fn was_interrupted(question: &Arc<Question>) {
     question.tell_interrupted();
-    let suspect = Suspect { request: question, interrupted_for: Some(Duration::ZERO) };
+    let (waited_for, interrupted_for) = (Duration::ZERO, Some(Duration::ZERO));
+    let suspect = Suspect { request: question, waited_for, interrupted_for };
     if suspect.must_end(process::fate(question.thread())) {
         question.abandon();
     }

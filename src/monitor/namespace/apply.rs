@@ -253,7 +253,8 @@ fn operate(
     let keepers = tree::Keepers { pinned_by, author: session };
     let reply = match op {
         Op::Create(create) => tree::create(txn, at, session, create)?,
-        Op::Link { ino, parent, name } => tree::link(txn, at, *ino, *parent, name)?,
+        Op::TmpFile(file) => tree::create_nameless(txn, at, session, file)?,
+        Op::Link { ino, parent, name } => tree::link(txn, at, session, *ino, (*parent, name))?,
         Op::Unlink { parent, name } => tree::unlink(txn, at, *parent, name, keepers)?,
         Op::Rmdir { parent, name } => tree::rmdir(txn, at, *parent, name, keepers)?,
         Op::Rename(rename) => rename::rename(txn, at, rename, keepers)?,

@@ -51,6 +51,7 @@ pub fn held_by_others(
 pub fn subjects(op: &Op) -> Vec<Ino> {
     match op {
         Op::Create(create) => vec![create.ino],
+        Op::TmpFile(file) => vec![file.ino],
         Op::Link { ino, .. }
         | Op::SetAttr { ino, .. }
         | Op::Accessed { ino, .. }
@@ -105,6 +106,7 @@ pub fn touched_by_op(read: &dyn Read, op: &Op) -> Result<Vec<Ino>, StoreError> {
             named(read, &[(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)])
         }
         Op::Create(_)
+        | Op::TmpFile(_)
         | Op::Accessed { .. }
         | Op::Rmdir { .. }
         | Op::Truncate { .. }
@@ -190,7 +192,8 @@ pub fn waits_for_grace(op: &Op) -> bool {
         | Op::SetXattr { .. }
         | Op::RemoveXattr { .. }
         | Op::Acquire { .. } => true,
-        Op::Accessed { .. }
+        Op::TmpFile(_)
+        | Op::Accessed { .. }
         | Op::Truncate { .. }
         | Op::Punch { .. }
         | Op::Clone(_)

@@ -4,15 +4,19 @@
 //! inode counts them, and with the last one it is freed. Freeing a small inode is part of the command
 //! that took its last hold. A big one would stall everybody behind it: it moves under session 0 instead, where
 //! nobody can reach it, and whoever leads frees it in steps ([`free`]) until it is gone.
+//!
+//! A file may also begin without a name (`O_TMPFILE`): then its creator keeps it in the same way from the start, and
+//! may give it one ([`link`]).
 
 use super::extents::{RECORDS_PER_STEP, Surgery, more_than};
+use super::fail::Fail;
 use super::inodes::At;
 use super::keys;
 use super::records::{Inode, Orphan};
 use super::txn::{Txn, exists, get, take};
 use super::usage;
 use crate::monitor::store::{Read, StoreError};
-use crate::types::{Ino, SessionId};
+use crate::types::{Errno, Ino, SessionId};
 
 /// Most extents, and most extended attributes, of an inode that is freed at once.
 const FREED_AT_ONCE: usize = 64;
@@ -37,7 +41,7 @@ pub(super) fn orphan(
         let is_open =
             get(txn, &keys::session(session))?.is_some_and(|session| session.closing.is_none());
         if is_open && !exists(txn, &key)? {
-            txn.put(&key, &Orphan { birth });
+            txn.put(&key, &Orphan { linkable: false, birth });
             inode.pins += 1;
         }
     }
@@ -45,6 +49,39 @@ pub(super) fn orphan(
         return discard(txn, at, ino, inode);
     }
     txn.put(&keys::inode(ino), &inode);
+    Ok(())
+}
+
+/// An inode begins without a name: its creator keeps it.
+pub(super) fn begin(
+    txn: &mut Txn<'_>,
+    at: At,
+    creator: SessionId,
+    (ino, inode): (Ino, &mut Inode),
+    linkable: bool,
+) {
+    let birth = at.op;
+    txn.put(&keys::orphan(creator, ino), &Orphan { linkable, birth });
+    inode.nlink = 0;
+    inode.pins = 1;
+}
+
+/// An inode that began without a name gets its first one, from its creator. Anybody else's has lost its last name
+/// for good.
+pub(super) fn link(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    (ino, inode): (Ino, &mut Inode),
+    (parent, name): (Ino, &[u8]),
+) -> Result<(), Fail> {
+    let key = keys::orphan(session, ino);
+    if get(txn, &key)?.is_none_or(|orphan| !orphan.linkable) {
+        return Err(Errno::NotFound.into());
+    }
+    txn.delete(&key);
+    inode.pins = 0;
+    inode.parent = parent;
+    inode.name = name.to_vec();
     Ok(())
 }
 
@@ -85,7 +122,7 @@ fn discard(txn: &mut Txn<'_>, at: At, ino: Ino, inode: Inode) -> Result<(), Stor
         free_step(txn, at, ino, inode)?;
     } else {
         let birth = at.op;
-        txn.put(&keys::orphan(NOBODY, ino), &Orphan { birth });
+        txn.put(&keys::orphan(NOBODY, ino), &Orphan { linkable: false, birth });
         txn.put(&keys::inode(ino), &inode);
     }
     Ok(())

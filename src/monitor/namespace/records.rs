@@ -266,6 +266,8 @@ records! {
 
     /// `O`: a session keeps an inode without a name; under session 0: the inode is being freed.
     Orphan {
+        /// Whether the session may give it one: it never had any (`O_TMPFILE`).
+        linkable: bool,
         /// When it was written.
         birth: OpSeq,
     }

@@ -15,7 +15,7 @@ use super::sessions;
 use super::txn::{Txn, take};
 use super::usage;
 use crate::types::{Attr, DataVersion, Errno, FileKind, Ino, SessionId, limits};
-use crate::wire::metadata::{Create, Removed, Reply};
+use crate::wire::metadata::{Create, Removed, Reply, TmpFile};
 
 const SETGID: u16 = 0o2000;
 
@@ -45,6 +45,44 @@ pub(super) fn create(
     }
     usage::change(txn, inode.volume, |usage| usage.inodes += 1)?;
     Ok(Reply::Inode(inode.attr(create.ino)))
+}
+
+/// A new regular file without a name, which its creator has open.
+pub(super) fn create_nameless(
+    txn: &mut Txn<'_>,
+    at: At,
+    session: SessionId,
+    file: &TmpFile,
+) -> Result<Reply, Fail> {
+    let ino = file.ino;
+    let parent = directory(txn, file.parent)?;
+    quota::check_inode(txn, parent.volume)?;
+    sessions::use_inode_number(txn, at, session, ino)?;
+
+    let mut inode = new_inode(
+        at,
+        &parent,
+        &Create {
+            parent: file.parent,
+            name: Vec::new(),
+            ino,
+            kind: FileKind::Regular,
+            mode: file.mode,
+            umask: file.umask,
+            uid: file.uid,
+            gid: file.gid,
+            rdev: 0,
+            target: Vec::new(),
+            open: true,
+        },
+    );
+    acl::inherit(txn, at, (file.parent, &parent), (ino, &mut inode), file.umask)?;
+    orphans::begin(txn, at, session, (ino, &mut inode), file.linkable);
+    txn.put(&keys::inode(ino), &inode);
+    let birth = at.op;
+    txn.put(&keys::grant(ino), &Grant { session, birth });
+    usage::change(txn, inode.volume, |usage| usage.inodes += 1)?;
+    Ok(Reply::Inode(inode.attr(ino)))
 }
 
 fn check_kind(create: &Create) -> Result<(), Errno> {
@@ -90,13 +128,13 @@ fn new_inode(at: At, parent: &Inode, create: &Create) -> Inode {
     }
 }
 
-/// One more name for something that is not a directory.
+/// One more name for something that is not a directory, or the first for what its session has made without.
 pub(super) fn link(
     txn: &mut Txn<'_>,
     at: At,
+    session: SessionId,
     ino: Ino,
-    parent: Ino,
-    name: &[u8],
+    (parent, name): (Ino, &[u8]),
 ) -> Result<Reply, Fail> {
     check_name(name)?;
     let mut inode = live(txn, ino)?;
@@ -104,8 +142,9 @@ pub(super) fn link(
     if inode.is_directory() {
         return Err(Errno::NotPermitted.into());
     }
-    if inode.nlink == 0 {
-        return Err(Errno::NotFound.into());
+    let is_first = inode.nlink == 0;
+    if is_first {
+        orphans::link(txn, session, (ino, &mut inode), (parent, name))?;
     }
     if inode.nlink >= limits::LINKS_MAX {
         return Err(Errno::TooManyLinks.into());
@@ -116,9 +155,11 @@ pub(super) fn link(
     if entry(txn, parent, name)?.is_some() {
         return Err(Errno::Exists.into());
     }
+    if !is_first {
+        let birth = at.op;
+        txn.put(&keys::link_name(ino, parent, name), &LinkName { birth });
+    }
     enter(txn, at, parent, name, ino, inode.kind)?;
-    let birth = at.op;
-    txn.put(&keys::link_name(ino, parent, name), &LinkName { birth });
     inode.nlink += 1;
     touch(&mut inode, at);
     txn.put(&keys::inode(ino), &inode);

@@ -135,6 +135,7 @@ fn goes_in_steps(op: &Op) -> bool {
 fn opened_by(op: &Op) -> Option<Ino> {
     match op {
         Op::Create(create) if create.open => Some(create.ino),
+        Op::TmpFile(file) => Some(file.ino),
         _ => None,
     }
 }

@@ -174,8 +174,10 @@ fn changes(op: &Op) -> bool {
 /// The inodes that an operation names and that are there already.
 fn named_by_op(op: &Op) -> Vec<Ino> {
     let mut named = caps::directories(op);
-    if !matches!(op, Op::Create(_)) {
-        named.extend(caps::subjects(op));
+    match op {
+        Op::Create(_) => {}
+        Op::TmpFile(file) => named.push(file.parent),
+        _ => named.extend(caps::subjects(op)),
     }
     named
 }

@@ -53,9 +53,12 @@ pub(super) async fn wait_to_begin(dir: &Path, gauge: &Gauge) {
 /// or truncates may cut an extent in two, and frees; locks are few and go.)
 pub(super) fn grows(op: &Op) -> bool {
     match op {
-        Op::Create(_) | Op::Link { .. } | Op::Clone(_) | Op::SetXattr { .. } | Op::Commit(_) => {
-            true
-        }
+        Op::Create(_)
+        | Op::TmpFile(_)
+        | Op::Link { .. }
+        | Op::Clone(_)
+        | Op::SetXattr { .. }
+        | Op::Commit(_) => true,
         Op::Unlink { .. }
         | Op::Rmdir { .. }
         | Op::Rename(_)

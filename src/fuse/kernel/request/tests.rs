@@ -3,6 +3,8 @@
 use super::*;
 use crate::fuse::kernel::abi::Body;
 
+const AGREED: u64 = abi::init::SETXATTR_EXT;
+
 const HEADER: Header =
     Header { opcode: 0, unique: 9, node: NodeId(7), uid: 1000, gid: 100, pid: 4711 };
 
@@ -27,7 +29,7 @@ fn message(opcode: Opcode, body: &[u8], extensions: usize) -> Vec<u8> {
 /// What these fields and this tail are understood as.
 fn understood<'a>(opcode: Opcode, body: &'a [u8]) -> Result<Op<'a>, Malformed> {
     let header = Header { opcode: opcode as u32, ..HEADER };
-    match Message::parse(&header, body)? {
+    match Message::parse(&header, body, AGREED)? {
         Message::Request(request) => Ok(request.op),
         other => panic!("{other:?} is no request"),
     }
@@ -50,7 +52,7 @@ fn a_whole_message_byte_by_byte() {
         assert_eq!(header, expected);
         let op = Op::Lookup { name: b"ab" };
         let request = Request { node: NodeId::ROOT, uid: 0, gid: 0, op };
-        assert_eq!(Message::parse(&header, body), Ok(Message::Request(request)));
+        assert_eq!(Message::parse(&header, body, AGREED), Ok(Message::Request(request)));
     }
 }
 
@@ -119,7 +121,7 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
         (
             Opcode::TmpFile,
             with_tail(Body::new().u32(1).u32(0o100_600).u32(0o22).u32(0), b"/\0"),
-            Op::TmpFile { mode: 0o100_600, flags: libc::O_WRONLY },
+            Op::TmpFile { mode: 0o100_600, umask: 0o22, flags: libc::O_WRONLY },
         ),
         (
             Opcode::Read,
@@ -152,8 +154,8 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
         ),
         (
             Opcode::SetXattr,
-            with_tail(Body::new().u32(2).u32(1), b"user.a\0xy"),
-            Op::SetXattr { name: b"user.a", value: b"xy", flags: 1 },
+            with_tail(Body::new().u32(2).u32(1).u32(1).u32(0), b"user.a\0xy"),
+            Op::SetXattr { name: b"user.a", value: b"xy", flags: 1, takes_setgid: Some(true) },
         ),
         (
             Opcode::GetXattr,
@@ -246,7 +248,7 @@ fn the_upper_capabilities_count_where_there_are_some() {
         let lower_half = u32::try_from(lower).unwrap();
         let body = Body::new().u32(7).u32(45).u32(1 << 20).u32(lower_half).u32(1 << 4).zeros(44);
         let header = Header { opcode: Opcode::Init as u32, ..HEADER };
-        match Message::parse(&header, body.as_slice()) {
+        match Message::parse(&header, body.as_slice(), AGREED) {
             Ok(Message::Init(init)) => init,
             other => panic!("{other:?}"),
         }
@@ -261,9 +263,9 @@ fn the_upper_capabilities_count_where_there_are_some() {
 fn signals_and_the_unknown() {
     let header = Header { opcode: Opcode::Interrupt as u32, ..HEADER };
     let body = Body::new().u64(90);
-    assert_eq!(Message::parse(&header, body.as_slice()), Ok(Message::Interrupt(90)));
+    assert_eq!(Message::parse(&header, body.as_slice(), AGREED), Ok(Message::Interrupt(90)));
     let header = Header { opcode: 9999, ..HEADER };
-    let Ok(Message::Request(request)) = Message::parse(&header, b"whatever") else {
+    let Ok(Message::Request(request)) = Message::parse(&header, b"whatever", AGREED) else {
         panic!("an unknown request is a request");
     };
     assert_eq!(request.op, Op::Other);
@@ -276,7 +278,7 @@ fn signals_and_the_unknown() {
 fn what_is_forgotten_comes_alone_or_in_numbers() {
     let forgotten = |opcode: Opcode, body: &Body| {
         let header = Header { opcode: opcode as u32, ..HEADER };
-        match Message::parse(&header, body.as_slice()) {
+        match Message::parse(&header, body.as_slice(), AGREED) {
             Ok(Message::Forget(nodes)) => nodes.collect::<Vec<_>>(),
             other => panic!("{other:?}"),
         }
@@ -284,4 +286,13 @@ fn what_is_forgotten_comes_alone_or_in_numbers() {
     assert_eq!(forgotten(Opcode::Forget, &Body::new().u64(3)), [HEADER.node]);
     let two = Body::new().u32(2).u32(0).u64(8).u64(1).u64(9).u64(4);
     assert_eq!(forgotten(Opcode::BatchForget, &two), [NodeId(8), NodeId(9)]);
+}
+
+#[test]
+fn kernels_without_the_extension_send_short_extended_attributes() {
+    let header = Header { opcode: Opcode::SetXattr as u32, ..HEADER };
+    let body = with_tail(Body::new().u32(2).u32(1), b"user.a\0xy");
+    let Ok(Message::Request(request)) = Message::parse(&header, &body, 0) else { panic!() };
+    let op = Op::SetXattr { name: b"user.a", value: b"xy", flags: 1, takes_setgid: None };
+    assert_eq!(request.op, op);
 }

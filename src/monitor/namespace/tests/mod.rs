@@ -283,6 +283,10 @@ fn create(parent: Ino, name: &str, ino: Ino, kind: FileKind) -> Op {
     })
 }
 
+fn nameless(parent: Ino, ino: Ino, linkable: bool) -> Op {
+    Op::TmpFile(TmpFile { parent, ino, mode: 0o600, umask: 0, uid: 1, gid: 2, linkable })
+}
+
 fn unlink(parent: Ino, name: &str) -> Op {
     Op::Unlink { parent, name: name.into() }
 }

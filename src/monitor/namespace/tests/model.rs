@@ -129,7 +129,8 @@ impl Run {
     fn step(&mut self) {
         let client = self.random.below(CLIENTS as u64) as usize;
         match self.random.below(100) {
-            0..18 => self.create(client),
+            0..16 => self.create(client),
+            16..18 => self.create_nameless(client),
             18..24 => self.link(client),
             24..36 => self.unlink(client),
             36..40 => self.rmdir(client),
@@ -165,11 +166,21 @@ impl Run {
         self.expect(client, op, &[], |shadow, session| shadow.create(session, &what));
     }
 
+    fn create_nameless(&mut self, client: usize) {
+        let (parent, linkable) = (self.directory(), self.random.one_in(2));
+        let ino = self.world.inode_number(client);
+        let op = nameless(parent, ino, linkable);
+        self.expect(client, op, &[], |shadow, session| {
+            shadow.create_nameless(session, ino, linkable);
+            Ok(())
+        });
+    }
+
     fn link(&mut self, client: usize) {
         let (ino, parent, name) = (self.file(), self.directory(), self.name());
         let bytes = name.clone().into_bytes();
         let op = Op::Link { ino, parent, name: bytes };
-        self.expect(client, op, &[], |shadow, _| shadow.link(ino, parent, &name));
+        self.expect(client, op, &[], |shadow, session| shadow.link(session, ino, parent, &name));
     }
 
     fn unlink(&mut self, client: usize) {

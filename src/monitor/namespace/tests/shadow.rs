@@ -30,6 +30,8 @@ pub(super) struct File {
     pub(super) blocks: BTreeMap<u64, Place>,
     pub(super) pins: BTreeSet<SessionId>,
     pub(super) holder: Option<SessionId>,
+    /// Who may give it its first name.
+    linkable_by: Option<SessionId>,
 }
 
 impl File {
@@ -106,16 +108,38 @@ impl Shadow {
         Ok(())
     }
 
-    pub(super) fn link(&mut self, ino: Ino, dir: Ino, name: &str) -> Result<(), Errno> {
+    pub(super) fn create_nameless(&mut self, session: SessionId, ino: Ino, linkable: bool) {
+        let file = File {
+            is_regular: true,
+            pins: BTreeSet::from([session]),
+            holder: Some(session),
+            linkable_by: linkable.then_some(session),
+            ..File::default()
+        };
+        self.files.insert(ino, file);
+    }
+
+    pub(super) fn link(
+        &mut self,
+        session: SessionId,
+        ino: Ino,
+        dir: Ino,
+        name: &str,
+    ) -> Result<(), Errno> {
         let file = self.files.get(&ino).ok_or(Errno::Stale)?;
-        if file.nlink == 0 {
+        let is_first = file.linkable_by == Some(session);
+        if file.nlink == 0 && !is_first {
             return Err(Errno::NotFound);
         }
         if self.lookup(dir, name).is_some() {
             return Err(Errno::Exists);
         }
         self.entries(dir).insert(name.to_owned(), ino);
-        self.files.get_mut(&ino).unwrap().nlink += 1;
+        let file = self.files.get_mut(&ino).unwrap();
+        if file.linkable_by.take().is_some() {
+            file.pins.clear();
+        }
+        file.nlink += 1;
         Ok(())
     }
 

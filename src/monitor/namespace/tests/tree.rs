@@ -102,6 +102,50 @@ fn a_path_is_told_as_long_as_there_is_a_name() {
 }
 
 #[test]
+fn a_file_that_begins_without_a_name_gets_one_or_goes() {
+    let mut world = World::new(2);
+    let dir = world.directory(ROOT, "d");
+    let make = |world: &mut World, linkable| {
+        let ino = world.inode_number(0);
+        let made = attr(world.op(0, nameless(dir, ino, linkable)));
+        assert_eq!((made.ino, made.nlink, made.gid), (ino, 0, 2));
+        world.write(0, &[piece(ino, 0, BLOCK, 0)]);
+        world.verify();
+        ino
+    };
+    let before = world.stat(dir);
+    let link = |ino, name: &str| Op::Link { ino, parent: ROOT, name: name.into() };
+
+    let file = make(&mut world, true);
+    assert_eq!((path(&world, file), world.stat(dir).mtime), (None, before.mtime));
+    world.op(0, link(file, "named")).unwrap();
+    assert_eq!((path(&world, file).as_deref(), world.stat(file).nlink), (Some("/named"), 1));
+    world.op(0, link(file, "twice")).unwrap();
+    world.verify();
+    let session = world.session(0);
+    world.act(Action::Unpin { session, ino: file });
+    assert_eq!(world.stat(file).nlink, 2, "its names keep it");
+
+    // Neither O_EXCL, nor a name that is gone, nor another session has it get one.
+    let exclusive = make(&mut world, false);
+    assert_eq!(world.op(0, link(exclusive, "e")), Err(Errno::NotFound));
+    world.propose(0, unlink(ROOT, "named"), &[session]);
+    world.propose(0, unlink(ROOT, "twice"), &[session]);
+    assert_eq!(world.op(0, link(file, "again")), Err(Errno::NotFound));
+    let other = make(&mut world, true);
+    world.op(0, Op::Release { ino: other }).unwrap();
+    assert_eq!(world.op(1, link(other, "o")), Err(Errno::NotFound));
+    world.verify();
+
+    world.act(Action::Unpin { session, ino: exclusive });
+    assert_eq!(world.ask(&Query::Attr { ino: exclusive }), Err(Errno::Stale));
+    world.act(Action::CloseSession { session, evicted: true });
+    assert_eq!(world.ask(&Query::Attr { ino: other }), Err(Errno::Stale));
+    assert_eq!(world.live_stripes(), []);
+    world.verify();
+}
+
+#[test]
 fn a_directory_never_comes_to_lie_below_itself() {
     let mut world = World::new(1);
     let a = world.directory(ROOT, "a");
