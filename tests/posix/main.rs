@@ -1,7 +1,7 @@
 //! What programs written for a local filesystem find on a mount: the same.
 //!
-//! [`suites`] are two test suites that others wrote for just this; [`content`], [`names`] and [`rights`] are what
-//! those do not look at. Each test has a cluster of its own.
+//! [`suites`] are two test suites that others wrote for just this; [`one_file`], [`content`], [`names`] and [`rights`]
+//! are what those do not look at. Each test has a cluster of its own.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests talk to people")]
 
@@ -10,6 +10,7 @@ mod calls;
 mod common;
 mod content;
 mod names;
+mod one_file;
 mod rights;
 mod suites;
 
@@ -20,6 +21,8 @@ fn main() -> ExitCode {
         ("pjdfstest_finds_nothing", suites::pjdfstest_finds_nothing),
         ("fsx_on_one_mount", suites::fsx_on_one_mount),
         ("fsx_on_two_mounts", suites::fsx_on_two_mounts),
+        ("one_file_on_one_mount", one_file::one_file_on_one_mount),
+        ("one_file_on_two_mounts", one_file::one_file_on_two_mounts),
         ("content", content::content),
         ("synced_writes_survive_a_power_cut", content::synced_writes_survive_a_power_cut),
         ("names", names::names),
