@@ -114,7 +114,7 @@ impl Reign {
             self.wait_for_grace().await?;
         }
         let turn = match op {
-            Op::Acquire { ino } => Some(Turn::wait(self, *ino).await?),
+            Op::Acquire { ino } => Some(Turn::wait(self, session, *ino).await?),
             _ => None,
         };
         let touched = || caps::touched_by_op(&*self.store, op);

@@ -8,7 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::reign::Reign;
-use crate::types::Ino;
+use super::unreadable;
+use crate::monitor::namespace::caps;
+use crate::types::{Ino, SessionId};
 use crate::wire::metadata::Refusal;
 
 /// Who waits for which file, in order.
@@ -49,12 +51,18 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Waits until everybody who asked before has the file, or gave up.
-    pub(super) async fn wait(reign: &Arc<Reign>, ino: Ino) -> Result<Self, Refusal> {
+    /// Waits until everybody who asked before has the file, or gave up; or until the session has it already, and has only
+    /// not heard of it: the next one may be waiting for just that session to give it up.
+    pub(super) async fn wait(
+        reign: &Arc<Reign>,
+        session: SessionId,
+        ino: Ino,
+    ) -> Result<Self, Refusal> {
         let number = reign.state.lock().turns.queue(ino);
         let turn = Self { reign: Arc::clone(reign), ino, number };
         let is_next = || reign.state.lock().turns.is_next(ino, number);
-        reign.wait_until(|| Ok(is_next().then_some(()))).await?;
+        let has_it = || Ok(caps::holder(&*reign.store, ino).map_err(unreadable)? == Some(session));
+        reign.wait_until(|| Ok((is_next() || has_it()?).then_some(()))).await?;
         Ok(turn)
     }
 }
