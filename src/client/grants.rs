@@ -4,7 +4,6 @@
 //! begin, has everything dirty committed, waits for the uses under way, and releases. None of this waits for
 //! [`File::order`], so that a recall never waits for somebody who waits for a grant.
 //!
-<<<<<<< HEAD
 //! What was read under the grant is in pages that the kernel keeps beyond it. Of a file that is open for reading a shared
 //! lease is taken before the grant is released: so the monitors ask for the pages, as they always do ([`leases`]), before
 //! anybody else changes the file. (To leave it to the kernel would not do. It drops old pages when it sees another mtime;
@@ -12,10 +11,9 @@
 //! mapping.)
 //!
 //! [`leases`]: super::leases
-=======
+//!
 //! A file of which something was written under a session that is lost is taken back ([`Grants::take_back`]): with the
 //! grant comes its version, and by that is decided what becomes of it ([`super::core::stranded`]).
->>>>>>> s5-feat
 
 use std::collections::HashMap;
 use std::sync::Arc;
