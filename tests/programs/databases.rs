@@ -22,7 +22,7 @@ const TABLES: &str = "CREATE TABLE log(writer, number, filling, PRIMARY KEY(writ
 /// Transactions of both mounts with each kind of rollback journal, and one that is killed in between.
 pub(crate) fn from_both(places: &Places) {
     need(&["sqlite3"]);
-    let transactions = if long() { 300 } else { 12 };
+    let transactions = if long() { 300 } else { 6 };
     for mode in ["DELETE", "TRUNCATE", "PERSIST"] {
         let name = format!("{mode}.db");
         sqlite(&places.one.join(&name), TABLES);
@@ -43,7 +43,7 @@ pub(crate) fn from_both(places: &Places) {
 /// mount reads what they wrote.
 pub(crate) fn with_a_wal(places: &Places) {
     need(&["sqlite3"]);
-    let transactions = if long() { 1000 } else { 40 };
+    let transactions = if long() { 1000 } else { 20 };
     let db = places.one.join("wal.db");
     assert_eq!(sqlite(&db, "PRAGMA journal_mode = WAL;").trim(), "wal");
     sqlite(&db, TABLES);
@@ -52,7 +52,7 @@ pub(crate) fn with_a_wal(places: &Places) {
             let db = &db;
             scope.spawn(move || sqlite(db, &transactions_of(writer, transactions, "WAL")));
         }
-        for _ in 0..20 {
+        for _ in 0..5 {
             assert_eq!(
                 sqlite(&db, "SELECT (SELECT count(*) FROM log) = n FROM count;").trim(),
                 "1"

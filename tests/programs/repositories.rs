@@ -20,7 +20,7 @@ pub(crate) fn on_both(places: &Places) {
 fn take_turns(places: &Places) {
     let [one, two] = places.both().map(|dir| dir.join("tree"));
     git(&places.one, &["init", "-q", "-b", "main", "tree"]);
-    let turns = if long() { 60 } else { 4 };
+    let turns = if long() { 60 } else { 2 };
     for turn in 0..turns {
         let (here, there) = if turn % 2 == 0 { (&one, &two) } else { (&two, &one) };
         fs::write(here.join("same"), format!("{turn:04}")).expect("written");
@@ -42,7 +42,7 @@ fn take_turns(places: &Places) {
 
 /// Of two pushes one may come too late: it fetches what the other pushed, and tries again.
 fn push_at_once(places: &Places) {
-    let commits = if long() { 40 } else { 3 };
+    let commits = if long() { 40 } else { 2 };
     git(&places.one, &["init", "-q", "--bare", "-b", "main", "hub.git"]);
     git(&places.one, &["clone", "-q", "hub.git", "first"]);
     git(&places.one.join("first"), &["commit", "-q", "--allow-empty", "-m", "first"]);

@@ -44,7 +44,6 @@ pub(super) struct Cleared {
     moves: Vec<Ino>,
     removal: Option<Removal>,
     /// Falls after the fences.
-    #[expect(dead_code, reason = "it ends with this")]
     turn: Option<Turn>,
 }
 

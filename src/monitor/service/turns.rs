@@ -61,8 +61,8 @@ impl Turn {
         let number = reign.state.lock().turns.queue(ino);
         let turn = Self { reign: Arc::clone(reign), ino, number };
         let is_next = || reign.state.lock().turns.is_next(ino, number);
-        let has_it = || Ok(caps::holder(&*reign.store, ino).map_err(unreadable)? == Some(session));
-        reign.wait_until(|| Ok((is_next() || has_it()?).then_some(()))).await?;
+        let holder = || caps::holder(&*reign.store, ino).map_err(unreadable);
+        reign.wait_until(|| Ok((is_next() || holder()? == Some(session)).then_some(()))).await?;
         Ok(turn)
     }
 }
