@@ -176,11 +176,8 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
     hosts.net.cut(CLIENT);
     let healed = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let write = |file: &File| {
-            file.write_all_at(b"cutoff", 0).and_then(|()| file.sync_all()).map_err(is_loss)
-        };
-        let cut_off = scope.spawn(|| write(&written));
-        let undisturbed = scope.spawn(|| write(&untouched));
+        let cut_off = scope.spawn(|| write_cut_off(&written));
+        let undisturbed = scope.spawn(|| write_cut_off(&untouched));
         let reads = scope.spawn(|| read_until(&healed, &read));
         let since = Instant::now();
         for name in ["read", "written"] {
@@ -212,6 +209,11 @@ fn a_client_is_given_up(hosts: &mut Hosts) {
     });
     hosts.wait_healthy();
     println!("a client is given up: {}", programs.finish());
+}
+
+/// Writes and syncs; if that fails, whether it is for the loss of the data.
+fn write_cut_off(file: &File) -> Result<(), bool> {
+    file.write_all_at(b"cutoff", 0).and_then(|()| file.sync_all()).map_err(is_loss)
 }
 
 /// What is read, and when each read began, until one has begun after that.
