@@ -289,7 +289,8 @@ fn a_signal_that_kills_nobody_changes_nothing() {
     program.signal(libc::SIGUSR1);
     program.wait_until_it_waits();
     program.signal(libc::SIGUSR1);
-    let mut killed = start(&["read"], &path);
+    // Of another file: who looks for the same name waits for the first in the kernel, and can be killed after it only.
+    let mut killed = start(&["read"], &cluster.mnt().join("dir/file"));
     killed.wait_until_it_waits();
     killed.signal(libc::SIGUSR1);
     killed.wait_until_it_waits();

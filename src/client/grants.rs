@@ -68,11 +68,11 @@ enum Next {
     Acquire,
 }
 
-/// What keeps a grant that somebody else wants.
+/// Because of what a grant is kept that somebody else wants.
 enum Kept {
-    ByNothing,
-    ByDirtyData,
-    ByPages,
+    Nothing,
+    DirtyData,
+    Pages,
 }
 
 impl Grants {
@@ -274,17 +274,17 @@ impl Grants {
             self.flusher.flush(&file).await;
             let kept = file.when(|state| {
                 if state.grant != Grant::Held || state.may_release() {
-                    Some(Kept::ByNothing)
+                    Some(Kept::Nothing)
                 } else if !state.is_clean() {
-                    Some(Kept::ByDirtyData)
+                    Some(Kept::DirtyData)
                 } else {
-                    (state.users == 0).then_some(Kept::ByPages)
+                    (state.users == 0).then_some(Kept::Pages)
                 }
             });
             match kept.await {
-                Kept::ByNothing => break,
-                Kept::ByDirtyData => {}
-                Kept::ByPages => self.lease(&file).await,
+                Kept::Nothing => break,
+                Kept::DirtyData => {}
+                Kept::Pages => self.lease(&file).await,
             }
         }
         self.release(vec![file]).await;

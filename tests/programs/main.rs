@@ -21,6 +21,9 @@ use std::time::Duration;
 use common::cluster::{Cluster, text};
 use common::runner::{long, run};
 
+/// What programs do in places that are one on both mounts.
+type Work = fn(&Places);
+
 fn main() -> ExitCode {
     run(&[
         ("appends_of_both_are_lost_and_torn_nowhere", || on_two_mounts(appends::of_both)),
@@ -79,7 +82,7 @@ fn on_two_mounts(work: fn(&Places)) {
 
 /// One of three servers is dead, leaders are killed, and all programs work at once; several times in a long test.
 fn programs_go_on_in_hardship() {
-    let works: [(&str, fn(&Places)); 5] = [
+    let works: [(&str, Work); 5] = [
         ("appends", appends::of_both),
         ("databases", databases::from_both),
         ("repositories", repositories::on_both),
