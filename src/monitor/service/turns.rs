@@ -2,8 +2,8 @@
 //!
 //! Two hosts write one file. Whoever gives it up wants it back for its next write, and finds it free, while the other one
 //! still waits for the pages that the first has of it. So the first would get it again, and again: its own pages are in
-//! nobody's way. That is well for a while: many writes in a row are quicker than a file that changes hands for each. But who has
-//! waited for [`LONG`] comes next, in the order in which they asked.
+//! nobody's way. That is well for a while: many writes in a row are quicker than a file that changes hands for each.
+//! But who has waited for [`LONG`] comes next, in the order in which they asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
