@@ -13,7 +13,7 @@
 //! As long as an exclusive holder is waited for there is no fence: those who wait to read what it has written would get
 //! no lease of it while others queue up to write.
 //!
-//! Those who want a file exclusively come in turns ([`turns`](super::turns)).
+//! Who has waited for long to have a file exclusively comes next ([`turns`](super::turns)).
 //!
 //! Names may lead elsewhere by the time that everybody has given back; then it begins again. (They may even once
 //! more before the change is applied: apply looks, too.)

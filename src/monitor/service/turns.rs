@@ -2,10 +2,12 @@
 //!
 //! Two hosts write one file. Whoever gives it up wants it back for its next write, and finds it free, while the other one
 //! still waits for the pages that the first has of it. So the first would get it again, and again: its own pages are in
-//! nobody's way. Hence they come in turns, in the order in which they asked, each until its change is in the log.
+//! nobody's way. That is well for a while: many writes in a row are quicker than a file that changes hands for each.
+//! But who has waited for [`LONG`] comes next, in the order in which they asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::reign::Reign;
 use super::unreadable;
@@ -13,28 +15,33 @@ use crate::monitor::namespace::caps;
 use crate::types::{Ino, SessionId};
 use crate::wire::metadata::Refusal;
 
-/// Who waits for which file, in order.
+/// How long others may be faster.
+const LONG: Duration = Duration::from_millis(500);
+
+/// Who waits for which file, and since when, in order.
 #[derive(Default)]
 pub(super) struct Turns {
     next: u64,
-    waiting: HashMap<Ino, VecDeque<u64>>,
+    waiting: HashMap<Ino, VecDeque<(u64, Duration)>>,
 }
 
 impl Turns {
-    fn queue(&mut self, ino: Ino) -> u64 {
+    fn queue(&mut self, ino: Ino, now: Duration) -> u64 {
         self.next += 1;
-        self.waiting.entry(ino).or_default().push_back(self.next);
+        self.waiting.entry(ino).or_default().push_back((self.next, now));
         self.next
     }
 
-    fn is_next(&self, ino: Ino, number: u64) -> bool {
-        self.waiting.get(&ino).is_some_and(|waiting| waiting.front() == Some(&number))
+    /// Whether nobody has to be let go first.
+    fn may_go(&self, ino: Ino, number: u64, now: Duration) -> bool {
+        let first = self.waiting.get(&ino).and_then(|waiting| waiting.front());
+        first.is_none_or(|(first, since)| *first == number || now < *since + LONG)
     }
 
     /// Somebody does not wait any more; whether others do.
     fn leave(&mut self, ino: Ino, number: u64) -> bool {
         let Some(waiting) = self.waiting.get_mut(&ino) else { return false };
-        waiting.retain(|other| *other != number);
+        waiting.retain(|(other, _)| *other != number);
         let others = !waiting.is_empty();
         if !others {
             self.waiting.remove(&ino);
@@ -51,18 +58,19 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Waits until everybody who asked before has the file, or gave up; or until the session has it already, and has only
+    /// Waits until everybody who has waited for long has the file, or gave up; or until the session has it already, and has only
     /// not heard of it: the next one may be waiting for just that session to give it up.
     pub(super) async fn wait(
         reign: &Arc<Reign>,
         session: SessionId,
         ino: Ino,
     ) -> Result<Self, Refusal> {
-        let number = reign.state.lock().turns.queue(ino);
+        let now = || reign.clock.monotonic();
+        let number = reign.state.lock().turns.queue(ino, now());
         let turn = Self { reign: Arc::clone(reign), ino, number };
-        let is_next = || reign.state.lock().turns.is_next(ino, number);
+        let may_go = || reign.state.lock().turns.may_go(ino, number, now());
         let holder = || caps::holder(&*reign.store, ino).map_err(unreadable);
-        reign.wait_until(|| Ok((is_next() || holder()? == Some(session)).then_some(()))).await?;
+        reign.wait_until(|| Ok((may_go() || holder()? == Some(session)).then_some(()))).await?;
         Ok(turn)
     }
 }
@@ -81,15 +89,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_come_in_the_order_in_which_they_asked() {
+    fn who_has_waited_for_long_comes_next() {
         let (mut turns, file, other) = (Turns::default(), Ino(7), Ino(8));
-        let [first, second, third] = [(); 3].map(|()| turns.queue(file));
-        let elsewhere = turns.queue(other);
-        assert!(turns.is_next(file, first) && turns.is_next(other, elsewhere));
-        assert!(turns.leave(file, second), "who gives up waiting is passed over");
-        assert!(!turns.is_next(file, third));
+        let later = LONG + Duration::from_millis(1);
+        let [first, second, third] = [0, 0, 1].map(|at| turns.queue(file, later * at));
+        let elsewhere = turns.queue(other, later);
+        assert!(turns.may_go(file, second, Duration::ZERO), "nobody has waited for long");
+        assert!(turns.may_go(file, first, later) && turns.may_go(other, elsewhere, later));
+        assert!(!turns.may_go(file, second, later) && !turns.may_go(file, third, later));
         assert!(turns.leave(file, first));
-        assert!(turns.is_next(file, third));
+        assert!(turns.may_go(file, second, later) && !turns.may_go(file, third, later));
+        assert!(turns.leave(file, second), "who gives up waiting is passed over");
+        assert!(turns.may_go(file, third, later));
         assert!(!turns.leave(file, third) && !turns.leave(other, elsewhere));
         assert!(turns.waiting.is_empty());
     }
