@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use super::common::cluster::{Cluster, text};
 use super::common::runner::{long, skip};
@@ -98,7 +99,8 @@ pub(crate) fn fsx_on_two_mounts() {
 /// writing only: then nothing goes through the kernel's page cache but mappings.
 fn fsx(cluster: &Cluster, mounts: [&Path; 2], first_seed: u64) {
     let fsx = program("fsx", "0.3.2");
-    let (seeds, operations) = if long() { (20, 100_000) } else { (2, 2000) };
+    // With `--long` both tests together, which run at the same time, do 20 seeds.
+    let (seeds, operations) = if long() { (10, 100_000) } else { (2, 2000) };
     for seed in (first_seed..first_seed + seeds).step_by(2) {
         let config = cluster.scratch().join(format!("fsx-{seed}.toml"));
         fs::write(&config, fsx_config(seed)).expect("written");
@@ -112,9 +114,11 @@ fn fsx(cluster: &Cluster, mounts: [&Path; 2], first_seed: u64) {
         };
         let beside = File::create(mounts[1].join(format!("fsx-{}", seed + 1))).expect("made");
         let runs = [run(mounts[0], seed), run(mounts[1], seed + 1)];
+        let since = Instant::now();
         for (run, seed) in runs.into_iter().zip(seed..) {
             let output = run.wait_with_output().expect("it ends");
             assert!(output.status.success(), "seed {seed}: {}", text(&output));
+            println!("fsx: seed {seed} ended after {:.0} s", since.elapsed().as_secs_f32());
         }
         drop(beside);
     }
