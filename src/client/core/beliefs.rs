@@ -34,9 +34,8 @@ use std::time::Duration;
 
 use self::known::Known;
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
-use crate::wire::leases::Leased;
-use crate::wire::leases::told_of;
-use crate::wire::metadata::{Answer, Op, Query, Rename, Reply};
+use crate::wire::leases::{Aftermath, Leased, told_of};
+use crate::wire::metadata::{Answer, Op, Query, Rename, RenameMode, Reply};
 
 /// How long the kernel may believe what it was told.
 const BELIEVED_BY_KERNEL: Duration = Duration::from_secs(1);
@@ -79,6 +78,15 @@ pub struct Forgotten {
     pub names: Vec<Vec<u8>>,
     /// Until then.
     pub names_until: Duration,
+}
+
+/// What follows from changes of our own beside what is believed.
+#[derive(Debug)]
+pub struct Consequences {
+    /// What the kernel may believe under no lease now: it has to forget it.
+    pub orphaned: Vec<Forgotten>,
+    /// Leases under which nothing is believed: they are to be given back.
+    pub useless: Vec<(Ino, LeaseStamp)>,
 }
 
 /// What was recalled or changed while answers are on their way.
@@ -167,8 +175,45 @@ impl Beliefs {
         Some(Answer::Entries { parent, entries, end })
     }
 
+    /// Changes of our own were answered, all in one message. It tells of the inodes that they leave how these are by
+    /// now. What they have done to names may be believed in directories whose lease we had since before the ticket was
+    /// drawn: nobody else has changed those.
+    pub fn changed_all<'a>(
+        &mut self,
+        ticket: &Ticket,
+        changes: impl Iterator<Item = (&'a Op, &'a Result<Reply, Errno>)> + Clone,
+        after: &Aftermath,
+        now: Duration,
+    ) -> Consequences {
+        let names = changes.clone().flat_map(|(op, reply)| names_left(op, reply));
+        let mut ours: Vec<_> = names.filter(|(dir, ..)| self.is_ours_since(ticket, *dir)).collect();
+        let told = after.attrs.iter().filter(|attr| !after.leased.except.contains(&attr.ino));
+        let (told, spoiled): (Vec<&Attr>, Vec<&Attr>) =
+            told.partition(|attr| !self.spoils.is_spoiled(attr.ino, ticket));
+        let stamp = after.leased.stamp;
+        told.iter().for_each(|attr| self.know(attr.ino).heard = stamp);
+        let useless = spoiled.iter().filter(|attr| !self.known.contains_key(&attr.ino));
+        let useless: Vec<_> = useless.map(|attr| (attr.ino, stamp)).collect();
+        let orphaned = changes.filter_map(|(op, reply)| self.changed(op, reply, now)).collect();
+        for attr in told {
+            self.with(attr.ino, |known| known.learn_attr(attr));
+        }
+        // Changes of one message may have been done in another order.
+        let all = ours.clone();
+        let is_one =
+            |dir, name| all.iter().filter(|one| (one.0, one.1) == (dir, name)).count() == 1;
+        ours.retain(|(dir, name, _)| is_one(*dir, *name));
+        for (dir, name, ino) in ours {
+            self.with(dir, |known| known.learn_name(name, ino));
+        }
+        self.spoils.end(ticket);
+        // Answers that are on their way may come with the same leases.
+        useless.iter().for_each(|(ino, _)| self.spoils.spoil(*ino));
+        Consequences { orphaned, useless }
+    }
+
     /// A change of our own was answered. Gives what the kernel may believe under no lease now: it has to forget it.
-    pub fn changed(
+    fn changed(
         &mut self,
         op: &Op,
         reply: &Result<Reply, Errno>,
@@ -279,11 +324,13 @@ impl Beliefs {
         }
         match self.known.get_mut(&dir) {
             Some(known) if known.name(name) == Some(ino) => {
-                known.names_until = known.names_until.max(until);
-                until.saturating_sub(now)
+                known.names_until = known.names_until.max(until)
             }
-            _ => Duration::ZERO,
+            _ => return Duration::ZERO,
         }
+        // It has to be known by name, so that the kernel can be told to forget it.
+        self.with(dir, |known| known.learn_name(name, ino));
+        until.saturating_sub(now)
     }
 
     /// How many inodes are believed in.
@@ -293,10 +340,10 @@ impl Beliefs {
 
     fn know(&mut self, ino: Ino) -> &mut Known {
         self.uses += 1;
-        let Self { known, weight, uses, .. } = self;
+        let Self { known, weight, uses, spoils, .. } = self;
         let known = known.entry(ino).or_insert_with(|| {
             *weight += 1;
-            Known::default()
+            Known::since(spoils.tick())
         });
         known.used = *uses;
         known
@@ -307,6 +354,13 @@ impl Beliefs {
         let known = self.known.get_mut(&ino)?;
         known.used = self.uses;
         Some(known)
+    }
+
+    /// Whether the lease was ours when the ticket was drawn, and nobody has wanted it back since, nor have we changed
+    /// the inode by anything else that was answered since.
+    fn is_ours_since(&self, ticket: &Ticket, ino: Ino) -> bool {
+        let is_older = |known: &Known| known.since <= ticket.0;
+        self.known.get(&ino).is_some_and(is_older) && !self.spoils.is_spoiled(ino, ticket)
     }
 
     fn forget(&mut self, ino: Ino) -> Option<Forgotten> {
@@ -350,7 +404,7 @@ impl Beliefs {
         };
         for attr in attrs {
             if is_leased(&self.spoils, attr.ino) {
-                self.with(attr.ino, |known| known.attr = Some(attr.clone()));
+                self.with(attr.ino, |known| known.learn_attr(attr));
             }
         }
         let Some(subject) = subject_of(query) else { return };
@@ -401,6 +455,12 @@ impl Spoils {
         }
     }
 
+    /// A time after all tickets that were drawn so far, and not after those to come.
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
     fn spoil(&mut self, ino: Ino) {
         self.clock += 1;
         if !self.under_way.is_empty() {
@@ -443,6 +503,32 @@ fn names_of(op: &Op) -> Vec<(Ino, &[u8])> {
         | Op::Rmdir { parent, name } => vec![(*parent, name)],
         Op::Rename(rename) => {
             vec![(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Where the names lead that a change has made, moved or removed; `None`, to nothing.
+fn names_left<'a>(op: &'a Op, reply: &Result<Reply, Errno>) -> Vec<(Ino, &'a [u8], Option<Ino>)> {
+    match (op, reply) {
+        (Op::Create(create), Ok(Reply::Inode(attr))) => {
+            vec![(create.parent, &create.name, Some(attr.ino))]
+        }
+        (Op::Link { parent, name, .. }, Ok(Reply::Inode(attr))) => {
+            vec![(*parent, name, Some(attr.ino))]
+        }
+        (Op::Unlink { parent, name } | Op::Rmdir { parent, name }, Ok(Reply::Removed(_))) => {
+            vec![(*parent, name, None)]
+        }
+        (Op::Rename(rename), Ok(Reply::Renamed { moved, .. })) => {
+            let Rename { parent, name, new_parent, new_name, mode } = rename;
+            match (&moved[..], mode) {
+                ([attr], RenameMode::Replace | RenameMode::NoReplace) => {
+                    vec![(*parent, name, None), (*new_parent, new_name, Some(attr.ino))]
+                }
+                // Names that changed places, or were of one inode: they are asked for again.
+                _ => Vec::new(),
+            }
         }
         _ => Vec::new(),
     }
