@@ -18,6 +18,10 @@
 //!                                           fence f ──────┘              given back: changed ◀┘
 //! ```
 //!
+//! With the answer to a change of our own comes how the inodes are now that it leaves ([`Aftermath`]), so that a program
+//! that makes, renames and removes files asks nothing in between. And where all names in a directory are known, because
+//! it was listed to its end or was empty, nobody need be asked whether a name is there.
+//!
 //! The kernel is told of some of it and may believe that for a second at most ([`BELIEVED_BY_KERNEL`]). Here is
 //! remembered until when it may, so that a recall knows what the kernel has to be told to forget. A directory whose
 //! lease was wanted back a moment ago is one in which several clients work: of its names the kernel is told nothing it
@@ -26,6 +30,7 @@
 //! What is here is bounded: beyond [`WEIGHT_MAX`] the inodes that were used least lately are given back.
 
 mod known;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -33,9 +38,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use self::known::Known;
+use self::reach::{inodes_of, names_left, names_of, subject_of};
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
 use crate::wire::leases::{Aftermath, Leased, told_of};
-use crate::wire::metadata::{Answer, Op, Query, Rename, RenameMode, Reply};
+use crate::wire::metadata::{Answer, Op, Query, Rename, Reply};
 
 /// How long the kernel may believe what it was told.
 const BELIEVED_BY_KERNEL: Duration = Duration::from_secs(1);
@@ -185,8 +191,12 @@ impl Beliefs {
         after: &Aftermath,
         now: Duration,
     ) -> Consequences {
-        let names = changes.clone().flat_map(|(op, reply)| names_left(op, reply));
-        let mut ours: Vec<_> = names.filter(|(dir, ..)| self.is_ours_since(ticket, *dir)).collect();
+        let names: Vec<_> = changes.clone().flat_map(|(op, reply)| names_left(op, reply)).collect();
+        // Changes of one message that are about the same name may have been done in another order.
+        let once =
+            |dir, name| names.iter().filter(|one| (one.0, one.1) == (dir, name)).count() == 1;
+        let ours = names.iter().filter(|(dir, name, _)| once(*dir, *name));
+        let ours: Vec<_> = ours.filter(|(dir, ..)| self.is_ours_since(ticket, *dir)).collect();
         let told = after.attrs.iter().filter(|attr| !after.leased.except.contains(&attr.ino));
         let (told, spoiled): (Vec<&Attr>, Vec<&Attr>) =
             told.partition(|attr| !self.spoils.is_spoiled(attr.ino, ticket));
@@ -198,13 +208,8 @@ impl Beliefs {
         for attr in told {
             self.with(attr.ino, |known| known.learn_attr(attr));
         }
-        // Changes of one message may have been done in another order.
-        let all = ours.clone();
-        let is_one =
-            |dir, name| all.iter().filter(|one| (one.0, one.1) == (dir, name)).count() == 1;
-        ours.retain(|(dir, name, _)| is_one(*dir, *name));
         for (dir, name, ino) in ours {
-            self.with(dir, |known| known.learn_name(name, ino));
+            self.with(*dir, |known| known.learn_name(name, *ino));
         }
         self.spoils.end(ticket);
         // Answers that are on their way may come with the same leases.
@@ -475,85 +480,5 @@ impl Spoils {
 
     fn is_spoiled(&self, ino: Ino, ticket: &Ticket) -> bool {
         self.everything > ticket.0 || self.latest.get(&ino).is_some_and(|at| *at > ticket.0)
-    }
-}
-
-/// The inode whose lease covers what is asked, beside the attributes in the answer.
-fn subject_of(query: &Query) -> Option<Ino> {
-    match query {
-        Query::Lookup { parent, .. } => Some(*parent),
-        Query::ReadDir { dir, .. } => Some(*dir),
-        Query::ReadLink { ino } | Query::GetXattr { ino, .. } | Query::ListXattr { ino } => {
-            Some(*ino)
-        }
-        Query::Attr { .. }
-        | Query::Open { .. }
-        | Query::Map { .. }
-        | Query::Lock { .. }
-        | Query::Space { .. } => None,
-    }
-}
-
-/// The names that an operation makes, moves or removes.
-fn names_of(op: &Op) -> Vec<(Ino, &[u8])> {
-    match op {
-        Op::Create(create) => vec![(create.parent, &create.name)],
-        Op::Link { parent, name, .. }
-        | Op::Unlink { parent, name }
-        | Op::Rmdir { parent, name } => vec![(*parent, name)],
-        Op::Rename(rename) => {
-            vec![(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)]
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// Where the names lead that a change has made, moved or removed; `None`, to nothing.
-fn names_left<'a>(op: &'a Op, reply: &Result<Reply, Errno>) -> Vec<(Ino, &'a [u8], Option<Ino>)> {
-    match (op, reply) {
-        (Op::Create(create), Ok(Reply::Inode(attr))) => {
-            vec![(create.parent, &create.name, Some(attr.ino))]
-        }
-        (Op::Link { parent, name, .. }, Ok(Reply::Inode(attr))) => {
-            vec![(*parent, name, Some(attr.ino))]
-        }
-        (Op::Unlink { parent, name } | Op::Rmdir { parent, name }, Ok(Reply::Removed(_))) => {
-            vec![(*parent, name, None)]
-        }
-        (Op::Rename(rename), Ok(Reply::Renamed { moved, .. })) => {
-            let Rename { parent, name, new_parent, new_name, mode } = rename;
-            match (&moved[..], mode) {
-                ([attr], RenameMode::Replace | RenameMode::NoReplace) => {
-                    vec![(*parent, name, None), (*new_parent, new_name, Some(attr.ino))]
-                }
-                // Names that changed places, or were of one inode: they are asked for again.
-                _ => Vec::new(),
-            }
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The inodes that an operation has changed, beside the directories of [`names_of`].
-fn inodes_of(op: &Op, reply: &Reply) -> Vec<Ino> {
-    match (op, reply) {
-        (_, Reply::Removed(removed)) => vec![removed.attr.ino],
-        (_, Reply::Renamed { moved, replaced }) => {
-            let replaced = replaced.iter().map(|removed| &removed.attr);
-            moved.iter().chain(replaced).map(|attr| attr.ino).collect()
-        }
-        (Op::Commit(commit), _) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
-        (
-            Op::Link { ino, .. }
-            | Op::SetAttr { ino, .. }
-            | Op::Truncate { ino, .. }
-            | Op::Punch { ino, .. }
-            | Op::SetXattr { ino, .. }
-            | Op::RemoveXattr { ino, .. }
-            | Op::SetMd5 { ino, .. },
-            _,
-        ) => vec![*ino],
-        (Op::Clone(range), _) => vec![range.from, range.to],
-        _ => Vec::new(),
     }
 }
