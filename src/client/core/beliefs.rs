@@ -329,7 +329,7 @@ impl Beliefs {
         }
         match self.known.get_mut(&dir) {
             Some(known) if known.name(name) == Some(ino) => {
-                known.names_until = known.names_until.max(until)
+                known.names_until = known.names_until.max(until);
             }
             _ => return Duration::ZERO,
         }
