@@ -84,7 +84,7 @@ impl Client {
     ) -> anyhow::Result<Vec<Result<Reply, Errno>>> {
         let request = Request::Mutate { session: self.session, mutations };
         match call(&self.connection, &request).await? {
-            Response::Mutated(answers) => Ok(answers),
+            Response::Mutated(answers, _) => Ok(answers),
             other => bail!("changes were answered with {other:?}"),
         }
     }

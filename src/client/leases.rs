@@ -21,12 +21,12 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::core::beliefs::{Beliefs, Forgotten, Ticket};
+use super::core::beliefs::{Beliefs, Consequences, Forgotten, Ticket};
 use super::file::{File, Yielding};
 use super::files::Files;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
-use crate::wire::leases::{GiveBack, Leased};
+use crate::wire::leases::{Aftermath, GiveBack, Leased};
 use crate::wire::metadata::{Answer, Mutation, Op, PINS_MAX, Query, Reply, Request, Space};
 
 /// How often is looked whether too much is believed.
@@ -98,26 +98,6 @@ impl Leases {
     /// An inode's attributes, if they are known. Likewise.
     pub(crate) fn attr(&self, ino: Ino) -> Option<Attr> {
         self.beliefs.lock().attr(ino).cloned()
-    }
-
-    /// Changes of our own were answered.
-    pub(crate) fn changed(
-        &self,
-        mutations: &[Mutation],
-        replies: &[Result<Reply, Errno>],
-        now: Duration,
-    ) {
-        if mutations.iter().any(|one| !matches!(one.op, Op::Accessed { .. })) {
-            *self.space.lock() = None;
-        }
-        let mut beliefs = self.beliefs.lock();
-        let changes = mutations.iter().zip(replies);
-        let orphaned = changes.filter_map(|(one, reply)| beliefs.changed(&one.op, reply, now));
-        let orphaned: Vec<Forgotten> = orphaned.collect();
-        drop(beliefs);
-        if !orphaned.is_empty() {
-            tokio::spawn(self.forget_in_kernel(orphaned, Vec::new(), now));
-        }
     }
 
     /// How full the root volume was when our session was renewed last, if nothing of ours has changed that.
@@ -334,6 +314,30 @@ impl Asking<'_> {
         self.is_answered = true;
         let useless = self.leases.beliefs.lock().learn(&self.ticket, queries, answers, leased);
         self.leases.give_back(useless, Vec::new());
+    }
+}
+
+impl Asking<'_> {
+    /// Changes of our own were answered.
+    pub(crate) fn changed(
+        mut self,
+        mutations: &[Mutation],
+        replies: &[Result<Reply, Errno>],
+        after: &Aftermath,
+        now: Duration,
+    ) {
+        self.is_answered = true;
+        let leases = self.leases;
+        if mutations.iter().any(|one| !matches!(one.op, Op::Accessed { .. })) {
+            *leases.space.lock() = None;
+        }
+        let changes = mutations.iter().map(|one| &one.op).zip(replies);
+        let Consequences { orphaned, useless } =
+            leases.beliefs.lock().changed_all(&self.ticket, changes, after, now);
+        leases.give_back(useless, Vec::new());
+        if !orphaned.is_empty() {
+            tokio::spawn(leases.forget_in_kernel(orphaned, Vec::new(), now));
+        }
     }
 }
 

@@ -466,10 +466,12 @@ impl Session {
             |(op, taken): (Op, &Taken)| Mutation { slot: taken.slot, seq: taken.seq, op };
         let mutations = ops.into_iter().zip(&taken).map(mutation).collect();
         let request = Request::Mutate { session, mutations };
+        let asking = self.leases.ask();
         match self.monitors.call(&request).await {
-            Response::Mutated(replies) if replies.len() == count => {
+            Response::Mutated(replies, mut after) if replies.len() == count => {
+                after.attrs = self.owners.attrs(after.attrs);
                 if let Request::Mutate { mutations, .. } = &request {
-                    self.leases.changed(mutations, &replies, self.clock.monotonic());
+                    asking.changed(mutations, &replies, &after, self.clock.monotonic());
                 }
                 self.state.lock().slots.give_back(&taken);
                 self.slots_freed.notify_waiters();

@@ -18,8 +18,8 @@
 
 use bincode::{Decode, Encode};
 
-use super::metadata::{Answer, Query};
-use crate::types::{Errno, Ino, LeaseStamp, SessionId};
+use super::metadata::{Answer, Op, Query, Reply};
+use crate::types::{Attr, Errno, Ino, LeaseStamp, SessionId};
 
 /// See [`Request::GiveBack`](super::metadata::Request::GiveBack).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -42,6 +42,34 @@ pub struct Leased {
     pub stamp: LeaseStamp,
     /// Inodes that came without a lease: they are being changed.
     pub except: Vec<Ino>,
+}
+
+/// What the author of changes may believe after them, so that it need not ask: how the inodes are now that they
+/// [leave](left_by). What others have changed meanwhile is included.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Aftermath {
+    /// Each inode once; none that is gone again.
+    pub attrs: Vec<Attr>,
+    /// With leases of these.
+    pub leased: Leased,
+}
+
+/// The inodes of which the author of that change is told how they are now: directories in which it has changed
+/// names, and what it has made, moved or changed.
+pub fn left_by(op: &Op, reply: &Result<Reply, Errno>) -> Vec<Ino> {
+    match (op, reply) {
+        (Op::Create(create), Ok(Reply::Inode(attr))) => vec![create.parent, attr.ino],
+        (Op::Link { parent, .. }, Ok(Reply::Inode(attr))) => vec![*parent, attr.ino],
+        (Op::SetAttr { .. }, Ok(Reply::Inode(attr))) => vec![attr.ino],
+        (Op::Unlink { parent, .. } | Op::Rmdir { parent, .. }, Ok(Reply::Removed(_))) => {
+            vec![*parent]
+        }
+        (Op::Rename(rename), Ok(Reply::Renamed { moved, .. })) => {
+            let moved = moved.iter().map(|attr| attr.ino);
+            [rename.parent, rename.new_parent].into_iter().chain(moved).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The inodes of which that answer to that question tells.

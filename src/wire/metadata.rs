@@ -7,7 +7,7 @@
 use bincode::{Decode, Encode};
 
 use super::admin;
-use super::leases::{GiveBack, Leased};
+use super::leases::{Aftermath, GiveBack, Leased};
 use super::locks::{Awaited, Forgotten, LockWait, SetLock};
 use super::servers::{Beat, Beaten, Inventory, Register, Registered};
 use super::shards::ShardId;
@@ -141,7 +141,7 @@ pub enum Response {
     /// See [`Request::Renew`].
     Renewed(Renewed),
     /// One a mutation, in order.
-    Mutated(Vec<Result<Reply, Errno>>),
+    Mutated(Vec<Result<Reply, Errno>>, Aftermath),
     /// One an operation, in order.
     OldReplies(Vec<OldReply>),
     /// One a query, in order; and what of them may be believed for how long.

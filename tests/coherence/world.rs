@@ -13,8 +13,7 @@ use okapifs::types::{
     Attr, ClusterId, Errno, FileKind, Incarnation, Ino, LeaseStamp, Program, SessionId, Slot,
     SlotSeq, Timestamp, Width,
 };
-use okapifs::wire::leases::Leased;
-use okapifs::wire::leases::told_of;
+use okapifs::wire::leases::{Aftermath, Leased, left_by, told_of};
 use okapifs::wire::metadata::{Answer, ClientInfo, Create, Mutation, Op, Query, Reply};
 
 /// Where the numbers of inodes begin that clients give to what they make.
@@ -78,22 +77,41 @@ enum Call {
         leased: Leased,
     },
     Sent {
+        ticket: Ticket,
         op: Op,
     },
     Fenced {
+        ticket: Ticket,
         op: Op,
         changed: Vec<Ino>,
         moves: Vec<Ino>,
         told: bool,
     },
     Applied {
+        ticket: Ticket,
         op: Op,
         changed: Vec<Ino>,
         reply: Result<Reply, Errno>,
     },
-    Replied {
+    /// Its author is to be told how the inodes are that it leaves.
+    Left {
+        ticket: Ticket,
         op: Op,
         reply: Result<Reply, Errno>,
+    },
+    Looked {
+        ticket: Ticket,
+        op: Op,
+        reply: Result<Reply, Errno>,
+        attrs: Vec<Attr>,
+        held: Vec<Ino>,
+        since: LeaseStamp,
+    },
+    Replied {
+        ticket: Ticket,
+        op: Op,
+        reply: Result<Reply, Errno>,
+        after: Aftermath,
     },
     /// Its author died with the leader: sent again it would get the same reply.
     Over,
@@ -293,9 +311,13 @@ impl World {
                     create.ino = Ino(self.next_ino);
                     self.next_ino += 1;
                 }
-                client.calls.push(Call::Sent { op });
+                let ticket = client.beliefs.begin();
+                client.calls.push(Call::Sent { ticket, op });
             }
-            Job::Write(ino) => client.calls.push(Call::Sent { op: Op::Acquire { ino } }),
+            Job::Write(ino) => {
+                let ticket = client.beliefs.begin();
+                client.calls.push(Call::Sent { ticket, op: Op::Acquire { ino } });
+            }
             Job::Failover => self.fail_over(),
         }
     }
@@ -308,8 +330,10 @@ impl World {
             for call in &mut client.calls {
                 *call = match std::mem::replace(call, Call::Over) {
                     Call::Read { ticket, query, .. } => Call::Asked { ticket, query },
-                    Call::Fenced { op, .. } => Call::Sent { op },
-                    Call::Applied { op, reply, .. } => Call::Replied { op, reply },
+                    Call::Fenced { ticket, op, .. } => Call::Sent { ticket, op },
+                    // Sent again, it gets the same reply from the next leader.
+                    Call::Applied { ticket, op, reply, .. }
+                    | Call::Looked { ticket, op, reply, .. } => Call::Left { ticket, op, reply },
                     other => other,
                 };
             }
@@ -341,39 +365,66 @@ impl World {
                 }
                 return None;
             }
-            Call::Sent { op } => {
+            Call::Sent { ticket, op } => {
                 let changed = caps::changed_by_op(&self.store, &op).expect("read");
                 let moves = caps::moved_by_op(&self.store, &op).expect("read");
                 self.leases.fence(&changed);
-                Call::Fenced { op, changed, moves, told: false }
+                Call::Fenced { ticket, op, changed, moves, told: false }
             }
-            Call::Fenced { op, changed, moves, told: false } => {
+            Call::Fenced { ticket, op, changed, moves, told: false } => {
                 let stamp = self.leases.now();
                 for (ino, holder) in self.leases.held_by_others(session, &changed) {
                     let client = self.clients.iter().position(|one| one.session == holder);
                     let client = client.expect("sessions are clients");
                     self.messages.push(Message::Recall { client, stamp, ino });
                 }
-                Call::Fenced { op, changed, moves, told: true }
+                Call::Fenced { ticket, op, changed, moves, told: true }
             }
-            Call::Fenced { op, changed, moves, .. } => {
+            Call::Fenced { ticket, op, changed, moves, .. } => {
                 let as_found = caps::changed_by_op(&self.store, &op).expect("read") == changed;
                 match as_found.then(|| self.mutate(number, &op, moves)).flatten() {
-                    Some(reply) => Call::Applied { op, changed, reply },
+                    Some(reply) => Call::Applied { ticket, op, changed, reply },
                     None => {
                         self.leases.unfence(&changed);
-                        Call::Sent { op }
+                        Call::Sent { ticket, op }
                     }
                 }
             }
-            Call::Applied { op, changed, reply } => {
+            Call::Applied { ticket, op, changed, reply } => {
                 self.leases.unfence(&changed);
-                Call::Replied { op, reply }
+                Call::Left { ticket, op, reply }
             }
-            Call::Replied { op, reply } => {
-                self.clients[number].beliefs.changed(&op, &reply, NOW);
+            Call::Left { ticket, op, reply } => {
+                let since = self.leases.now();
+                let answer = |ino| query::answer(&self.store, &Query::Attr { ino }).expect("read");
+                let attr = |ino| match answer(ino) {
+                    Ok(Answer::Attr(attr)) => Some(attr),
+                    _ => None,
+                };
+                let left = left_by(&op, &reply);
+                let attrs = left.iter().filter_map(|ino| attr(*ino)).collect();
+                let held = caps::held_by_others(&self.store, session, &left).expect("read");
+                let held = held.into_iter().map(|(ino, _)| ino).collect();
+                Call::Looked { ticket, op, reply, attrs, held, since }
+            }
+            Call::Looked { ticket, op, reply, attrs, held, since } => {
+                let mut except: Vec<Ino> = attrs.iter().map(|attr| attr.ino).collect();
+                except.retain(|ino| held.contains(ino) || !self.leases.grant(session, *ino, since));
+                let leased = Leased { stamp: self.leases.now(), except };
+                Call::Replied { ticket, op, reply, after: Aftermath { attrs, leased } }
+            }
+            Call::Replied { ticket, op, reply, after } => {
+                let beliefs = &mut self.clients[number].beliefs;
+                let change = std::iter::once((&op, &reply));
+                let follows = beliefs.changed_all(&ticket, change, &after, NOW);
+                for (ino, heard) in follows.useless {
+                    self.messages.push(Message::GiveBack { client: number, ino, heard });
+                }
                 return match (op, reply) {
-                    (Op::Acquire { ino }, Ok(_)) => Some(Call::Sent { op: Op::Release { ino } }),
+                    (Op::Acquire { ino }, Ok(_)) => {
+                        let ticket = self.clients[number].beliefs.begin();
+                        Some(Call::Sent { ticket, op: Op::Release { ino } })
+                    }
                     _ => None,
                 };
             }
@@ -399,8 +450,15 @@ impl World {
     pub(crate) fn check(&mut self) -> Result<(), String> {
         for number in 0..self.clients.len() {
             let client = &mut self.clients[number];
-            let on_its_way =
-                |call: &Call| matches!(call, Call::Applied { .. } | Call::Replied { .. });
+            let on_its_way = |call: &Call| {
+                matches!(
+                    call,
+                    Call::Applied { .. }
+                        | Call::Left { .. }
+                        | Call::Looked { .. }
+                        | Call::Replied { .. }
+                )
+            };
             if client.calls.iter().any(on_its_way) {
                 continue;
             }

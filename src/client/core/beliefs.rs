@@ -18,6 +18,10 @@
 //!                                           fence f ──────┘              given back: changed ◀┘
 //! ```
 //!
+//! With the answer to a change of our own comes how the inodes are now that it leaves ([`Aftermath`]), so that a program
+//! that makes, renames and removes files asks nothing in between. And where all names in a directory are known, because
+//! it was listed to its end or was empty, nobody need be asked whether a name is there.
+//!
 //! The kernel is told of some of it and may believe that for a second at most ([`BELIEVED_BY_KERNEL`]). Here is
 //! remembered until when it may, so that a recall knows what the kernel has to be told to forget. A directory whose
 //! lease was wanted back a moment ago is one in which several clients work: of its names the kernel is told nothing it
@@ -26,6 +30,7 @@
 //! What is here is bounded: beyond [`WEIGHT_MAX`] the inodes that were used least lately are given back.
 
 mod known;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -33,9 +38,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use self::known::Known;
+use self::reach::{inodes_of, names_left, names_of, subject_of};
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
-use crate::wire::leases::Leased;
-use crate::wire::leases::told_of;
+use crate::wire::leases::{Aftermath, Leased, told_of};
 use crate::wire::metadata::{Answer, Op, Query, Rename, Reply};
 
 /// How long the kernel may believe what it was told.
@@ -79,6 +84,15 @@ pub struct Forgotten {
     pub names: Vec<Vec<u8>>,
     /// Until then.
     pub names_until: Duration,
+}
+
+/// What follows from changes of our own beside what is believed.
+#[derive(Debug)]
+pub struct Consequences {
+    /// What the kernel may believe under no lease now: it has to forget it.
+    pub orphaned: Vec<Forgotten>,
+    /// Leases under which nothing is believed: they are to be given back.
+    pub useless: Vec<(Ino, LeaseStamp)>,
 }
 
 /// What was recalled or changed while answers are on their way.
@@ -167,8 +181,44 @@ impl Beliefs {
         Some(Answer::Entries { parent, entries, end })
     }
 
+    /// Changes of our own were answered, all in one message. It tells of the inodes that they leave how these are by
+    /// now. What they have done to names may be believed in directories whose lease we had since before the ticket was
+    /// drawn: nobody else has changed those.
+    pub fn changed_all<'a>(
+        &mut self,
+        ticket: &Ticket,
+        changes: impl Iterator<Item = (&'a Op, &'a Result<Reply, Errno>)> + Clone,
+        after: &Aftermath,
+        now: Duration,
+    ) -> Consequences {
+        let names: Vec<_> = changes.clone().flat_map(|(op, reply)| names_left(op, reply)).collect();
+        // Changes of one message that are about the same name may have been done in another order.
+        let once =
+            |dir, name| names.iter().filter(|one| (one.0, one.1) == (dir, name)).count() == 1;
+        let ours = names.iter().filter(|(dir, name, _)| once(*dir, *name));
+        let ours: Vec<_> = ours.filter(|(dir, ..)| self.is_ours_since(ticket, *dir)).collect();
+        let told = after.attrs.iter().filter(|attr| !after.leased.except.contains(&attr.ino));
+        let (told, spoiled): (Vec<&Attr>, Vec<&Attr>) =
+            told.partition(|attr| !self.spoils.is_spoiled(attr.ino, ticket));
+        let stamp = after.leased.stamp;
+        told.iter().for_each(|attr| self.know(attr.ino).heard = stamp);
+        let useless = spoiled.iter().filter(|attr| !self.known.contains_key(&attr.ino));
+        let useless: Vec<_> = useless.map(|attr| (attr.ino, stamp)).collect();
+        let orphaned = changes.filter_map(|(op, reply)| self.changed(op, reply, now)).collect();
+        for attr in told {
+            self.with(attr.ino, |known| known.learn_attr(attr));
+        }
+        for (dir, name, ino) in ours {
+            self.with(*dir, |known| known.learn_name(name, *ino));
+        }
+        self.spoils.end(ticket);
+        // Answers that are on their way may come with the same leases.
+        useless.iter().for_each(|(ino, _)| self.spoils.spoil(*ino));
+        Consequences { orphaned, useless }
+    }
+
     /// A change of our own was answered. Gives what the kernel may believe under no lease now: it has to forget it.
-    pub fn changed(
+    fn changed(
         &mut self,
         op: &Op,
         reply: &Result<Reply, Errno>,
@@ -280,10 +330,12 @@ impl Beliefs {
         match self.known.get_mut(&dir) {
             Some(known) if known.name(name) == Some(ino) => {
                 known.names_until = known.names_until.max(until);
-                until.saturating_sub(now)
             }
-            _ => Duration::ZERO,
+            _ => return Duration::ZERO,
         }
+        // It has to be known by name, so that the kernel can be told to forget it.
+        self.with(dir, |known| known.learn_name(name, ino));
+        until.saturating_sub(now)
     }
 
     /// How many inodes are believed in.
@@ -293,10 +345,10 @@ impl Beliefs {
 
     fn know(&mut self, ino: Ino) -> &mut Known {
         self.uses += 1;
-        let Self { known, weight, uses, .. } = self;
+        let Self { known, weight, uses, spoils, .. } = self;
         let known = known.entry(ino).or_insert_with(|| {
             *weight += 1;
-            Known::default()
+            Known::since(spoils.tick())
         });
         known.used = *uses;
         known
@@ -307,6 +359,13 @@ impl Beliefs {
         let known = self.known.get_mut(&ino)?;
         known.used = self.uses;
         Some(known)
+    }
+
+    /// Whether the lease was ours when the ticket was drawn, and nobody has wanted it back since, nor have we changed
+    /// the inode by anything else that was answered since.
+    fn is_ours_since(&self, ticket: &Ticket, ino: Ino) -> bool {
+        let is_older = |known: &Known| known.since <= ticket.0;
+        self.known.get(&ino).is_some_and(is_older) && !self.spoils.is_spoiled(ino, ticket)
     }
 
     fn forget(&mut self, ino: Ino) -> Option<Forgotten> {
@@ -350,7 +409,7 @@ impl Beliefs {
         };
         for attr in attrs {
             if is_leased(&self.spoils, attr.ino) {
-                self.with(attr.ino, |known| known.attr = Some(attr.clone()));
+                self.with(attr.ino, |known| known.learn_attr(attr));
             }
         }
         let Some(subject) = subject_of(query) else { return };
@@ -401,6 +460,12 @@ impl Spoils {
         }
     }
 
+    /// A time after all tickets that were drawn so far, and not after those to come.
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
     fn spoil(&mut self, ino: Ino) {
         self.clock += 1;
         if !self.under_way.is_empty() {
@@ -415,59 +480,5 @@ impl Spoils {
 
     fn is_spoiled(&self, ino: Ino, ticket: &Ticket) -> bool {
         self.everything > ticket.0 || self.latest.get(&ino).is_some_and(|at| *at > ticket.0)
-    }
-}
-
-/// The inode whose lease covers what is asked, beside the attributes in the answer.
-fn subject_of(query: &Query) -> Option<Ino> {
-    match query {
-        Query::Lookup { parent, .. } => Some(*parent),
-        Query::ReadDir { dir, .. } => Some(*dir),
-        Query::ReadLink { ino } | Query::GetXattr { ino, .. } | Query::ListXattr { ino } => {
-            Some(*ino)
-        }
-        Query::Attr { .. }
-        | Query::Open { .. }
-        | Query::Map { .. }
-        | Query::Lock { .. }
-        | Query::Space { .. } => None,
-    }
-}
-
-/// The names that an operation makes, moves or removes.
-fn names_of(op: &Op) -> Vec<(Ino, &[u8])> {
-    match op {
-        Op::Create(create) => vec![(create.parent, &create.name)],
-        Op::Link { parent, name, .. }
-        | Op::Unlink { parent, name }
-        | Op::Rmdir { parent, name } => vec![(*parent, name)],
-        Op::Rename(rename) => {
-            vec![(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)]
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The inodes that an operation has changed, beside the directories of [`names_of`].
-fn inodes_of(op: &Op, reply: &Reply) -> Vec<Ino> {
-    match (op, reply) {
-        (_, Reply::Removed(removed)) => vec![removed.attr.ino],
-        (_, Reply::Renamed { moved, replaced }) => {
-            let replaced = replaced.iter().map(|removed| &removed.attr);
-            moved.iter().chain(replaced).map(|attr| attr.ino).collect()
-        }
-        (Op::Commit(commit), _) => commit.pieces.iter().map(|piece| piece.piece.ino).collect(),
-        (
-            Op::Link { ino, .. }
-            | Op::SetAttr { ino, .. }
-            | Op::Truncate { ino, .. }
-            | Op::Punch { ino, .. }
-            | Op::SetXattr { ino, .. }
-            | Op::RemoveXattr { ino, .. }
-            | Op::SetMd5 { ino, .. },
-            _,
-        ) => vec![*ino],
-        (Op::Clone(range), _) => vec![range.from, range.to],
-        _ => Vec::new(),
     }
 }

@@ -91,6 +91,12 @@ impl Owners {
         answers
     }
 
+    /// How inodes are, in this client's numbers.
+    pub(crate) fn attrs(&self, mut attrs: Vec<Attr>) -> Vec<Attr> {
+        attrs.iter_mut().for_each(|attr| self.incoming(attr));
+        attrs
+    }
+
     fn incoming(&self, attr: &mut Attr) {
         if !self.is_plain() {
             attr.uid = self.policy.to_local(attr.uid);

@@ -18,7 +18,7 @@ use crate::types::{
     OpSeq, PlacementMap, ServerEntry, ServerId, ServerState, SessionId, ShardHash, StripeId,
     StripeRecord, Timestamp, VolumeEntry, VolumeId, VolumePolicy, Width,
 };
-use crate::wire::leases::Leased;
+use crate::wire::leases::{Aftermath, Leased};
 use crate::wire::metadata::{
     self, Answer, CloneRange, Commit, CommitPiece, Extents, MapSlice, Op, PieceOutcome, Query,
     Renew, Renewed, Reply, Request, Response, SessionOpened, Space,
@@ -145,6 +145,7 @@ impl FakeMonitors {
             }),
             Request::Mutate { mutations, .. } => Response::Mutated(
                 mutations.iter().map(|mutation| self.mutate(&mutation.op)).collect(),
+                Aftermath::default(),
             ),
             Request::Query { queries, .. } => {
                 let answers = queries.iter().map(|query| self.query(query)).collect();

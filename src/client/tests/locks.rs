@@ -17,6 +17,7 @@ use crate::env::clock::{Clock, SystemClock};
 use crate::types::{
     Errno, Incarnation, Ino, LockKind, LockMode, LockOwner, LockRange, LockRequest, SessionId,
 };
+use crate::wire::leases::Aftermath;
 use crate::wire::locks::{Awaited, SetLock};
 use crate::wire::metadata::{Notice, Op, Refusal, Reply, Request, Response};
 
@@ -112,7 +113,7 @@ impl Monitors for LockMonitors {
                         Op::Lock(lock) => self.lock(*session, lock),
                         other => panic!("{other:?}"),
                     });
-                    Response::Mutated(replies.collect())
+                    Response::Mutated(replies.collect(), Aftermath::default())
                 }
                 Request::AwaitLocks { session, .. } | Request::ForgetLocks { session, .. }
                     if !self.knows(*session) =>

@@ -10,8 +10,7 @@ use super::unreadable;
 use crate::monitor::namespace::{caps, query};
 use crate::monitor::store::Read;
 use crate::types::{Errno, Ino, LeaseStamp, SessionId};
-use crate::wire::leases::Leased;
-use crate::wire::leases::told_of;
+use crate::wire::leases::{Aftermath, Leased, told_of};
 use crate::wire::metadata::{Answer, Query, Refusal, Space};
 
 /// Bytes that the maps and listings in one response may take together.
@@ -70,6 +69,29 @@ impl Reign {
         let told = told_of(query, &answer);
         let unleased = self.lease(session, &*state, told, since)?;
         Ok((answer, unleased))
+    }
+
+    /// Tells the author of changes, which are applied here, how these inodes are now.
+    pub(super) fn tell_after(
+        &self,
+        session: SessionId,
+        mut left: Vec<Ino>,
+    ) -> Result<Aftermath, Refusal> {
+        left.sort_unstable();
+        left.dedup();
+        let mut attrs = Vec::with_capacity(left.len());
+        let since = self.state.lock().leases.now();
+        let state = self.store.snapshot();
+        for ino in &left {
+            let answer = query::answer(&*state, &Query::Attr { ino: *ino }).map_err(unreadable)?;
+            if let Ok(Answer::Attr(attr)) = answer {
+                attrs.push(attr);
+            }
+        }
+        let told = attrs.iter().map(|attr| attr.ino).collect();
+        let except = self.lease(session, &*state, told, since)?;
+        let stamp = self.state.lock().leases.now();
+        Ok(Aftermath { attrs, leased: Leased { stamp, except } })
     }
 
     /// Gives leases of what was read from a state at `since` or later; those for which there is none.

@@ -147,7 +147,8 @@ impl Reign {
                 self.check_attached(caller, session).await?;
                 check_batch(mutations.len())?;
                 let mutated = self.mutate(session, mutations);
-                while_connected(caller, mutated).await.map(Response::Mutated)
+                let (replies, after) = while_connected(caller, mutated).await?;
+                Ok(Response::Mutated(replies, after))
             }
             Request::OldReplies { session, evicted, operations } => {
                 self.check_attached(caller, session).await?;

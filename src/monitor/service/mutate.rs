@@ -19,6 +19,7 @@ use super::reign::Reign;
 use super::{order, room};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::types::{Errno, Ino, SessionId};
+use crate::wire::leases::{Aftermath, left_by};
 use crate::wire::metadata::{Mutation, Op, Refusal, Reply};
 
 /// Generation of the pin that comes with the creation of a file.
@@ -29,9 +30,10 @@ impl Reign {
         self: &Arc<Self>,
         session: SessionId,
         mutations: Vec<Mutation>,
-    ) -> Result<Vec<Result<Reply, Errno>>, Refusal> {
+    ) -> Result<(Vec<Result<Reply, Errno>>, Aftermath), Refusal> {
         self.state.lock().sessions.progressed(session, self.clock.monotonic());
         let mut answers = Vec::with_capacity(mutations.len());
+        let mut left = Vec::new();
         for (place, mutation) in order::of_work(mutations) {
             let cleared = self.clear(session, &mutation.op).await?;
             // In line before the next one is looked at: tasks run in any order. Only the wait is spawned, so
@@ -50,9 +52,12 @@ impl Reign {
         for (_, mut settled) in answers {
             settled.as_mut().await;
             let answer = settled.as_mut().take_output().and_then(Result::ok);
-            replies.push(answer.unwrap_or(Err(Refusal::NoLeader))?);
+            let (reply, inos) = answer.unwrap_or(Err(Refusal::NoLeader))?;
+            replies.push(reply);
+            left.extend(inos);
         }
-        Ok(replies)
+        let after = self.tell_after(session, left)?;
+        Ok((replies, after))
     }
 
     /// Puts a change into the log, behind all that were put there before. What is given back waits until it
@@ -90,19 +95,21 @@ impl Reign {
         })
     }
 
-    /// Waits for a change that was proposed, and proposes it again and again until it is done or refused.
+    /// Waits for a change that was proposed, and proposes it again and again until it is done or refused. Gives also
+    /// what it [leaves](left_by).
     async fn settle(
         self: Arc<Self>,
         session: SessionId,
         mutation: Mutation,
         proposed: impl Future<Output = Result<Outcome, Refusal>> + Send,
-    ) -> Result<Result<Reply, Errno>, Refusal> {
+    ) -> Result<(Result<Reply, Errno>, Vec<Ino>), Refusal> {
         let mut outcome = proposed.await?;
         loop {
             match outcome {
                 Outcome::Mutated(answer) => {
                     self.after(session, &mutation.op, answer.is_ok());
-                    return Ok(answer);
+                    let left = left_by(&mutation.op, &answer);
+                    return Ok((answer, left));
                 }
                 Outcome::Partly | Outcome::Held(_) => {}
                 _ => return Err(Refusal::SessionClosed),

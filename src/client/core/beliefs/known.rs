@@ -12,6 +12,8 @@ use crate::wire::metadata::{Answer, DirEntry};
 pub(super) struct Known {
     /// When the lease was heard of last.
     pub(super) heard: LeaseStamp,
+    /// Since when the lease is ours, by the clock of tickets.
+    pub(super) since: u64,
     /// Rises with each use of any inode.
     pub(super) used: u64,
     pub(super) attr: Option<Attr>,
@@ -27,6 +29,11 @@ pub(super) struct Known {
 struct More {
     /// Of a directory: where names lead; `None`, to nothing.
     names: HashMap<Vec<u8>, Option<Ino>>,
+    /// Of a directory: whether all of its names are known. Then a name that is not among them leads to nothing, unless
+    /// it is `unsure`.
+    complete: bool,
+    /// Of a directory: names that we have changed, and where they lead is to be asked.
+    unsure: HashSet<Vec<u8>>,
     /// Of a directory: names that we have changed while the kernel may have believed something of them.
     ours: HashSet<Vec<u8>>,
     /// Of a directory: parts of its listing, by where they begin.
@@ -53,17 +60,24 @@ struct Row {
 }
 
 impl Known {
+    /// Nothing yet, under a lease that is ours since then.
+    pub(super) fn since(since: u64) -> Self {
+        Self { since, ..Self::default() }
+    }
+
     /// Names and rows that it keeps.
     pub(super) fn weight(&self) -> usize {
         self.more.as_ref().map_or(0, |more| {
             let rows: usize = more.listing.values().map(|part| part.rows.len()).sum();
-            more.names.len() + rows + more.xattrs.len()
+            more.names.len() + more.unsure.len() + rows + more.xattrs.len()
         })
     }
 
     /// Where a name leads, if that is known.
     pub(super) fn name(&self, name: &[u8]) -> Option<Option<Ino>> {
-        self.more.as_ref()?.names.get(name).copied()
+        let more = self.more.as_ref()?;
+        let is_absent = || more.complete && !more.unsure.contains(name);
+        more.names.get(name).copied().or_else(|| is_absent().then_some(None))
     }
 
     /// The target of a symbolic link, if it is known.
@@ -95,8 +109,17 @@ impl Known {
         Some((part.parent, part.rows.iter().map(entry).collect(), part.end))
     }
 
+    pub(super) fn learn_attr(&mut self, attr: &Attr) {
+        self.attr = Some(attr.clone());
+        if attr.kind == FileKind::Directory && attr.size == 0 {
+            self.learn_completeness();
+        }
+    }
+
     pub(super) fn learn_name(&mut self, name: &[u8], ino: Option<Ino>) {
-        self.more().names.insert(name.to_vec(), ino);
+        let more = self.more();
+        more.unsure.remove(name);
+        more.names.insert(name.to_vec(), ino);
     }
 
     pub(super) fn learn_target(&mut self, target: &[u8]) {
@@ -128,6 +151,16 @@ impl Known {
         };
         let rows = entries.iter().map(row).collect();
         more.listing.insert(after, Part { parent, rows, end });
+        if more.is_listed() {
+            self.learn_completeness();
+        }
+    }
+
+    /// All names are known that others or answered changes of ours have made.
+    fn learn_completeness(&mut self) {
+        let more = self.more();
+        more.complete = true;
+        more.unsure.clear();
     }
 
     /// An entry was made, moved or removed by us.
@@ -136,6 +169,9 @@ impl Known {
         let is_believed = now < self.names_until;
         if let Some(more) = &mut self.more {
             more.names.remove(name);
+            if more.complete {
+                more.unsure.insert(name.to_vec());
+            }
             more.listing.clear();
             if is_believed {
                 more.ours.insert(name.to_vec());
@@ -181,5 +217,22 @@ impl Known {
 
     fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
+    }
+}
+
+impl More {
+    /// Whether the listing is known from its beginning to its end.
+    fn is_listed(&self) -> bool {
+        let mut after = 0;
+        loop {
+            match self.listing.get(&after) {
+                Some(Part { end: true, .. }) => return true,
+                Some(Part { rows, .. }) => match rows.last() {
+                    Some(last) => after = last.next,
+                    None => return false,
+                },
+                None => return false,
+            }
+        }
     }
 }

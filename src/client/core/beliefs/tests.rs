@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::types::{DataVersion, FileKind, OpSeq, Timestamp, VolumeId};
-use crate::wire::metadata::{Removed, RenameMode};
+use crate::wire::metadata::{Create, DirEntry, Removed, RenameMode};
 
 const NOW: Duration = Duration::from_secs(100);
 const LATER: Duration = Duration::from_secs(200);
@@ -207,4 +207,128 @@ fn nothing_is_remembered_of_recalls_when_nobody_asks() {
         beliefs.done(&ticket);
     }
     assert!(beliefs.spoils.is_spoiled(Ino(1), &slow));
+}
+
+fn create(name: &str) -> Op {
+    Op::Create(Create {
+        parent: DIR,
+        name: name.into(),
+        ino: FILE,
+        kind: FileKind::Regular,
+        mode: 0o644,
+        umask: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: Vec::new(),
+        open: false,
+    })
+}
+
+fn unlink(name: &str) -> Op {
+    Op::Unlink { parent: DIR, name: name.into() }
+}
+
+fn made() -> Result<Reply, Errno> {
+    Ok(Reply::Inode(attr(FILE, 5)))
+}
+
+fn directory(size: u64) -> Attr {
+    Attr { kind: FileKind::Directory, size, ..attr(DIR, 5) }
+}
+
+fn after(attrs: &[Attr]) -> Aftermath {
+    Aftermath { attrs: attrs.to_vec(), leased: leased(7) }
+}
+
+fn learn_directory(beliefs: &mut Beliefs, size: u64) {
+    learn(beliefs, &Query::Attr { ino: DIR }, &Ok(Answer::Attr(directory(size))));
+}
+
+fn change(
+    beliefs: &mut Beliefs,
+    ticket: &Ticket,
+    changes: &[(Op, Result<Reply, Errno>)],
+    after: &Aftermath,
+) -> Vec<(Ino, LeaseStamp)> {
+    let changes = changes.iter().map(|(op, reply)| (op, reply));
+    beliefs.changed_all(ticket, changes, after, NOW).useless
+}
+
+#[test]
+fn what_a_change_of_our_own_leaves_is_known() {
+    let mut beliefs = Beliefs::default();
+    learn_directory(&mut beliefs, 3);
+    assert_eq!(beliefs.answer(&lookup("f")), None, "it has names that we do not know");
+    let ticket = beliefs.begin();
+    let left = after(&[directory(4), attr(FILE, 5)]);
+    assert_eq!(change(&mut beliefs, &ticket, &[(create("f"), made())], &left), []);
+    assert_eq!(beliefs.answer(&lookup("f")), Some(found(5)));
+    assert_eq!(beliefs.attr(DIR), Some(&directory(4)));
+    let ticket = beliefs.begin();
+    let gone = [(unlink("f"), Ok(removed(0)))];
+    assert_eq!(change(&mut beliefs, &ticket, &gone, &after(&[directory(3)])), []);
+    assert_eq!(beliefs.answer(&lookup("f")), Some(Err(Errno::NotFound)));
+    assert_eq!(beliefs.answer(&lookup("g")), None);
+}
+
+#[test]
+fn in_a_directory_that_was_empty_every_name_is_known() {
+    let mut beliefs = Beliefs::default();
+    learn_directory(&mut beliefs, 0);
+    assert_eq!(beliefs.answer(&lookup("f")), Some(Err(Errno::NotFound)));
+    // What the kernel was told has to be taken from it, although nobody has looked for it among the monitors.
+    assert_eq!(beliefs.tell_name((DIR, b"f"), None, NOW, LATER), BELIEVED_BY_KERNEL);
+    let ticket = beliefs.begin();
+    let other = beliefs.begin();
+    let left = after(&[directory(1), attr(FILE, 5)]);
+    change(&mut beliefs, &ticket, &[(create("g"), made())], &left);
+    assert_eq!(beliefs.answer(&lookup("g")), Some(found(5)));
+    assert_eq!(beliefs.answer(&lookup("h")), Some(Err(Errno::NotFound)));
+    // Of two changes at a time the order is not known.
+    change(&mut beliefs, &other, &[(create("h"), made())], &left);
+    assert_eq!(beliefs.answer(&lookup("h")), None);
+    assert_eq!(beliefs.answer(&lookup("i")), Some(Err(Errno::NotFound)));
+    let forgotten = beliefs.recalled(&[DIR], NOW);
+    assert!(forgotten[0].names.contains(&b"f".to_vec()));
+    learn_directory(&mut beliefs, 2);
+    assert_eq!(beliefs.answer(&lookup("i")), None);
+}
+
+#[test]
+fn a_listing_to_the_end_tells_of_every_name() {
+    let mut beliefs = Beliefs::default();
+    let mut list = |after, name: &str, next, end| {
+        let row =
+            DirEntry { name: name.into(), ino: FILE, kind: FileKind::Regular, next, attr: None };
+        let query = Query::ReadDir { dir: DIR, after, limit: 1, attrs: false };
+        let answer = Answer::Entries { parent: DIR, entries: vec![row], end };
+        learn(&mut beliefs, &query, &Ok(answer));
+        beliefs.answer(&lookup("none"))
+    };
+    assert_eq!(list(5, "b", 9, true), None, "what comes before is not known");
+    assert_eq!(list(0, "a", 5, false), Some(Err(Errno::NotFound)));
+}
+
+#[test]
+fn names_under_a_lease_that_is_younger_than_our_change_are_not_believed() {
+    let mut beliefs = Beliefs::default();
+    // Made, removed by somebody else, and only then were we given a lease of the directory.
+    let ticket = beliefs.begin();
+    let left = after(&[directory(3), attr(FILE, 5)]);
+    change(&mut beliefs, &ticket, &[(create("f"), made())], &left);
+    assert_eq!(beliefs.answer(&lookup("f")), None);
+    assert_eq!(beliefs.attr(DIR), Some(&directory(3)));
+    // The lease that we had was wanted back on the way.
+    let ticket = beliefs.begin();
+    beliefs.recalled(&[DIR], NOW);
+    let useless = change(&mut beliefs, &ticket, &[(create("g"), made())], &left);
+    assert_eq!(useless, [(DIR, LeaseStamp(7))]);
+    assert_eq!((beliefs.answer(&lookup("g")), beliefs.attr(DIR)), (None, None));
+    // Two changes of one name in a message.
+    learn_directory(&mut beliefs, 0);
+    let ticket = beliefs.begin();
+    let both = [(create("f"), made()), (unlink("f"), Ok(removed(0)))];
+    change(&mut beliefs, &ticket, &both, &after(&[directory(1)]));
+    assert_eq!(beliefs.answer(&lookup("f")), None);
 }

@@ -360,10 +360,10 @@ async fn a_change_that_was_under_way_when_the_leader_changed_is_done_once() {
     monitors.group.elect(Some(1));
     assert_eq!(made.await.unwrap(), NO_LEADER, "the old leader does not know");
     monitors.attach(&mut client, 1, Vec::new()).await;
-    let Response::Mutated(replies) = client.peer.call(&make).await else { panic!("no reply") };
+    let Response::Mutated(replies, _) = client.peer.call(&make).await else { panic!("no reply") };
     let [Ok(Reply::Inode(attr))] = &replies[..] else { panic!("{replies:?}") };
     assert_eq!(attr.ino, file);
-    let Response::Mutated(again) = client.peer.call(&make).await else { panic!("no reply") };
+    let Response::Mutated(again, _) = client.peer.call(&make).await else { panic!("no reply") };
     assert_eq!(again, replies);
 }
 
@@ -381,7 +381,7 @@ async fn what_a_leader_planned_is_not_done_in_its_next_reign() {
     assert_eq!(client.peer.call(&remove).await, NO_LEADER);
     monitors.group.tell();
     monitors.attach(&mut client, 0, vec![(file, 1)]).await;
-    let Response::Mutated(replies) = client.peer.call(&remove).await else { panic!("no reply") };
+    let Response::Mutated(replies, _) = client.peer.call(&remove).await else { panic!("no reply") };
     assert!(is_last_name_of(file, &replies), "{replies:?}");
     assert!(client.ask(Query::Attr { ino: file }).await.is_ok(), "it is open");
 }
@@ -593,7 +593,7 @@ async fn two_clients_that_wait_for_one_another_and_give_back_in_the_same_request
     let first = one.request(vec![Op::Acquire { ino: y }, Op::Release { ino: x }]);
     let second = two.request(vec![Op::Acquire { ino: x }, Op::Release { ino: y }]);
     for answer in [one.begin(&first), two.begin(&second)] {
-        let Response::Mutated(replies) = answer.await.unwrap() else { panic!("no reply") };
+        let Response::Mutated(replies, _) = answer.await.unwrap() else { panic!("no reply") };
         assert!(matches!(replies[..], [Ok(Reply::Inode(_)), Ok(Reply::Done)]), "{replies:?}");
     }
 }
