@@ -88,9 +88,8 @@ fn main() -> anyhow::Result<()> {
 fn measure(trees: &[PathBuf], rounds: u32) -> anyhow::Result<Vec<Vec<Figures>>> {
     let mut all: Vec<Vec<Figures>> = Vec::new();
     for look in LOOKS {
-        let first = |tree: &PathBuf| {
-            anyhow::Ok(Figures { first: time(look, tree)?, ..Figures::default() })
-        };
+        let first =
+            |tree: &PathBuf| anyhow::Ok(Figures { first: time(look, tree)?, ..Figures::default() });
         all.push(trees.iter().map(first).collect::<anyhow::Result<_>>()?);
     }
     // What the first looks have begun ends: times of reads, pages that are read ahead, an index that git writes anew.

@@ -103,6 +103,7 @@ impl Leases {
     /// Changes of our own were answered.
     pub(crate) fn changed(
         &self,
+        asking: &Asking<'_>,
         mutations: &[Mutation],
         replies: &[Result<Reply, Errno>],
         now: Duration,
@@ -112,7 +113,9 @@ impl Leases {
         }
         let mut beliefs = self.beliefs.lock();
         let changes = mutations.iter().zip(replies);
-        let orphaned = changes.filter_map(|(one, reply)| beliefs.changed(&one.op, reply, now));
+        let ticket = &asking.ticket;
+        let orphaned =
+            changes.filter_map(|(one, reply)| beliefs.changed(ticket, &one.op, reply, now));
         let orphaned: Vec<Forgotten> = orphaned.collect();
         drop(beliefs);
         if !orphaned.is_empty() {
@@ -235,6 +238,11 @@ impl Leases {
         lease_end: Duration,
     ) -> Duration {
         self.beliefs.lock().tell_name(name, ino, now, lease_end)
+    }
+
+    /// Whether the kernel need not be told again that a name in `dir` leads to `ino`.
+    pub(crate) fn is_told(&self, dir: Ino, ino: Ino, now: Duration) -> bool {
+        self.beliefs.lock().is_told(dir, ino, now)
     }
 
     /// How many inodes are believed in, and how many were wanted back so far.

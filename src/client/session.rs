@@ -466,10 +466,11 @@ impl Session {
             |(op, taken): (Op, &Taken)| Mutation { slot: taken.slot, seq: taken.seq, op };
         let mutations = ops.into_iter().zip(&taken).map(mutation).collect();
         let request = Request::Mutate { session, mutations };
+        let asking = self.leases.ask();
         match self.monitors.call(&request).await {
             Response::Mutated(replies) if replies.len() == count => {
                 if let Request::Mutate { mutations, .. } = &request {
-                    self.leases.changed(mutations, &replies, self.clock.monotonic());
+                    self.leases.changed(&asking, mutations, &replies, self.clock.monotonic());
                 }
                 self.state.lock().slots.give_back(&taken);
                 self.slots_freed.notify_waiters();

@@ -21,7 +21,7 @@ use crate::client::fs::{Fs, Handle, OpenMode, SetAttr};
 use crate::types::{Attr, Errno, FileKind, Ino};
 
 /// What the kernel may not believe at all.
-pub(super) const NOT_BELIEVED: Duration = Duration::ZERO;
+const NOT_BELIEVED: Duration = Duration::ZERO;
 
 /// What a request takes along when it leaves the FUSE thread.
 pub(super) struct Shared {
@@ -68,11 +68,6 @@ impl Write {
 }
 
 impl Shared {
-    /// An inode that was made, of which the kernel is told nothing to believe.
-    pub(super) fn made(&self, attr: &Attr) -> Entry {
-        Entry { attr: self.nodes.attr(attr), entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
-    }
-
     /// An inode that has this name in that directory.
     pub(super) fn named(&self, (dir, name): (Ino, &[u8]), attr: &Attr) -> Entry {
         Entry {

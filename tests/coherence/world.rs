@@ -78,20 +78,24 @@ enum Call {
         leased: Leased,
     },
     Sent {
+        ticket: Ticket,
         op: Op,
     },
     Fenced {
+        ticket: Ticket,
         op: Op,
         changed: Vec<Ino>,
         moves: Vec<Ino>,
         told: bool,
     },
     Applied {
+        ticket: Ticket,
         op: Op,
         changed: Vec<Ino>,
         reply: Result<Reply, Errno>,
     },
     Replied {
+        ticket: Ticket,
         op: Op,
         reply: Result<Reply, Errno>,
     },
@@ -114,6 +118,13 @@ pub(crate) struct World {
     messages: Vec<Message>,
     commands: i64,
     next_ino: u64,
+}
+
+impl Client {
+    fn send(&mut self, op: Op) {
+        let ticket = self.beliefs.begin();
+        self.calls.push(Call::Sent { ticket, op });
+    }
 }
 
 /// Something that may happen next.
@@ -293,9 +304,9 @@ impl World {
                     create.ino = Ino(self.next_ino);
                     self.next_ino += 1;
                 }
-                client.calls.push(Call::Sent { op });
+                client.send(op);
             }
-            Job::Write(ino) => client.calls.push(Call::Sent { op: Op::Acquire { ino } }),
+            Job::Write(ino) => client.send(Op::Acquire { ino }),
             Job::Failover => self.fail_over(),
         }
     }
@@ -308,8 +319,8 @@ impl World {
             for call in &mut client.calls {
                 *call = match std::mem::replace(call, Call::Over) {
                     Call::Read { ticket, query, .. } => Call::Asked { ticket, query },
-                    Call::Fenced { op, .. } => Call::Sent { op },
-                    Call::Applied { op, reply, .. } => Call::Replied { op, reply },
+                    Call::Fenced { ticket, op, .. } => Call::Sent { ticket, op },
+                    Call::Applied { ticket, op, reply, .. } => Call::Replied { ticket, op, reply },
                     other => other,
                 };
             }
@@ -341,41 +352,43 @@ impl World {
                 }
                 return None;
             }
-            Call::Sent { op } => {
+            Call::Sent { ticket, op } => {
                 let changed = caps::changed_by_op(&self.store, &op).expect("read");
                 let moves = caps::moved_by_op(&self.store, &op).expect("read");
                 self.leases.fence(&changed);
-                Call::Fenced { op, changed, moves, told: false }
+                Call::Fenced { ticket, op, changed, moves, told: false }
             }
-            Call::Fenced { op, changed, moves, told: false } => {
+            Call::Fenced { ticket, op, changed, moves, told: false } => {
                 let stamp = self.leases.now();
                 for (ino, holder) in self.leases.held_by_others(session, &changed) {
                     let client = self.clients.iter().position(|one| one.session == holder);
                     let client = client.expect("sessions are clients");
                     self.messages.push(Message::Recall { client, stamp, ino });
                 }
-                Call::Fenced { op, changed, moves, told: true }
+                Call::Fenced { ticket, op, changed, moves, told: true }
             }
-            Call::Fenced { op, changed, moves, .. } => {
+            Call::Fenced { ticket, op, changed, moves, .. } => {
                 let as_found = caps::changed_by_op(&self.store, &op).expect("read") == changed;
                 match as_found.then(|| self.mutate(number, &op, moves)).flatten() {
-                    Some(reply) => Call::Applied { op, changed, reply },
+                    Some(reply) => Call::Applied { ticket, op, changed, reply },
                     None => {
                         self.leases.unfence(&changed);
-                        Call::Sent { op }
+                        Call::Sent { ticket, op }
                     }
                 }
             }
-            Call::Applied { op, changed, reply } => {
+            Call::Applied { ticket, op, changed, reply } => {
                 self.leases.unfence(&changed);
-                Call::Replied { op, reply }
+                Call::Replied { ticket, op, reply }
             }
-            Call::Replied { op, reply } => {
-                self.clients[number].beliefs.changed(&op, &reply, NOW);
-                return match (op, reply) {
-                    (Op::Acquire { ino }, Ok(_)) => Some(Call::Sent { op: Op::Release { ino } }),
-                    _ => None,
-                };
+            Call::Replied { ticket, op, reply } => {
+                let client = &mut self.clients[number];
+                client.beliefs.changed(&ticket, &op, &reply, NOW);
+                client.beliefs.done(&ticket);
+                if let (Op::Acquire { ino }, Ok(_)) = (op, reply) {
+                    client.send(Op::Release { ino });
+                }
+                return None;
             }
             Call::Over => return None,
         })

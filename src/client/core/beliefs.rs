@@ -36,7 +36,7 @@ use self::known::Known;
 use crate::types::{Attr, Errno, Ino, LeaseStamp};
 use crate::wire::leases::Leased;
 use crate::wire::leases::told_of;
-use crate::wire::metadata::{Answer, Op, Query, Rename, Reply};
+use crate::wire::metadata::{Answer, Create, Op, Query, Rename, Reply};
 
 /// How long the kernel may believe what it was told.
 const BELIEVED_BY_KERNEL: Duration = Duration::from_secs(1);
@@ -167,16 +167,22 @@ impl Beliefs {
         Some(Answer::Entries { parent, entries, end })
     }
 
-    /// A change of our own was answered. Gives what the kernel may believe under no lease now: it has to forget it.
+    /// A change of our own was answered, that was begun with `ticket`. Gives what the kernel may believe under no lease
+    /// now: it has to forget it.
+    ///
+    /// Where a name leads afterwards is known, unless something else was recalled or changed in its directory meanwhile:
+    /// nobody says which came first.
     pub fn changed(
         &mut self,
+        ticket: &Ticket,
         op: &Op,
         reply: &Result<Reply, Errno>,
         now: Duration,
     ) -> Option<Forgotten> {
         let Ok(reply) = reply else { return None };
-        for (dir, name) in names_of(op) {
-            self.reconsider(dir, |known| known.entry_changed(name, now));
+        for Renamed { dir, name, leads_to } in names_of(op, reply) {
+            let leads_to = leads_to.filter(|_| !self.spoils.is_spoiled(dir, ticket));
+            self.reconsider(dir, |known| known.entry_changed(name, leads_to, now));
         }
         for ino in inodes_of(op, reply) {
             self.reconsider(ino, Known::attrs_changed);
@@ -284,6 +290,15 @@ impl Beliefs {
             }
             _ => Duration::ZERO,
         }
+    }
+
+    /// Whether the kernel will believe for a while yet that a name in `dir` leads to `ino`, and the attributes of that. It
+    /// is known of the directory as a whole, so it may have heard of other names only.
+    pub fn is_told(&self, dir: Ino, ino: Ino, now: Duration) -> bool {
+        let until = |ino, of: fn(&Known) -> Duration| self.known.get(&ino).map(of);
+        let names = until(dir, |known| known.names_until);
+        let attr = until(ino, |known| known.attr_until);
+        names.min(attr).is_some_and(|until| until > now + BELIEVED_BY_KERNEL / 2)
     }
 
     /// How many inodes are believed in.
@@ -434,16 +449,29 @@ fn subject_of(query: &Query) -> Option<Ino> {
     }
 }
 
-/// The names that an operation makes, moves or removes.
-fn names_of(op: &Op) -> Vec<(Ino, &[u8])> {
-    match op {
-        Op::Create(create) => vec![(create.parent, &create.name)],
-        Op::Link { parent, name, .. }
-        | Op::Unlink { parent, name }
-        | Op::Rmdir { parent, name } => vec![(*parent, name)],
-        Op::Rename(rename) => {
-            vec![(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)]
+/// A name that was made, moved or removed.
+struct Renamed<'a> {
+    dir: Ino,
+    name: &'a [u8],
+    /// Where it leads now, if that is said.
+    leads_to: Option<Option<Ino>>,
+}
+
+/// The names that an operation has made, moved or removed.
+fn names_of<'a>(op: &'a Op, reply: &Reply) -> Vec<Renamed<'a>> {
+    match (op, reply) {
+        (Op::Create(Create { parent, name, .. }), Reply::Inode(attr))
+        | (Op::Link { parent, name, .. }, Reply::Inode(attr)) => {
+            vec![Renamed { dir: *parent, name, leads_to: Some(Some(attr.ino)) }]
         }
+        (Op::Unlink { parent, name } | Op::Rmdir { parent, name }, _) => {
+            vec![Renamed { dir: *parent, name, leads_to: Some(None) }]
+        }
+        // Of two names of one file nothing is moved.
+        (Op::Rename(rename), _) => vec![
+            Renamed { dir: rename.parent, name: &rename.name, leads_to: None },
+            Renamed { dir: rename.new_parent, name: &rename.new_name, leads_to: None },
+        ],
         _ => Vec::new(),
     }
 }

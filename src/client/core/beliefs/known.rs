@@ -7,6 +7,10 @@ use super::Forgotten;
 use crate::types::{Attr, Errno, FileKind, Ino, LeaseStamp};
 use crate::wire::metadata::{Answer, DirEntry};
 
+/// No names that we have made or removed are learnt in a directory of which so many are known: a program that makes one
+/// file after the other is not to push out what others look at.
+const OUR_NAMES_MAX: usize = 10_000;
+
 /// Under the lease of one inode. Most have nothing but attributes.
 #[derive(Default, Debug)]
 pub(super) struct Known {
@@ -130,18 +134,28 @@ impl Known {
         more.listing.insert(after, Part { parent, rows, end });
     }
 
-    /// An entry was made, moved or removed by us.
-    pub(super) fn entry_changed(&mut self, name: &[u8], now: Duration) {
+    /// An entry was made, moved or removed by us; it is known where the name leads now, or not.
+    pub(super) fn entry_changed(
+        &mut self,
+        name: &[u8],
+        leads_to: Option<Option<Ino>>,
+        now: Duration,
+    ) {
         self.attr = None;
         let is_believed = now < self.names_until;
+        let mut before = None;
         if let Some(more) = &mut self.more {
-            more.names.remove(name);
+            before = more.names.remove(name);
             more.listing.clear();
             if is_believed {
                 more.ours.insert(name.to_vec());
             } else {
                 more.ours.clear();
             }
+        }
+        let is_room = before.is_some() || self.weight() < OUR_NAMES_MAX;
+        if let Some(ino) = leads_to.filter(|_| is_room) {
+            self.learn_name(name, ino);
         }
     }
 

@@ -56,6 +56,14 @@ fn learn(beliefs: &mut Beliefs, query: &Query, answer: &Result<Answer, Errno>) {
     assert_eq!(beliefs.learn(&ticket, query, answer, &leased(1)), []);
 }
 
+/// A change of our own that nothing crosses.
+fn change(beliefs: &mut Beliefs, op: &Op, reply: &Result<Reply, Errno>) -> Option<Forgotten> {
+    let ticket = beliefs.begin();
+    let orphaned = beliefs.changed(&ticket, op, reply, NOW);
+    beliefs.done(&ticket);
+    orphaned
+}
+
 #[test]
 fn what_was_answered_once_is_answered_again() {
     let mut beliefs = Beliefs::default();
@@ -100,14 +108,57 @@ fn changes_of_our_own_are_not_hidden_by_what_was_known() {
     learn(&mut beliefs, &lookup("g"), &Err(Errno::NotFound));
     let ticket = beliefs.begin();
     let op = Op::Unlink { parent: DIR, name: b"f".to_vec() };
-    assert_eq!(beliefs.changed(&op, &Err(Errno::NotPermitted), NOW), None);
+    assert_eq!(beliefs.changed(&ticket, &op, &Err(Errno::NotPermitted), NOW), None);
     assert_eq!(beliefs.answer(&lookup("f")), Some(found(1)));
-    beliefs.changed(&op, &Ok(removed(0)), NOW);
-    assert_eq!(beliefs.answer(&lookup("f")), None);
+    change(&mut beliefs, &op, &Ok(removed(0)));
+    assert_eq!(beliefs.answer(&lookup("f")), Some(Err(Errno::NotFound)));
     assert_eq!(beliefs.answer(&Query::Attr { ino: FILE }), None);
     assert_eq!(beliefs.answer(&lookup("g")), Some(Err(Errno::NotFound)));
     beliefs.learn(&ticket, &[lookup("f")], &[found(1)], &leased(1));
-    assert_eq!(beliefs.answer(&lookup("f")), None, "asked before the change was answered");
+    let gone = Some(Err(Errno::NotFound));
+    assert_eq!(beliefs.answer(&lookup("f")), gone, "asked before the change was answered");
+}
+
+#[test]
+fn what_we_have_made_or_removed_ourselves_is_known() {
+    let mut beliefs = Beliefs::default();
+    learn(&mut beliefs, &lookup("f"), &Err(Errno::NotFound));
+    let name = b"f".to_vec();
+    let link = Op::Link { ino: FILE, parent: DIR, name: name.clone() };
+    change(&mut beliefs, &link, &Ok(Reply::Inode(attr(FILE, 2))));
+    assert_eq!(beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER), BELIEVED_BY_KERNEL);
+    assert_eq!(beliefs.answer(&lookup("f")), None, "there is no lease of the file");
+    let unlink = Op::Unlink { parent: DIR, name };
+    change(&mut beliefs, &unlink, &Ok(removed(0)));
+    assert_eq!(beliefs.answer(&lookup("f")), Some(Err(Errno::NotFound)));
+}
+
+#[test]
+fn of_two_changes_of_our_own_nobody_says_which_came_first() {
+    let mut beliefs = Beliefs::default();
+    learn(&mut beliefs, &lookup("g"), &Err(Errno::NotFound));
+    let name = b"f".to_vec();
+    let link = Op::Link { ino: FILE, parent: DIR, name: name.clone() };
+    let unlink = Op::Unlink { parent: DIR, name };
+    let (one, other) = (beliefs.begin(), beliefs.begin());
+    beliefs.changed(&one, &unlink, &Ok(removed(0)), NOW);
+    beliefs.changed(&other, &link, &Ok(Reply::Inode(attr(FILE, 2))), NOW);
+    assert_eq!(beliefs.answer(&lookup("f")), None);
+    assert_eq!(beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER), Duration::ZERO);
+}
+
+#[test]
+fn the_kernel_need_not_be_told_what_it_was_told_a_moment_ago() {
+    let mut beliefs = Beliefs::default();
+    learn(&mut beliefs, &lookup("f"), &found(1));
+    assert!(!beliefs.is_told(DIR, FILE, NOW));
+    beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER);
+    assert!(!beliefs.is_told(DIR, FILE, NOW), "the name without the attributes");
+    beliefs.tell_attr(&attr(FILE, 1), NOW, LATER);
+    assert!(beliefs.is_told(DIR, FILE, NOW));
+    assert!(!beliefs.is_told(DIR, FILE, NOW + BELIEVED_BY_KERNEL / 2), "not for long any more");
+    beliefs.recalled(&[FILE], NOW);
+    assert!(!beliefs.is_told(DIR, FILE, NOW));
 }
 
 #[test]
@@ -118,12 +169,12 @@ fn a_read_of_our_own_costs_no_question() {
     let time = Timestamp { seconds: 7, nanos: 0 };
     let read = Op::Accessed { ino: FILE, time };
     let told = Attr { atime: time, ..attr(FILE, 2) };
-    beliefs.changed(&read, &Ok(Reply::Inode(told.clone())), NOW);
+    change(&mut beliefs, &read, &Ok(Reply::Inode(told.clone())));
     assert_eq!(beliefs.attr(FILE), Some(&told));
     beliefs.learn(&ticket, &[lookup("f")], &[found(1)], &leased(1));
     assert_eq!(beliefs.attr(FILE), Some(&told), "asked before the read was noted");
     // Of two answers that overtook one another the later state counts.
-    beliefs.changed(&read, &Ok(Reply::Inode(attr(FILE, 1))), NOW);
+    change(&mut beliefs, &read, &Ok(Reply::Inode(attr(FILE, 1))));
     assert_eq!(beliefs.attr(FILE), Some(&told));
 }
 
@@ -149,7 +200,7 @@ fn a_recall_says_what_the_kernel_may_believe() {
     beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER);
     // What is ours is gone from here, but not out of the kernel's mind.
     let op = Op::Unlink { parent: DIR, name: b"f".to_vec() };
-    beliefs.changed(&op, &Ok(removed(1)), NOW);
+    change(&mut beliefs, &op, &Ok(removed(1)));
     let forgotten = beliefs.recalled(&[DIR], NOW);
     let [dir] = &forgotten[..] else { panic!("{forgotten:?}") };
     assert_eq!((dir.ino, dir.heard), (DIR, LeaseStamp(1)));
@@ -170,7 +221,7 @@ fn a_name_that_the_kernel_moves_to_where_we_have_no_lease_is_taken_from_it() {
     let mode = RenameMode::Replace;
     let rename = Rename { parent: DIR, name, new_parent: Ino(9), new_name, mode };
     let reply = Ok(Reply::Renamed { moved: vec![attr(FILE, 2)], replaced: None });
-    let orphaned = beliefs.changed(&Op::Rename(rename), &reply, NOW).expect("believed");
+    let orphaned = change(&mut beliefs, &Op::Rename(rename), &reply).expect("believed");
     assert_eq!((orphaned.ino, orphaned.names), (Ino(9), vec![b"g".to_vec()]));
 }
 
