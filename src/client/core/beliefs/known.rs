@@ -183,7 +183,11 @@ impl Known {
     }
 
     pub(super) fn forgotten(self, ino: Ino) -> Forgotten {
-        let names = self.more.map(|more| more.names.into_keys().chain(more.ours).collect());
+        let names = self.more.map(|more| {
+            let mut names = more.ours;
+            names.extend(more.names.into_keys());
+            names.into_iter().collect()
+        });
         Forgotten {
             ino,
             heard: self.heard,
