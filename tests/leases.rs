@@ -76,6 +76,8 @@ fn a_second_look_asks_nobody() {
     let source = cluster.scratch().join("source");
     make_tree(&source, if long() { 5000 } else { 300 }, 1, 7);
     copy(&source, &one.join("tree"));
+    shell(&one, "mkdir work && cp -r 'tree/dir 0' work && cd work && git init -q . && git add .");
+    shell(&one, "cd work && git -c user.name=a -c user.email=a@localhost commit -qm all");
     cluster.sync();
     let looks = [
         "ls -lR .",
@@ -83,6 +85,8 @@ fn a_second_look_asks_nobody() {
         "find . -type f -exec stat -c '%n %i %f %h %u %g %s %b %y %z %w' {} +",
         "grep -rc . . || true",
         "ls nothing || true",
+        // Without the lock file that it otherwise makes and removes each time.
+        "git -C work --no-optional-locks status --porcelain",
     ];
     for (number, mount) in [one, two].into_iter().enumerate() {
         let told: Vec<String> = looks.iter().map(|look| shell(&mount, look)).collect();

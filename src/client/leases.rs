@@ -217,6 +217,11 @@ impl Leases {
         self.beliefs.lock().tell_name(name, ino, now, lease_end)
     }
 
+    /// Whether the kernel need not be told again that a name in `dir` leads to `ino`.
+    pub(crate) fn is_told(&self, dir: Ino, ino: Ino, now: Duration) -> bool {
+        self.beliefs.lock().is_told(dir, ino, now)
+    }
+
     /// How many inodes are believed in, and how many were wanted back so far.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let believed = self.beliefs.lock().count() as u64;

@@ -12,13 +12,13 @@ use super::answer::{answer, at_once, begin};
 use super::directory::Directories;
 use super::invalidate::Invalidation;
 use super::kernel::{
-    self, CopyFileRange, Delivery, Entries, Entry, Handler, NodeId, Op, Opened, Pages, Reply,
-    Request, Room,
+    self, CopyFileRange, Delivery, Entries, Handler, NodeId, Op, Opened, Pages, Reply, Request,
+    Room,
 };
 use super::mount::REQUEST_BYTES_MAX;
 use super::privileges;
-use super::shared::{NOT_BELIEVED, Shared, Write};
-use super::translate::{self, Nodes, bare_attr, caller, permissions, type_bits};
+use super::shared::{Shared, Write};
+use super::translate::{self, Nodes, caller, permissions, type_bits};
 use crate::client::fs::{Caller, Fs, Handle, Lock, NewInode};
 use crate::types::{Errno, FileKind, Ino, LockOwner, limits};
 use crate::wire::metadata::Space;
@@ -199,7 +199,7 @@ impl Adapter {
         let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let made = my.fs.make(caller, parent, &name, new).await;
-            answer!(reply, made, |attr| reply.entry(&my.made(&attr)));
+            answer!(reply, made, |attr| reply.entry(&my.named((parent, &name), &attr)));
         });
     }
 
@@ -234,7 +234,7 @@ impl Adapter {
         let (ino, parent, name) = (self.ino(node), self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let linked = my.fs.link(ino, parent, &name).await;
-            answer!(reply, linked, |attr| reply.entry(&my.made(&attr)));
+            answer!(reply, linked, |attr| reply.entry(&my.named((parent, &name), &attr)));
         });
     }
 }
@@ -348,7 +348,10 @@ impl Adapter {
         let exclusive = flags & libc::O_EXCL != 0;
         self.begin(reply, |my, reply| async move {
             match my.fs.create(caller, parent, &name, mode, open).await {
-                Ok((attr, handle)) => my.created(&attr, handle, open, reply).await,
+                Ok((attr, handle)) => {
+                    let name = Some((parent, &name[..]));
+                    my.created(name, &attr, (handle, open), reply).await;
+                }
                 // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
                 // whether the caller may open it, and opens it.
                 Err(Errno::Exists) if !exclusive => reply.error(Errno::Stale),
@@ -369,7 +372,7 @@ impl Adapter {
         let linkable = flags & libc::O_EXCL == 0;
         self.begin(reply, |my, reply| async move {
             match my.fs.create_nameless(caller, dir, mode, open, linkable).await {
-                Ok((attr, handle)) => my.created(&attr, handle, open, reply).await,
+                Ok((attr, handle)) => my.created(None, &attr, (handle, open), reply).await,
                 Err(errno) => reply.error(errno),
             }
         });
@@ -541,16 +544,21 @@ impl Adapter {
     fn readdirplus(&self, handle: u64, offset: u64, mut entries: Entries, reply: Reply) {
         self.begin(reply, |my, reply| async move {
             let read = my.directories.read(&my.fs, handle, offset, true, |row| {
-                let entry = match row.attr {
-                    Some(attr) => my.named((row.dir, row.name), attr),
+                let node = my.nodes.node(row.ino);
+                match row.attr {
+                    // With new attributes the kernel would drop the ACLs that it has with the old ones.
+                    Some(attr) if my.fs.is_told(row.dir, attr.ino) => {
+                        entries.add_bare(node, type_bits(row.kind), row.next, row.name)
+                    }
+                    Some(attr) => {
+                        entries.add_plus(&my.named((row.dir, row.name), attr), row.next, row.name)
+                    }
                     None if row.is_dot() => {
-                        let attr = bare_attr(my.nodes.node(row.ino), row.kind);
-                        Entry { attr, entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
+                        entries.add_bare(node, type_bits(row.kind), row.next, row.name)
                     }
                     // It was removed after its name was read.
-                    None => return false,
-                };
-                entries.add_plus(&entry, row.next, row.name)
+                    None => false,
+                }
             });
             answer!(reply, read.await, |()| reply.entries(&entries));
         });

@@ -21,7 +21,7 @@ use crate::client::fs::{Fs, Handle, OpenMode, SetAttr};
 use crate::types::{Attr, Errno, FileKind, Ino};
 
 /// What the kernel may not believe at all.
-pub(super) const NOT_BELIEVED: Duration = Duration::ZERO;
+const NOT_BELIEVED: Duration = Duration::ZERO;
 
 /// What a request takes along when it leaves the FUSE thread.
 pub(super) struct Shared {
@@ -68,11 +68,6 @@ impl Write {
 }
 
 impl Shared {
-    /// An inode that was made, of which the kernel is told nothing to believe.
-    pub(super) fn made(&self, attr: &Attr) -> Entry {
-        Entry { attr: self.nodes.attr(attr), entry_valid: NOT_BELIEVED, attr_valid: NOT_BELIEVED }
-    }
-
     /// An inode that has this name in that directory.
     pub(super) fn named(&self, (dir, name): (Ino, &[u8]), attr: &Attr) -> Entry {
         Entry {
@@ -151,13 +146,27 @@ impl Shared {
         Ok(opened)
     }
 
-    /// Answers who has made and opened a file.
-    pub(super) async fn created(&self, attr: &Attr, handle: Handle, mode: OpenMode, reply: Reply) {
+    /// Answers who has made and opened a file, which may have a name.
+    pub(super) async fn created(
+        &self,
+        name: Option<(Ino, &[u8])>,
+        attr: &Attr,
+        (handle, mode): (Handle, OpenMode),
+        reply: Reply,
+    ) {
         let opened = self.opened(attr.ino, handle, mode);
         if privileges::is_clean(attr.mode) {
             self.open_files.lock().set_clean(attr.ino, Instant::now());
         }
-        let delivery = reply.created(&self.made(attr), opened);
+        let entry = match name {
+            Some(name) => self.named(name, attr),
+            None => Entry {
+                attr: self.nodes.attr(attr),
+                entry_valid: NOT_BELIEVED,
+                attr_valid: self.fs.tell_attr(attr),
+            },
+        };
+        let delivery = reply.created(&entry, opened);
         self.close_unless(delivery, attr.ino, opened).await;
     }
 

@@ -53,6 +53,14 @@ fn attributes(mnt: &Path) {
     remove_xattr(&file, &longest).expect("removed");
     assert_eq!(errno(remove_xattr(&file, &longest)), libc::ENODATA);
     assert_eq!(errno(xattr(&file, &longest)), libc::ENODATA);
+    assert_eq!(errno(xattr(&file, "security.selinux")), libc::ENODATA);
+    let bare = mnt.join("no attributes");
+    fs::write(&bare, "x").expect("written");
+    assert_eq!(errno(xattr(&bare, "user.a")), libc::ENODATA);
+    // So that `ls -l` does not ask for that of each file.
+    assert_eq!(errno(xattr(&bare, "security.selinux")), libc::EOPNOTSUPP);
+    set_xattr(&bare, "security.selinux", b"a_label").expect("set");
+    assert_eq!(xattr(&bare, "security.selinux").expect("there"), b"a_label");
     let link = mnt.join("attributes of a link");
     symlink("nowhere", &link).expect("linked");
     assert_eq!(errno(set_xattr(&link, "user.a", b"")), libc::EPERM);

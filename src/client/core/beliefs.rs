@@ -338,6 +338,15 @@ impl Beliefs {
         until.saturating_sub(now)
     }
 
+    /// Whether the kernel will believe for a while yet that a name in `dir` leads to `ino`, and the attributes of that. It
+    /// is known of the directory as a whole, so it may have heard of other names only.
+    pub fn is_told(&self, dir: Ino, ino: Ino, now: Duration) -> bool {
+        let until = |ino, of: fn(&Known) -> Duration| self.known.get(&ino).map(of);
+        let names = until(dir, |known| known.names_until);
+        let attr = until(ino, |known| known.attr_until);
+        names.min(attr).is_some_and(|until| until > now + BELIEVED_BY_KERNEL / 2)
+    }
+
     /// How many inodes are believed in.
     pub fn count(&self) -> usize {
         self.known.len()

@@ -27,6 +27,12 @@ impl Fs {
         self.session.leases().tell_name((parent, name), ino, now, lease_end)
     }
 
+    /// Whether the kernel will go on believing for a while that a name in `dir` leads to `ino`, and the attributes of that,
+    /// and need not be told. (If it has forgotten it, it asks.)
+    pub fn is_told(&self, dir: Ino, ino: Ino) -> bool {
+        self.session.leases().is_told(dir, ino, self.session.monotonic())
+    }
+
     /// The version of a file's content, if it is known and nothing of ours is on its way into it: pages that the
     /// kernel has of this version are right for who opens it so. (None are where a read has to be written down: it must
     /// come here.)

@@ -15,6 +15,9 @@ use crate::wire::metadata::{Answer, Op, Query, XattrMode};
 const OURS: &[u8] = b"user.okapifs.";
 /// What a program may use.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+/// Where SELinux keeps the label of a file. Where it is in use the kernel never asks us for it. Where it is not, `ls -l`
+/// asks for that of each file, unless it hears that there are none.
+const LABEL: &[u8] = b"security.selinux";
 /// How much is read at a time for an MD5.
 const MD5_PORTION: u64 = 4 << 20;
 
@@ -25,7 +28,7 @@ impl Fs {
             return self.our_attribute(ino, ours).await;
         }
         if self.has_no_xattrs(ino).await {
-            return Err(Errno::NoAttribute);
+            return Err(if name == LABEL { Errno::NotSupported } else { Errno::NoAttribute });
         }
         match self.session.learn(Query::GetXattr { ino, name: name.to_vec() }).await? {
             Answer::Bytes(value) => Ok(value),

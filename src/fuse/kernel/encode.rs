@@ -6,6 +6,9 @@ use super::abi::{self, Body, OUT_HEADER_BYTES};
 use super::request::{Init, NodeId};
 use crate::types::Timestamp;
 
+/// Length of `struct fuse_entry_out`.
+const ENTRY_BYTES: usize = 128;
+
 /// The bits of a mode that are the type of a directory entry, and how far they stand to the left.
 const TYPE_SHIFT: u32 = 12;
 
@@ -316,6 +319,19 @@ impl Entries {
         self.put(&put_entry(Body::new(), entry), node, mode, next, name)
     }
 
+    /// Adds a name without attributes among others with them: the kernel goes on believing what it believes of it, and
+    /// looks it up when somebody wants more than the name.
+    #[must_use]
+    pub(in crate::fuse) fn add_bare(
+        &mut self,
+        node: NodeId,
+        mode: u32,
+        next: u64,
+        name: &[u8],
+    ) -> bool {
+        self.put(&Body::new().zeros(ENTRY_BYTES), node, mode, next, name)
+    }
+
     fn put(&mut self, before: &Body, node: NodeId, mode: u32, next: u64, name: &[u8]) -> bool {
         let name_bytes = u32::try_from(name.len()).expect("names are at most 255 bytes");
         let kind = (mode & libc::S_IFMT) >> TYPE_SHIFT;
@@ -387,8 +403,8 @@ mod tests {
         let opened = Opened { handle: 1, pages: Pages::Dropped };
         let entry = entry_of(ATTR);
         assert_eq!(super::attr(&ATTR, Duration::ZERO).as_slice().len(), 104);
-        assert_eq!(super::entry(&entry).as_slice().len(), 128);
-        assert_eq!(created(&entry, opened).as_slice().len(), 128 + 16);
+        assert_eq!(super::entry(&entry).as_slice().len(), ENTRY_BYTES);
+        assert_eq!(created(&entry, opened).as_slice().len(), ENTRY_BYTES + 16);
         assert_eq!(statx(&ATTR, Duration::ZERO).as_slice().len(), 32 + 256);
         assert_eq!(init_version_only().as_slice().len(), 64);
         assert_eq!(inval_inode(NodeId(1), 0, 0).as_slice().len(), 24);

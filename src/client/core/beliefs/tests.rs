@@ -72,6 +72,20 @@ fn what_was_answered_once_is_answered_again() {
 }
 
 #[test]
+fn the_kernel_need_not_be_told_what_it_was_told_a_moment_ago() {
+    let mut beliefs = Beliefs::default();
+    learn(&mut beliefs, &lookup("f"), &found(1));
+    assert!(!beliefs.is_told(DIR, FILE, NOW));
+    beliefs.tell_name((DIR, b"f"), Some(FILE), NOW, LATER);
+    assert!(!beliefs.is_told(DIR, FILE, NOW), "the name without the attributes");
+    beliefs.tell_attr(&attr(FILE, 1), NOW, LATER);
+    assert!(beliefs.is_told(DIR, FILE, NOW));
+    assert!(!beliefs.is_told(DIR, FILE, NOW + BELIEVED_BY_KERNEL / 2), "not for long any more");
+    beliefs.recalled(&[FILE], NOW);
+    assert!(!beliefs.is_told(DIR, FILE, NOW));
+}
+
+#[test]
 fn an_answer_that_a_recall_has_overtaken_teaches_nothing() {
     let mut beliefs = Beliefs::default();
     let ticket = beliefs.begin();
