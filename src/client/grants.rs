@@ -63,11 +63,14 @@ enum Next {
     Acquire,
 }
 
-/// What keeps a grant that somebody else wants.
+/// Why a grant that somebody else wants cannot be released yet.
 enum Kept {
-    ByNothing,
-    ByDirtyData,
-    ByPages,
+    /// It can.
+    Not,
+    /// There is dirty data.
+    Dirty,
+    /// The kernel keeps pages, and nobody would ask for them.
+    Cached,
 }
 
 impl Grants {
@@ -218,17 +221,17 @@ impl Grants {
             self.flusher.flush(&file).await;
             let kept = file.when(|state| {
                 if state.grant != Grant::Held || state.may_release() {
-                    Some(Kept::ByNothing)
+                    Some(Kept::Not)
                 } else if !state.is_clean() {
-                    Some(Kept::ByDirtyData)
+                    Some(Kept::Dirty)
                 } else {
-                    (state.users == 0).then_some(Kept::ByPages)
+                    (state.users == 0).then_some(Kept::Cached)
                 }
             });
             match kept.await {
-                Kept::ByNothing => break,
-                Kept::ByDirtyData => {}
-                Kept::ByPages => self.lease(&file).await,
+                Kept::Not => break,
+                Kept::Dirty => {}
+                Kept::Cached => self.lease(&file).await,
             }
         }
         self.release(vec![file]).await;
