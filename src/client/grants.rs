@@ -11,9 +11,6 @@
 //! mapping.)
 //!
 //! [`leases`]: super::leases
-//!
-//! A file of which something was written under a session that is lost is taken back ([`Grants::take_back`]): with the
-//! grant comes its version, and by that is decided what becomes of it ([`super::core::stranded`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +22,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::core::map::FileMap;
 use super::file::{File, FileState, Grant};
 use super::flusher::Flusher;
-use super::parking::Parking;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, SessionId};
 use crate::wire::metadata::{Op, Query, Reply};
@@ -42,7 +38,6 @@ const LEASE_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Grants {
     session: Arc<Session>,
     flusher: Arc<Flusher>,
-    parking: Parking,
     early: Mutex<HashMap<Ino, Duration>>,
 }
 
@@ -68,17 +63,20 @@ enum Next {
     Acquire,
 }
 
-/// Because of what a grant is kept that somebody else wants.
+/// Why a grant that somebody else wants cannot be released yet.
 enum Kept {
-    Nothing,
-    DirtyData,
-    Pages,
+    /// It can.
+    Not,
+    /// There is dirty data.
+    Dirty,
+    /// The kernel keeps pages, and nobody would ask for them.
+    Cached,
 }
 
 impl Grants {
     /// Nothing held.
-    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>, parking: Parking) -> Arc<Self> {
-        Arc::new(Self { session, flusher, parking, early: Mutex::default() })
+    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>) -> Arc<Self> {
+        Arc::new(Self { session, flusher, early: Mutex::default() })
     }
 
     /// Takes the exclusive grant, unless it is held already, and keeps it while the result lives. Waits for
@@ -110,15 +108,6 @@ impl Grants {
         state.map = FileMap::empty(attr.dv);
         state.granted(attr, creator);
         self.check_early_recall(file, &mut state);
-    }
-
-    /// Takes a file of which something is stranded.
-    pub(crate) async fn take_back(self: Arc<Self>, file: Arc<File>) {
-        // Without it what was stranded is settled, too.
-        drop(self.hold(&file).await);
-        if file.state.lock().may_release() {
-            self.flusher.release_later(&file);
-        }
     }
 
     /// Somebody else wants these: everything that is buffered is committed, and they are released.
@@ -187,15 +176,8 @@ impl Grants {
         // By itself, so that it is carried through even if the caller stops waiting.
         tokio::spawn(async move {
             let (reply, holder, mut state) = loop {
-                if file.state.lock().stranded.is_some() {
-                    // Commits that were on their way say first whether they were done.
-                    file.when_settled().await;
-                }
                 let holder = grants.session.id();
                 let reply = grants.session.mutate(Op::Acquire { ino: file.ino }).await;
-                if grants.session.id() == holder {
-                    grants.park_overtaken(&file, &reply).await;
-                }
                 let state = file.state.lock();
                 if grants.session.id() == holder {
                     break (reply, holder, state);
@@ -205,7 +187,6 @@ impl Grants {
             let result = match reply {
                 Ok(Reply::Inode(attr)) => {
                     state.granted(attr, holder);
-                    grants.restore(&file, &mut state);
                     let held = begin_use(&file, &mut state);
                     grants.check_early_recall(&file, &mut state);
                     Ok(held)
@@ -214,7 +195,6 @@ impl Grants {
                 Err(errno) => Err(errno),
             };
             if result.is_err() {
-                drop(grants.flusher.take_stranded(&mut state));
                 state.ungranted();
             }
             drop(state);
@@ -223,39 +203,6 @@ impl Grants {
             drop(done.send(result));
         });
         result.await.unwrap_or(Err(Errno::Io))
-    }
-
-    /// What is stranded of a file is kept for people if others have changed it, or it cannot be had, and the file's
-    /// programs are told. Nobody wants what was written to a file without a name.
-    async fn park_overtaken(&self, file: &Arc<File>, reply: &Result<Reply, Errno>) {
-        let version = match reply {
-            Ok(Reply::Inode(attr)) => Some(attr.dv),
-            _ => None,
-        };
-        let (overtaken, is_gone) = {
-            let mut state = file.state.lock();
-            let is_gone = state.gone;
-            let Some(stranded) = &mut state.stranded else { return };
-            let may_follow = version.is_some_and(|version| stranded.is_based_on(version));
-            if may_follow || stranded.is_empty() {
-                return;
-            }
-            (stranded.take(), is_gone)
-        };
-        if !is_gone {
-            self.parking.park(file.ino, overtaken).await;
-        }
-        file.state.lock().fail(Errno::Io);
-    }
-
-    /// What is stranded of a file that is held again is dirty again.
-    fn restore(&self, file: &Arc<File>, state: &mut FileState) {
-        let stranded = self.flusher.take_stranded(state);
-        if let Some(stranded) = stranded.filter(|stranded| !stranded.is_empty()) {
-            let (ino, bytes) = (file.ino, stranded.bytes());
-            log::warn!("inode {ino}: {bytes} bytes that were written before are written again");
-            self.flusher.restore(file, state, &stranded);
-        }
     }
 
     fn check_early_recall(self: &Arc<Self>, file: &Arc<File>, state: &mut FileState) {
@@ -274,17 +221,17 @@ impl Grants {
             self.flusher.flush(&file).await;
             let kept = file.when(|state| {
                 if state.grant != Grant::Held || state.may_release() {
-                    Some(Kept::Nothing)
+                    Some(Kept::Not)
                 } else if !state.is_clean() {
-                    Some(Kept::DirtyData)
+                    Some(Kept::Dirty)
                 } else {
-                    (state.users == 0).then_some(Kept::Pages)
+                    (state.users == 0).then_some(Kept::Cached)
                 }
             });
             match kept.await {
-                Kept::Nothing => break,
-                Kept::DirtyData => {}
-                Kept::Pages => self.lease(&file).await,
+                Kept::Not => break,
+                Kept::Dirty => {}
+                Kept::Cached => self.lease(&file).await,
             }
         }
         self.release(vec![file]).await;
