@@ -25,6 +25,7 @@ use crate::types::{
     ShardPlace, Slot, SlotSeq, StripeId, StripePiece, StripeRecord, Timestamp,
 };
 use crate::wire::admin;
+use crate::wire::leases::{Aftermath, GiveBack};
 use crate::wire::metadata::{
     Answer, Attach, ClientInfo, Commit, CommitPiece, Create, Mutation, Notice, Op, PieceOutcome,
     Query, Removed, Reply, Request, Response, XattrMode,
@@ -201,8 +202,21 @@ impl Client {
     async fn mutate_all(&mut self, ops: Vec<Op>) -> Vec<Result<Reply, Errno>> {
         let request = self.request(ops);
         match self.peer.call(&request).await {
-            Response::Mutated(replies, _) => replies,
+            Response::Mutated(replies, after) => {
+                self.believe_nothing(after).await;
+                replies
+            }
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whoever changes one of these later need not ask for the lease.
+    async fn believe_nothing(&self, after: Aftermath) {
+        let Aftermath { attrs, leased } = after;
+        if !attrs.is_empty() {
+            let leases = attrs.iter().map(|attr| (attr.ino, leased.stamp)).collect();
+            let back = GiveBack { session: self.session, leases, pins: Vec::new() };
+            assert_eq!(self.peer.call(&Request::GiveBack(back)).await, Response::Done);
         }
     }
 
