@@ -11,6 +11,9 @@
 //! mapping.)
 //!
 //! [`leases`]: super::leases
+//!
+//! A file of which something was written under a session that is lost is taken back ([`Grants::take_back`]): with the
+//! grant comes its version, and by that is decided what becomes of it ([`super::core::stranded`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::core::map::FileMap;
 use super::file::{File, FileState, Grant};
 use super::flusher::Flusher;
+use super::parking::Parking;
 use super::session::Session;
 use crate::types::{Attr, Errno, Ino, SessionId};
 use crate::wire::metadata::{Op, Query, Reply};
@@ -38,6 +42,7 @@ const LEASE_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Grants {
     session: Arc<Session>,
     flusher: Arc<Flusher>,
+    parking: Parking,
     early: Mutex<HashMap<Ino, Duration>>,
 }
 
@@ -75,8 +80,8 @@ enum Kept {
 
 impl Grants {
     /// Nothing held.
-    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>) -> Arc<Self> {
-        Arc::new(Self { session, flusher, early: Mutex::default() })
+    pub(crate) fn new(session: Arc<Session>, flusher: Arc<Flusher>, parking: Parking) -> Arc<Self> {
+        Arc::new(Self { session, flusher, parking, early: Mutex::default() })
     }
 
     /// Takes the exclusive grant, unless it is held already, and keeps it while the result lives. Waits for
@@ -108,6 +113,15 @@ impl Grants {
         state.map = FileMap::empty(attr.dv);
         state.granted(attr, creator);
         self.check_early_recall(file, &mut state);
+    }
+
+    /// Takes a file of which something is stranded.
+    pub(crate) async fn take_back(self: Arc<Self>, file: Arc<File>) {
+        // Without it what was stranded is settled, too.
+        drop(self.hold(&file).await);
+        if file.state.lock().may_release() {
+            self.flusher.release_later(&file);
+        }
     }
 
     /// Somebody else wants these: everything that is buffered is committed, and they are released.
@@ -176,8 +190,15 @@ impl Grants {
         // By itself, so that it is carried through even if the caller stops waiting.
         tokio::spawn(async move {
             let (reply, holder, mut state) = loop {
+                if file.state.lock().stranded.is_some() {
+                    // Commits that were on their way say first whether they were done.
+                    file.when_settled().await;
+                }
                 let holder = grants.session.id();
                 let reply = grants.session.mutate(Op::Acquire { ino: file.ino }).await;
+                if grants.session.id() == holder {
+                    grants.park_overtaken(&file, &reply).await;
+                }
                 let state = file.state.lock();
                 if grants.session.id() == holder {
                     break (reply, holder, state);
@@ -187,6 +208,7 @@ impl Grants {
             let result = match reply {
                 Ok(Reply::Inode(attr)) => {
                     state.granted(attr, holder);
+                    grants.restore(&file, &mut state);
                     let held = begin_use(&file, &mut state);
                     grants.check_early_recall(&file, &mut state);
                     Ok(held)
@@ -195,6 +217,7 @@ impl Grants {
                 Err(errno) => Err(errno),
             };
             if result.is_err() {
+                drop(grants.flusher.take_stranded(&mut state));
                 state.ungranted();
             }
             drop(state);
@@ -203,6 +226,39 @@ impl Grants {
             drop(done.send(result));
         });
         result.await.unwrap_or(Err(Errno::Io))
+    }
+
+    /// What is stranded of a file is kept for people if others have changed it, or it cannot be had, and the file's
+    /// programs are told. Nobody wants what was written to a file without a name.
+    async fn park_overtaken(&self, file: &Arc<File>, reply: &Result<Reply, Errno>) {
+        let version = match reply {
+            Ok(Reply::Inode(attr)) => Some(attr.dv),
+            _ => None,
+        };
+        let (overtaken, is_gone) = {
+            let mut state = file.state.lock();
+            let is_gone = state.gone;
+            let Some(stranded) = &mut state.stranded else { return };
+            let may_follow = version.is_some_and(|version| stranded.is_based_on(version));
+            if may_follow || stranded.is_empty() {
+                return;
+            }
+            (stranded.take(), is_gone)
+        };
+        if !is_gone {
+            self.parking.park(file.ino, overtaken).await;
+        }
+        file.state.lock().fail(Errno::Io);
+    }
+
+    /// What is stranded of a file that is held again is dirty again.
+    fn restore(&self, file: &Arc<File>, state: &mut FileState) {
+        let stranded = self.flusher.take_stranded(state);
+        if let Some(stranded) = stranded.filter(|stranded| !stranded.is_empty()) {
+            let (ino, bytes) = (file.ino, stranded.bytes());
+            log::warn!("inode {ino}: {bytes} bytes that were written before are written again");
+            self.flusher.restore(file, state, &stranded);
+        }
     }
 
     fn check_early_recall(self: &Arc<Self>, file: &Arc<File>, state: &mut FileState) {
