@@ -50,10 +50,12 @@ fn programs_go_on_while_leaders_end(signal: i32) {
     let load = load::start(&cluster.mnt(), "load", &source);
     for _ in 0..times {
         let next = Instant::now() + every;
-        let leader = cluster.leader();
-        send(cluster.unit_pid(&leader), signal);
-        wait_for("another monitor leads", Duration::from_secs(10), || {
-            (cluster.leader() != leader).then_some(())
+        // Started again at once, the same monitor may win the next election.
+        let leader = || cluster.unit_pid(&cluster.leader());
+        let ended = leader();
+        send(ended, signal);
+        wait_for("another process leads", Duration::from_secs(10), || {
+            (leader() != ended).then_some(())
         });
         // The next death is not to take the majority.
         cluster.wait_healthy();
