@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, send};
+use common::cluster::{Cluster, send, success};
 use common::files::Random;
 use common::runner::{long, run};
 use common::wait_for;
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         ("a_signal_that_kills_nobody_changes_nothing", a_signal_that_kills_nobody_changes_nothing),
         ("reads_that_wait_for_servers_can_be_killed", reads_that_wait_for_servers_can_be_killed),
         ("closing_waits_only_where_it_was_asked_to", closing_waits_only_where_it_was_asked_to),
+        ("what_the_killed_did_is_seen", what_the_killed_did_is_seen),
         ("what_the_killed_had_opened_is_closed", what_the_killed_had_opened_is_closed),
     ])
 }
@@ -228,7 +229,7 @@ fn commands(mnt: &Path) -> Vec<Command> {
         command("cp", &[], &[file.clone(), mnt.join("copy")]),
         command("dd", &[&with("if=", file.clone()), "of=/dev/null"], &[]),
         command("dd", &["if=/dev/zero", "bs=1M", "count=9", &with("of=", mnt.join("new"))], &[]),
-        command("df", &[], &[mnt.to_owned()]),
+        command("df", &[], std::slice::from_ref(&file)),
         command("touch", &[], &[mnt.join("touched")]),
         command("mv", &[], &[mnt.join("dir"), mnt.join("moved")]),
         command("mkdir", &[], &[mnt.join("made")]),
@@ -366,6 +367,55 @@ fn reads_that_wait_for_servers_can_be_killed() {
     assert!(took < AT_ONCE, "{took:?} to kill a direct read");
 }
 
+/// The kernel is told that nothing came of what it had asked for; when something does, it has to learn of it.
+fn what_the_killed_did_is_seen() {
+    let mut cluster = Cluster::new(3, 2, 1);
+    let (mnt, other) = (cluster.mnt(), cluster.add_mount());
+    let list = |mnt: &Path| {
+        let output = Command::new("ls").args(["-lR", "."]).current_dir(mnt).output().expect("run");
+        output.status.success().then_some(output.stdout)
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let changes = [
+        "touch new",
+        "mkdir made",
+        "mv old moved",
+        "rm -f old",
+        "ln old linked",
+        "ln -s old symbolic",
+        "rmdir dir",
+        "truncate -s 5 old",
+        "chmod 600 old",
+    ];
+    for change in changes {
+        success(
+            Command::new("sh").arg("-c").arg("echo content > old; mkdir dir").current_dir(&mnt),
+        );
+        let command = || {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!("exec {change}")).current_dir(&mnt);
+            command
+        };
+        // All is known here: what is there, and that something is not.
+        let before = list(&mnt).expect("all is there");
+        for name in ["new", "made", "moved", "linked", "symbolic"] {
+            assert!(!mnt.join(name).exists());
+        }
+        let stopped = Stopped::stop(&cluster, &CLUSTER);
+        let mut program = Program::start(&mut command());
+        program.wait_until_it_waits();
+        program.kill();
+        drop(stopped);
+        wait_for(&format!("{change:?} is done"), SOON, || {
+            list(&other).filter(|now| *now != before)
+        });
+        // That listing may have begun before it was done.
+        let after = list(&other).expect("all is there");
+        assert_eq!(list(&mnt).map(|list| text(&list)), Some(text(&after)), "after {change:?}");
+        success(Command::new("sh").arg("-c").arg("rm -rf -- *").current_dir(&mnt));
+    }
+}
+
 /// A handle that is given to somebody who has died is known to nobody, and would keep a removed file for ever.
 fn what_the_killed_had_opened_is_closed() {
     let cluster = Cluster::new(3, 2, 1);
@@ -384,7 +434,9 @@ fn what_the_killed_had_opened_is_closed() {
         assert!(took < AT_ONCE, "{took:?} to kill it in round {round}");
     }
     for round in fs::read_dir(cluster.mnt()).expect("read") {
-        fs::remove_dir_all(round.expect("read").path()).expect("removed");
+        let round = round.expect("read").path();
+        // The last that was killed may still get its way meanwhile.
+        wait_for("it is removed", SOON, || fs::remove_dir_all(&round).ok());
     }
     cluster.sync();
     wait_for("nothing is left", SOON, || {

@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::core::beliefs::{Beliefs, Consequences, Forgotten, Ticket};
+use super::core::beliefs::{BELIEVED_BY_KERNEL, Beliefs, Consequences, Forgotten, Ticket};
 use super::file::{File, Yielding};
 use super::files::Files;
 use super::session::Session;
@@ -241,6 +241,11 @@ impl Leases {
         }
     }
 
+    /// Has the kernel forget what a change of ours has made stale that it takes for failed.
+    pub(crate) fn forget_changed(&self, stale: Vec<Stale>) -> BoxFuture<'static, ()> {
+        self.forget_in_kernel(Vec::new(), stale, Duration::ZERO)
+    }
+
     /// Has the kernel forget that, and these pages.
     fn forget_in_kernel(
         &self,
@@ -287,6 +292,12 @@ fn go_on(file: &File) {
 }
 
 impl Stale {
+    /// An inode and so many names in it, after a change of which the kernel knows nothing.
+    pub(crate) fn changed(ino: Ino, names: Vec<Vec<u8>>) -> Self {
+        let names_for = if names.is_empty() { Duration::ZERO } else { BELIEVED_BY_KERNEL };
+        Self { ino, attr_for: BELIEVED_BY_KERNEL, names_for, names, pages: Vec::new() }
+    }
+
     fn all_pages(ino: Ino) -> Self {
         Self::pages(ino, std::iter::once(0..u64::MAX).collect())
     }

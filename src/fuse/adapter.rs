@@ -199,21 +199,27 @@ impl Adapter {
         let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let made = my.fs.make(caller, parent, &name, new).await;
+            let question = reply.question();
             answer!(reply, made, |attr| reply.entry(&my.named((parent, &name), &attr)));
+            my.changed(&question, &[(parent, &[&name])]).await;
         });
     }
 
     fn unlink(&self, parent: NodeId, name: &[u8], reply: Reply) {
         let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
+            let question = reply.question();
             answer!(reply, my.fs.unlink(parent, &name).await, |()| reply.ok());
+            my.changed(&question, &[(parent, &[&name])]).await;
         });
     }
 
     fn rmdir(&self, parent: NodeId, name: &[u8], reply: Reply) {
         let (parent, name) = (self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
+            let question = reply.question();
             answer!(reply, my.fs.rmdir(parent, &name).await, |()| reply.ok());
+            my.changed(&question, &[(parent, &[&name])]).await;
         });
     }
 
@@ -226,7 +232,9 @@ impl Adapter {
         let (new_parent, new_name) = (self.ino(to.0), to.1.to_vec());
         self.begin(reply, |my, reply| async move {
             let renamed = my.fs.rename(parent, &name, new_parent, &new_name, mode).await;
+            let question = reply.question();
             answer!(reply, renamed, |()| reply.ok());
+            my.changed(&question, &[(parent, &[&name]), (new_parent, &[&new_name])]).await;
         });
     }
 
@@ -234,7 +242,9 @@ impl Adapter {
         let (ino, parent, name) = (self.ino(node), self.ino(parent), name.to_vec());
         self.begin(reply, |my, reply| async move {
             let linked = my.fs.link(ino, parent, &name).await;
+            let question = reply.question();
             answer!(reply, linked, |attr| reply.entry(&my.named((parent, &name), &attr)));
+            my.changed(&question, &[(parent, &[&name]), (ino, &[])]).await;
         });
     }
 }
@@ -262,7 +272,9 @@ impl Adapter {
         let changes = translate::changes(asked);
         self.begin(reply, |my, reply| async move {
             let changed = my.setattr(ino, changes, takes_set_ids).await;
+            let question = reply.question();
             answer!(reply, changed, |attr| my.send_attr(reply, &attr));
+            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -288,7 +300,9 @@ impl Adapter {
             if name == privileges::CAPABILITY {
                 my.open_files.lock().set_unknown(ino);
             }
+            let question = reply.question();
             answer!(reply, set, |()| reply.ok());
+            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -312,7 +326,9 @@ impl Adapter {
     fn removexattr(&self, node: NodeId, name: &[u8], reply: Reply) {
         let (ino, name) = (self.ino(node), name.to_vec());
         self.begin(reply, |my, reply| async move {
+            let question = reply.question();
             answer!(reply, my.fs.removexattr(ino, &name).await, |()| reply.ok());
+            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -347,10 +363,12 @@ impl Adapter {
         let (mode, open) = (permissions(mode), translate::open_mode(flags));
         let exclusive = flags & libc::O_EXCL != 0;
         self.begin(reply, |my, reply| async move {
+            let question = reply.question();
             match my.fs.create(caller, parent, &name, mode, open).await {
                 Ok((attr, handle)) => {
-                    let name = Some((parent, &name[..]));
-                    my.created(name, &attr, (handle, open), reply).await;
+                    let at = Some((parent, &name[..]));
+                    my.created(at, &attr, (handle, open), reply).await;
+                    my.changed(&question, &[(parent, &[&name])]).await;
                 }
                 // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
                 // whether the caller may open it, and opens it.
@@ -405,8 +423,10 @@ impl Adapter {
         }
         let data = Bytes::copy_from_slice(asked.data);
         self.begin(reply, |my, reply| async move {
+            let question = reply.question();
             let result = my.write(write, data).await;
             my.written(write, result, reply);
+            my.changed(&question, &[(write.ino, &[])]).await;
         });
     }
 
@@ -454,7 +474,9 @@ impl Adapter {
                 my.take_privileges(ino, !by_root).await?;
                 my.fs.fallocate(handle, offset, length, what).await
             };
+            let question = reply.question();
             answer!(reply, allocated.await, |()| reply.ok());
+            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -479,8 +501,10 @@ impl Adapter {
                 my.take_privileges(ino, !by_root).await?;
                 my.fs.copy_range(from, from_offset, to, to_offset, length).await
             };
+            let question = reply.question();
             answer!(reply, copied.await, |bytes| reply
                 .written(u32::try_from(bytes).unwrap_or(u32::MAX)));
+            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 }

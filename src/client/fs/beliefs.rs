@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Fs, OpenMode};
 use crate::client::file::Grant;
-use crate::client::leases::Kernel;
+use crate::client::leases::{Kernel, Stale};
 use crate::types::{Attr, DataVersion, Ino};
 
 impl Fs {
@@ -25,6 +25,14 @@ impl Fs {
     pub fn tell_name(&self, parent: Ino, name: &[u8], ino: Option<Ino>) -> Duration {
         let (now, lease_end) = (self.session.monotonic(), self.session.lease_end());
         self.session.leases().tell_name((parent, name), ino, now, lease_end)
+    }
+
+    /// A change was made of which the kernel believes that nothing came of it, since nobody waits for it any more. It is
+    /// to ask again for the attributes of these inodes, and for these names in them.
+    pub async fn changed_for_nobody(&self, changed: &[(Ino, &[&[u8]])]) {
+        let names = |names: &[&[u8]]| names.iter().map(|name| name.to_vec()).collect();
+        let stale = changed.iter().map(|(ino, inside)| Stale::changed(*ino, names(inside)));
+        self.session.leases().forget_changed(stale.collect()).await;
     }
 
     /// Whether the kernel will go on believing for a while that a name in `dir` leads to `ino`, and the attributes of that,

@@ -2,6 +2,7 @@
 
 use super::{Caller, Fs, Handle, Listing, NewInode, OpenMode};
 use crate::client::files::CREATION;
+use crate::types::limits::NAME_MAX;
 use crate::types::{Attr, Errno, FileKind, Ino};
 use crate::wire::metadata::{
     Answer, Create, DirEntry, MUTATIONS_MAX, Op, Query, Removed, Rename, RenameMode, Reply, TmpFile,
@@ -10,6 +11,9 @@ use crate::wire::metadata::{
 impl Fs {
     /// The inode with that name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, Errno> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::NameTooLong);
+        }
         let attr = self.learn_attr(Query::Lookup { parent, name: name.to_vec() }).await?;
         self.freshen(attr).await
     }

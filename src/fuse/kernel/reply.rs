@@ -48,6 +48,8 @@ pub(in crate::fuse) struct Question {
     watch: Arc<Watch>,
     /// Somebody has answered, or is about to.
     answered: AtomicBool,
+    /// Whoever asked dies, and was or is about to be told so.
+    abandoned: AtomicBool,
     /// It is watched for interruptions.
     waits: AtomicBool,
     interrupted: Notify,
@@ -69,6 +71,11 @@ impl Question {
         matches!(process::fate(self.thread), Fate::Lives | Fate::Exits)
     }
 
+    /// Whether the kernel may take it for failed, whatever comes of it.
+    pub(in crate::fuse) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     /// From here on it may be that somebody waits for long, and dies meanwhile.
     pub(in crate::fuse) fn begin_to_wait(self: &Arc<Self>) {
         if !self.waits.swap(true, Ordering::AcqRel) {
@@ -84,6 +91,7 @@ impl Question {
     /// Ends the wait of a program that dies.
     pub(super) fn abandon(&self) {
         self.tell_interrupted();
+        self.abandoned.store(true, Ordering::Release);
         if self.send(libc::EINTR, &[]) == Delivery::Taken {
             log::debug!("request {} was abandoned: thread {} dies", self.unique, self.thread);
         }
@@ -148,6 +156,7 @@ impl Reply {
             device: Arc::clone(device),
             watch: Arc::clone(watch),
             answered: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             interrupted: Notify::new(),
         }))
