@@ -44,7 +44,7 @@ use crate::wire::leases::{Aftermath, Leased, told_of};
 use crate::wire::metadata::{Answer, Op, Query, Rename, Reply};
 
 /// How long the kernel may believe what it was told.
-pub const BELIEVED_BY_KERNEL: Duration = Duration::from_secs(1);
+pub(crate) const BELIEVED_BY_KERNEL: Duration = Duration::from_secs(1);
 /// For so long after a recall others are taken to work in a directory.
 const BUSY: Duration = Duration::from_secs(5);
 /// Inodes, names and rows of listings that are kept.
