@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reign::{Reign, State};
+use super::sessions::Wanted;
 use super::turns::Turn;
 use super::unreadable;
 use crate::monitor::namespace::caps;
@@ -232,14 +233,11 @@ impl State {
         leased: bool,
     ) {
         let Some(caller) = self.callers.get(&session) else { return };
-        if !self.sessions.wants_notice(session, ino, now) {
-            return;
-        }
-        if leased {
+        if leased && self.sessions.wants_notice(session, ino, Wanted::Lease, now) {
             let stamp = self.leases.now();
             caller.notify(encode(&Notice::Invalidate { stamp, inos: vec![ino] }));
         }
-        if held {
+        if held && self.sessions.wants_notice(session, ino, Wanted::Grant, now) {
             caller.notify(encode(&Notice::Recall(vec![ino])));
         }
     }

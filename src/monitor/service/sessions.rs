@@ -56,11 +56,23 @@ struct Live {
     condemned: bool,
 }
 
+/// What a session is asked to give back of an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// The exclusive grant.
+    Grant,
+    /// The shared lease.
+    Lease,
+}
+
 #[derive(Debug)]
 struct Recall {
     since: Duration,
-    /// When the session was told last.
-    told: Option<Duration>,
+    /// When the session was told last that its grant is wanted.
+    told_grant: Option<Duration>,
+    /// Likewise its lease. Apart: a holder that has just released takes a lease right then, and who waits for both must not
+    /// wait for the next notice.
+    told_lease: Option<Duration>,
     /// Calls that wait for it.
     waiting: usize,
 }
@@ -80,7 +92,9 @@ impl Sessions {
         let live = self.live.entry(id).or_insert_with(|| Live::new(now, true));
         live.attached = true;
         live.progressed = now;
-        live.recalled.values_mut().for_each(|recall| recall.told = None);
+        for recall in live.recalled.values_mut() {
+            (recall.told_grant, recall.told_lease) = (None, None);
+        }
         live.renewed = now;
     }
 
@@ -111,18 +125,28 @@ impl Sessions {
     /// One more call waits for the session to release an inode; [`Self::settled`] must follow.
     pub(super) fn recalled(&mut self, id: SessionId, ino: Ino, now: Duration) {
         if let Some(live) = self.live.get_mut(&id) {
-            let new = || Recall { since: now, told: None, waiting: 0 };
+            let new = || Recall { since: now, told_grant: None, told_lease: None, waiting: 0 };
             live.recalled.entry(ino).or_insert_with(new).waiting += 1;
         }
     }
 
-    /// Whether the session should be told (again) that an inode is recalled; it counts as told then.
-    pub(super) fn wants_notice(&mut self, id: SessionId, ino: Ino, now: Duration) -> bool {
+    /// Whether the session should be told (again) what is wanted of an inode; it counts as told then.
+    pub(super) fn wants_notice(
+        &mut self,
+        id: SessionId,
+        ino: Ino,
+        wanted: Wanted,
+        now: Duration,
+    ) -> bool {
         let recall = self.live.get_mut(&id).and_then(|live| live.recalled.get_mut(&ino));
         recall.is_some_and(|recall| {
-            let wants = recall.told.is_none_or(|told| now.saturating_sub(told) >= NOTICE);
+            let told = match wanted {
+                Wanted::Grant => &mut recall.told_grant,
+                Wanted::Lease => &mut recall.told_lease,
+            };
+            let wants = told.is_none_or(|told| now.saturating_sub(told) >= NOTICE);
             if wants {
-                recall.told = Some(now);
+                *told = Some(now);
             }
             wants
         })
@@ -305,11 +329,22 @@ mod tests {
         sessions.recalled(ONE, FILE, at(1));
         assert_eq!(sessions.expired(at(15)), []);
         sessions.attached(ONE, at(15));
-        assert!(sessions.wants_notice(ONE, FILE, at(15)));
-        assert!(!sessions.wants_notice(ONE, FILE, at(15)));
-        assert!(sessions.wants_notice(ONE, FILE, at(16)));
+        assert!(sessions.wants_notice(ONE, FILE, Wanted::Grant, at(15)));
+        assert!(!sessions.wants_notice(ONE, FILE, Wanted::Grant, at(15)));
+        assert!(sessions.wants_notice(ONE, FILE, Wanted::Grant, at(16)));
         assert_eq!(sessions.renewed(ONE, at(18), false), Renewal::Prolonged);
         assert_eq!(sessions.renewed(ONE, at(19), false), Renewal::Withheld);
+    }
+
+    #[test]
+    fn who_was_asked_for_its_grant_is_asked_for_its_lease_at_once() {
+        let mut sessions = Sessions::default();
+        sessions.attached(ONE, at(0));
+        sessions.recalled(ONE, FILE, at(1));
+        assert!(sessions.wants_notice(ONE, FILE, Wanted::Grant, at(1)));
+        assert!(sessions.wants_notice(ONE, FILE, Wanted::Lease, at(1)));
+        assert!(!sessions.wants_notice(ONE, FILE, Wanted::Grant, at(1)));
+        assert!(!sessions.wants_notice(ONE, FILE, Wanted::Lease, at(1)));
     }
 
     #[test]
