@@ -87,6 +87,13 @@ fn restart(cluster: &Cluster, name: &str) {
         (cluster.unit(name)["start"].as_u64() > before).then_some(())
     });
     cluster.wait_healthy();
+    // It answers before it has told whoever leads by now what it is.
+    let pid = u64::from(cluster.unit_pid(name));
+    wait_for(&format!("{name} is known anew"), Duration::from_secs(10), || {
+        let status = cluster.status();
+        let mut monitors = status["monitors"].as_array()?.iter();
+        monitors.any(|monitor| monitor["name"] == name && monitor["pid"] == pid).then_some(())
+    });
 }
 
 /// Says in a monitor's file that it is to stay at the old level, or no longer.
