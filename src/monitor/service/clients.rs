@@ -2,6 +2,7 @@
 
 use super::origin::Origin;
 use super::reign::{Reign, State};
+use super::sessions::Wanted;
 use super::unreadable;
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::monitor::namespace::query;
@@ -256,6 +257,7 @@ impl Reign {
             }
             for (ino, heard) in leases {
                 state.leases.given_back(session, ino, heard);
+                state.sessions.gave_back(session, ino, Wanted::Lease);
             }
             state.sessions.progressed(session, self.clock.monotonic());
         }

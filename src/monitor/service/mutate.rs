@@ -16,6 +16,7 @@ use futures::future::maybe_done;
 
 use super::clearing::Cleared;
 use super::reign::Reign;
+use super::sessions::Wanted;
 use super::{order, room};
 use crate::monitor::namespace::command::{Action, Outcome};
 use crate::types::{Errno, Ino, SessionId};
@@ -123,12 +124,25 @@ impl Reign {
     fn after(&self, session: SessionId, op: &Op, is_done: bool) {
         match op {
             Op::Lock(lock) => self.lock_tried(session, lock, is_done),
-            Op::Release { .. } => self.changed.notify_waiters(),
-            Op::Commit(commit) if commit.pieces.iter().any(|piece| piece.release) => {
-                self.changed.notify_waiters();
+            Op::Release { ino } => self.released(session, std::iter::once(*ino)),
+            Op::Commit(commit) => {
+                let released = commit.pieces.iter().filter(|piece| piece.release);
+                self.released(session, released.map(|piece| piece.piece.ino));
             }
             Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename(_) => self.orphaned.notify_one(),
             _ => {}
+        }
+    }
+
+    /// A client has given up its exclusive grants of these.
+    fn released(&self, session: SessionId, inos: impl Iterator<Item = Ino>) {
+        let mut any = false;
+        for ino in inos {
+            self.state.lock().sessions.gave_back(session, ino, Wanted::Grant);
+            any = true;
+        }
+        if any {
+            self.changed.notify_waiters();
         }
     }
 }

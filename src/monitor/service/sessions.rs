@@ -152,6 +152,17 @@ impl Sessions {
         })
     }
 
+    /// It has given that back. If it takes it again, it is told again, at once, that others want it.
+    pub(super) fn gave_back(&mut self, id: SessionId, ino: Ino, what: Wanted) {
+        let recall = self.live.get_mut(&id).and_then(|live| live.recalled.get_mut(&ino));
+        if let Some(recall) = recall {
+            match what {
+                Wanted::Grant => recall.told_grant = None,
+                Wanted::Lease => recall.told_lease = None,
+            }
+        }
+    }
+
     /// A call waits no more for the session to release that inode: it has, or the call was given up.
     pub(super) fn settled(&mut self, id: SessionId, ino: Ino) {
         if let Some(live) = self.live.get_mut(&id)
@@ -345,6 +356,9 @@ mod tests {
         assert!(sessions.wants_notice(ONE, FILE, Wanted::Lease, at(1)));
         assert!(!sessions.wants_notice(ONE, FILE, Wanted::Grant, at(1)));
         assert!(!sessions.wants_notice(ONE, FILE, Wanted::Lease, at(1)));
+        sessions.gave_back(ONE, FILE, Wanted::Lease);
+        assert!(sessions.wants_notice(ONE, FILE, Wanted::Lease, at(1)), "it has taken it again");
+        assert!(!sessions.wants_notice(ONE, FILE, Wanted::Grant, at(1)));
     }
 
     #[test]
