@@ -1,6 +1,7 @@
 //! The files and handles that this client knows.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +16,11 @@ use super::session::Session;
 use crate::types::{Errno, Ino, SessionId};
 use crate::wire::metadata::{Attach, MUTATIONS_MAX, PINS_MAX, Request};
 
-/// A file that is not open, and of which nothing is held, is forgotten after this time. Until then an answer
-/// that is older than what we know of it can be told from a new one.
+/// A file that is not open, and of which nothing is held, is forgotten after this time, unless there is a lease under
+/// which its map stays true. Until then an answer that is older than what we know of it can be told from a new one.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// So many files are kept only for their maps.
+const MAPS_MAX: usize = 10_000;
 /// Generation of the pin that comes with the creation of a file.
 pub(crate) const CREATION: u64 = 1;
 /// Pins of closed files gather this long before the monitors are told.
@@ -116,12 +119,13 @@ impl Files {
     }
 
     /// Closes a handle; gives the file if that was its last.
-    pub(crate) fn close(&self, handle: Handle) -> Option<Arc<File>> {
+    pub(crate) fn close(&self, handle: Handle, now: Duration) -> Option<Arc<File>> {
         let open = self.handles.write().remove(&handle.0)?;
         let pin = {
             let mut state = open.file.state.lock();
             state.handles -= 1;
             state.readers -= u32::from(open.mode.read);
+            state.used = now;
             if state.handles > 0 {
                 return None;
             }
@@ -160,18 +164,23 @@ impl Files {
     pub(crate) async fn sweep(self: Arc<Self>, session: Arc<Session>) {
         loop {
             tokio::time::sleep(FORGET_AFTER / 2).await;
-            let now = session.monotonic();
-            self.table.lock().retain(|_, file| {
-                let mut state = file.state.lock();
-                let needed =
-                    state.handles > 0 || state.grant != Grant::Nothing || !state.is_clean();
-                // The table's lock is held, so nobody can take a file that only the table has.
-                if needed || Arc::strong_count(file) > 1 {
-                    state.used = now;
-                }
-                now < state.used + FORGET_AFTER
-            });
+            self.forget_idle(session.monotonic(), |ino| session.leases().knows(ino));
         }
+    }
+
+    fn forget_idle(&self, now: Duration, is_leased: impl Fn(Ino) -> bool) {
+        let idle: Vec<_> = {
+            let table = self.table.lock();
+            table.iter().filter_map(|(ino, file)| Some((idle_since(file, now)?, *ino))).collect()
+        };
+        let mut kept: Vec<_> = idle.into_iter().filter(|(_, ino)| is_leased(*ino)).collect();
+        if kept.len() > MAPS_MAX {
+            kept.sort_unstable_by_key(|(since, _)| Reverse(*since));
+            kept.truncate(MAPS_MAX);
+        }
+        let kept: HashSet<Ino> = kept.into_iter().map(|(_, ino)| ino).collect();
+        let mut table = self.table.lock();
+        table.retain(|ino, file| kept.contains(ino) || idle_since(file, now).is_none());
     }
 
     /// Tells the monitors of pins that are not needed any more, many at a time, for ever.
@@ -192,6 +201,17 @@ impl Files {
     }
 }
 
+/// Since when a file is not needed, if that is long enough. To be asked under the table's lock: then nobody can take a
+/// file that only the table has.
+fn idle_since(file: &Arc<File>, now: Duration) -> Option<Duration> {
+    let mut state = file.state.lock();
+    let is_needed = state.handles > 0 || state.grant != Grant::Nothing || !state.is_clean();
+    if is_needed || Arc::strong_count(file) > 1 {
+        state.used = now;
+    }
+    (now >= state.used + FORGET_AFTER).then_some(state.used)
+}
+
 /// The parts of an attachment, at least one.
 fn in_parts(session: SessionId, pins: &[(Ino, u64)]) -> Vec<Attach> {
     let mut parts: Vec<Attach> = pins
@@ -209,6 +229,31 @@ fn in_parts(session: SessionId, pins: &[(Ino, u64)]) -> Vec<Attach> {
 mod tests {
     use super::*;
     use crate::wire;
+
+    #[test]
+    fn what_is_known_of_a_file_is_kept_as_long_as_it_stays_true() {
+        let (files, _unpinned) = Files::new();
+        let at = Duration::from_secs;
+        let (leased, other, open) = (Ino(1), Ino(2), Ino(3));
+        for ino in [leased, other, open] {
+            let handle = files.open(&files.get(ino), OpenMode::default(), None);
+            if ino != open {
+                // Between two looks at what is needed.
+                files.close(handle, at(7));
+            }
+        }
+        files.forget_idle(at(16), |_| false);
+        assert_eq!(files.all().len(), 3, "closed 9 s ago");
+        files.forget_idle(at(17), |ino| ino == leased);
+        assert!(files.find(leased).is_some() && files.find(open).is_some());
+        assert!(files.find(other).is_none());
+        for ino in 10..10 + MAPS_MAX as u64 {
+            files.get(Ino(ino)).state.lock().used = at(8);
+        }
+        files.forget_idle(at(18), |_| true);
+        assert!(files.find(leased).is_none(), "of too many the longest unused goes");
+        assert!(files.find(open).is_some());
+    }
 
     #[test]
     fn an_attachment_is_said_in_parts_that_fit_into_a_frame() {

@@ -95,6 +95,11 @@ impl Leases {
         self.beliefs.lock().answer(query)
     }
 
+    /// Whether anything is believed of an inode.
+    pub(crate) fn knows(&self, ino: Ino) -> bool {
+        self.beliefs.lock().knows(ino)
+    }
+
     /// An inode's attributes, if they are known. Likewise.
     pub(crate) fn attr(&self, ino: Ino) -> Option<Attr> {
         self.beliefs.lock().attr(ino).cloned()

@@ -347,6 +347,11 @@ impl Beliefs {
         names.min(attr).is_some_and(|until| until > now + BELIEVED_BY_KERNEL / 2)
     }
 
+    /// Whether anything is believed of an inode.
+    pub fn knows(&self, ino: Ino) -> bool {
+        self.known.contains_key(&ino)
+    }
+
     /// How many inodes are believed in.
     pub fn count(&self) -> usize {
         self.known.len()

@@ -97,7 +97,7 @@ impl Fs {
         if let Ok((_, ino)) = self.file_of(handle) {
             self.locks.closed(ino, handle).await;
         }
-        let Some(file) = self.files.close(handle) else {
+        let Some(file) = self.files.close(handle, self.session.monotonic()) else {
             return;
         };
         let mut state = file.state.lock();
