@@ -377,6 +377,8 @@ async fn what_others_have_changed_meanwhile_is_not_overwritten() {
     mounted.fs.fsync(handle).await.expect("it is said once");
     assert_eq!(mounted.fs.fsync(gone).await, Err(Errno::Io));
     assert_eq!(mounted.fs.getattr(ino).await.expect("attributes").size, 0);
+    // The file that was closed is settled by itself. This waits for it, and fails if it was not settled before.
+    mounted.fs.sync_all().await.ok();
     mounted.write(handle, 0, b"after").await;
     mounted.close(ino, handle).await;
     mounted.check(ino, b"after").await;
