@@ -60,8 +60,6 @@ pub struct OpenMode {
     pub append: bool,
     /// Each write is durable when it returns (`O_SYNC`, `O_DSYNC`).
     pub sync: bool,
-    /// Cut to nothing first (`O_TRUNC`).
-    pub truncate: bool,
     /// Reads are not written down (`O_NOATIME`).
     pub no_atime: bool,
 }

@@ -59,7 +59,7 @@ impl Handler for Adapter {
                 self.rename((node, name), (new_parent, new_name), flags, reply);
             }
             Op::Link { node: linked, name } => self.link(linked, node, name, reply),
-            Op::Open { flags, takes_set_ids } => self.open(node, flags, takes_set_ids, reply),
+            Op::Open { flags } => self.open(node, flags, reply),
             Op::Create { name, mode, umask, flags } => {
                 self.create(caller(&request, umask), node, name, (mode, flags), reply);
             }
@@ -342,10 +342,10 @@ impl Adapter {
 
 /// Files.
 impl Adapter {
-    fn open(&self, node: NodeId, flags: i32, takes_set_ids: bool, reply: Reply) {
+    fn open(&self, node: NodeId, flags: i32, reply: Reply) {
         let (ino, mode) = (self.ino(node), translate::open_mode(flags));
         self.begin(reply, |my, reply| async move {
-            answer!(reply, my.open(ino, mode, takes_set_ids).await, |opened| {
+            answer!(reply, my.open(ino, mode).await, |opened| {
                 my.close_unless(reply.opened(opened), ino, opened).await;
             });
         });

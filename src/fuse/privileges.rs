@@ -6,8 +6,8 @@
 //!
 //! * a change of owner or group takes all three,
 //! * a write or a truncation takes the capabilities, and from a caller without CAP_FSETID setuid and setgid
-//!   too. The kernel says so (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID), but not of
-//!   fallocate and copy_file_range: there a caller that is not root is taken for one without,
+//!   too. The kernel says so (FUSE_WRITE_KILL_SUIDGID, FATTR_KILL_SUIDGID), but not of fallocate and copy_file_range:
+//!   there a caller that is not root is taken for one without,
 //! * an ACL takes setgid when who sets it is not of the file's group. The kernel says so (FUSE_SETXATTR_ACL_KILL_SGID, since
 //!   Linux 5.14); before that we know only the first of a caller's groups.
 //!

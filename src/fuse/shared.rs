@@ -137,21 +137,9 @@ impl Shared {
     }
 
     /// Opens a file and decides how the kernel treats it.
-    pub(super) async fn open(
-        &self,
-        ino: Ino,
-        mode: OpenMode,
-        takes_set_ids: bool,
-    ) -> Result<Opened, Errno> {
+    pub(super) async fn open(&self, ino: Ino, mode: OpenMode) -> Result<Opened, Errno> {
         let handle = self.fs.open(ino, mode).await?;
-        let opened = self.opened(ino, handle, mode);
-        if mode.truncate
-            && let Err(errno) = self.take_privileges(ino, takes_set_ids).await
-        {
-            self.close(ino, handle).await;
-            return Err(errno);
-        }
-        Ok(opened)
+        Ok(self.opened(ino, handle, mode))
     }
 
     /// Answers who has made and opened a file, which may have a name.

@@ -120,7 +120,6 @@ pub(super) fn open_mode(flags: i32) -> OpenMode {
         write: access != libc::O_RDONLY,
         append: has(libc::O_APPEND),
         sync: has(libc::O_DSYNC),
-        truncate: has(libc::O_TRUNC),
         no_atime: has(libc::O_NOATIME),
     }
 }
@@ -238,9 +237,9 @@ mod tests {
     #[test]
     fn open_flags() {
         let mode = open_mode(libc::O_RDWR | libc::O_APPEND | libc::O_SYNC);
-        assert!(mode.read && mode.write && mode.append && mode.sync && !mode.truncate);
-        let mode = open_mode(libc::O_WRONLY | libc::O_TRUNC | libc::O_DSYNC);
-        assert!(!mode.read && mode.write && !mode.append && mode.sync && mode.truncate);
+        assert!(mode.read && mode.write && mode.append && mode.sync);
+        let mode = open_mode(libc::O_WRONLY | libc::O_DSYNC);
+        assert!(!mode.read && mode.write && !mode.append && mode.sync);
         let mode = open_mode(libc::O_RDONLY | libc::O_NONBLOCK);
         assert!(mode.read && !mode.write && !mode.sync);
     }

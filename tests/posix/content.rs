@@ -27,6 +27,7 @@ pub(crate) fn content() {
     appending(&mnt);
     past_the_page_cache(&mnt);
     mappings(&mnt);
+    running_programs(&mnt);
     shared_extents(&cluster);
     times_of_changes(&mnt);
     times_of_reading(&mnt);
@@ -188,6 +189,27 @@ fn mappings(mnt: &Path) {
 }
 
 /// A copy within the filesystem takes no space and is a copy all the same.
+/// What runs cannot be written to. The kernel sees to it, but it looks only after it has told us of an open.
+fn running_programs(mnt: &Path) {
+    let path = mnt.join("program");
+    fs::copy("/bin/sleep", &path).expect("copied");
+    let before = fs::read(&path).expect("read");
+    let mut program = Command::new(&path).arg("60").spawn().expect("it can be run");
+    let flags = [libc::O_WRONLY, libc::O_RDWR, libc::O_TRUNC, libc::O_WRONLY | libc::O_TRUNC];
+    let opened = flags.map(|flags| calls::open(&path, flags));
+    let ended = program.try_wait().expect("asked");
+    program.kill().expect("killed");
+    program.wait().expect("it ends");
+    assert_eq!(ended, None, "it has lost what it runs");
+    for opened in opened {
+        assert_eq!(errno(opened), libc::ETXTBSY);
+    }
+    assert!(fs::read(&path).expect("read") == before, "it was changed");
+    File::create(&path).expect("cut");
+    assert_eq!(fs::metadata(&path).expect("there").len(), 0);
+    fs::remove_file(path).expect("removed");
+}
+
 fn shared_extents(cluster: &Cluster) {
     let mnt = cluster.mnt();
     let stored = || cluster.status()["stripes"]["total"].as_u64().expect("a number");

@@ -12,7 +12,7 @@ use crate::wire::metadata::{Answer, Query};
 impl Fs {
     /// Open a regular file.
     pub async fn open(&self, ino: Ino, open: OpenMode) -> Result<Handle, Errno> {
-        if open.write || open.truncate {
+        if open.write {
             self.must_be_writable()?;
         }
         let file = self.files.get(ino);
@@ -20,21 +20,15 @@ impl Fs {
         // The handle comes first: a pin that it finds is not taken away by a close, nor what is dirty by an
         // unlink.
         let handle = self.files.open(&file, open, None);
-        let opened = async {
-            // Under a shared lease nobody has to be told: the monitors ask before they let the file go.
-            if file.state.lock().pin.is_none() && self.session.believed(ino).is_none() {
-                self.pin(&file).await?;
-            }
-            if open.truncate {
-                self.truncate(ino, 0, Some(self.session.now())).await?;
-            }
-            Ok(handle)
-        };
-        let opened = opened.await;
-        if opened.is_err() {
+        // Under a shared lease nobody has to be told: the monitors ask before they let the file go.
+        if file.state.lock().pin.is_none()
+            && self.session.believed(ino).is_none()
+            && let Err(errno) = self.pin(&file).await
+        {
             self.release(handle).await;
+            return Err(errno);
         }
-        opened
+        Ok(handle)
     }
 
     /// Read up to `size` bytes; fewer only at the end of the file. The parts follow one another.

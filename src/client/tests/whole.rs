@@ -29,7 +29,6 @@ pub(super) const BOTH: OpenMode = OpenMode {
     write: true,
     append: false,
     sync: false,
-    truncate: false,
     no_atime: false,
 };
 

@@ -50,7 +50,6 @@ pub(in crate::fuse) mod init {
     /// Locks of fcntl(2) are ours.
     pub(in crate::fuse) const POSIX_LOCKS: u64 = 1 << 1;
     /// `open` cuts the file itself.
-    pub(in crate::fuse) const ATOMIC_O_TRUNC: u64 = 1 << 3;
     /// Writes of more than a page.
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     /// The umask comes with what is made, and is not applied.
@@ -98,8 +97,6 @@ pub(super) mod fattr {
 
 /// The ACL that is set takes setgid away.
 pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
-/// The cutting `open` takes setuid and setgid away.
-pub(super) const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// The write brings back pages of the cache.
 pub(super) const WRITE_CACHE: u32 = 1 << 0;
 /// The write takes setuid and setgid away.

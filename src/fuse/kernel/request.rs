@@ -89,8 +89,8 @@ pub(in crate::fuse) enum Op<'a> {
     Rename { name: &'a [u8], new_parent: NodeId, new_name: &'a [u8], flags: u32 },
     /// One more name, in the request's directory.
     Link { node: NodeId, name: &'a [u8] },
-    /// Opens a file. A file that is cut loses setuid and setgid if `takes_set_ids`.
-    Open { flags: i32, takes_set_ids: bool },
+    /// Opens a file.
+    Open { flags: i32 },
     /// Makes and opens a file. The umask is not applied.
     Create { name: &'a [u8], mode: u32, umask: u32, flags: i32 },
     /// Makes and opens a file without a name. The umask is not applied.
@@ -347,10 +347,7 @@ fn op<'a>(opcode: Option<Opcode>, fields: &mut Fields<'a>, agreed: u64) -> Optio
             Op::Rename { new_parent, name: fields.name()?, new_name: fields.name()?, flags }
         }
         Opcode::Link => Op::Link { node: NodeId(fields.u64()?), name: fields.name()? },
-        Opcode::Open => {
-            let (flags, open_flags) = (fields.i32()?, fields.u32()?);
-            Op::Open { flags, takes_set_ids: open_flags & abi::OPEN_KILL_SUIDGID != 0 }
-        }
+        Opcode::Open => Op::Open { flags: fields.i32()? },
         Opcode::Create => {
             let (flags, mode, umask) = (fields.i32()?, fields.u32()?, fields.u32()?);
             fields.skip(4)?;

@@ -110,8 +110,8 @@ fn samples() -> Vec<(Opcode, Vec<u8>, Op<'static>)> {
         ),
         (
             Opcode::Open,
-            Body::new().u32(2).u32(1).as_slice().to_vec(),
-            Op::Open { flags: libc::O_RDWR, takes_set_ids: true },
+            Body::new().u32(2).u32(0).as_slice().to_vec(),
+            Op::Open { flags: libc::O_RDWR },
         ),
         (
             Opcode::Create,
