@@ -336,9 +336,7 @@ impl Asking<'_> {
         let useless = self.leases.beliefs.lock().learn(&self.ticket, queries, answers, leased);
         self.leases.give_back(useless, Vec::new());
     }
-}
 
-impl Asking<'_> {
     /// Changes of our own were answered.
     pub(crate) fn changed(
         mut self,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::calls::{self, errno};
 use super::common::cluster::Cluster;
 use super::common::runner::long;
+use super::common::wait_until;
 
 pub(crate) fn names() {
     let cluster = Cluster::new(3, 2, 1);
@@ -189,11 +190,10 @@ fn not_named_yet(mnt: &Path) {
     assert_eq!(errno(calls::link_open(&exclusive, &never)), libc::ENOENT);
     exclusive.sync_all().expect("synced");
     let there_are = |count: u64| {
-        let since = Instant::now();
-        while inodes() != before + count {
-            assert!(since.elapsed() < Duration::from_secs(10), "{} inodes", inodes() - before);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until("so many inodes are there", Duration::from_secs(10), || {
+            let now = inodes() - before;
+            if now == count { Ok(()) } else { Err(format!("but {now} instead of {count}")) }
+        });
     };
     there_are(3);
     let another = make(0);

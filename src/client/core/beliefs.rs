@@ -327,14 +327,17 @@ impl Beliefs {
         if self.busy.get(&dir).is_some_and(|until| now < *until) {
             return Duration::ZERO;
         }
-        match self.known.get_mut(&dir) {
+        let is_by_name = match self.known.get_mut(&dir) {
             Some(known) if known.name(name) == Some(ino) => {
                 known.names_until = known.names_until.max(until);
+                known.is_by_name(name)
             }
             _ => return Duration::ZERO,
+        };
+        if !is_by_name {
+            // It has to be known by name, so that the kernel can be told to forget it.
+            self.with(dir, |known| known.learn_name(name, ino));
         }
-        // It has to be known by name, so that the kernel can be told to forget it.
-        self.with(dir, |known| known.learn_name(name, ino));
         until.saturating_sub(now)
     }
 

@@ -80,6 +80,11 @@ impl Known {
         more.names.get(name).copied().or_else(|| is_absent().then_some(None))
     }
 
+    /// Whether that name itself is among what is known, not only that all names are.
+    pub(super) fn is_by_name(&self, name: &[u8]) -> bool {
+        self.more.as_ref().is_some_and(|more| more.names.contains_key(name))
+    }
+
     /// The target of a symbolic link, if it is known.
     pub(super) fn target(&self) -> Option<Vec<u8>> {
         self.more.as_ref()?.target.clone()

@@ -1,7 +1,6 @@
 //! Which inodes and names a question or a change is about.
 
-use crate::types::Errno;
-use crate::types::Ino;
+use crate::types::{Errno, Ino};
 use crate::wire::metadata::{Op, Query, Rename, RenameMode, Reply};
 
 /// The inode whose lease covers what is asked, beside the attributes in the answer.
