@@ -24,13 +24,8 @@ struct Mounted {
     notices: mpsc::UnboundedSender<Notice>,
 }
 
-pub(super) const BOTH: OpenMode = OpenMode {
-    read: true,
-    write: true,
-    append: false,
-    sync: false,
-    no_atime: false,
-};
+pub(super) const BOTH: OpenMode =
+    OpenMode { read: true, write: true, append: false, sync: false, no_atime: false };
 
 async fn mounted() -> Mounted {
     mounted_with(config()).await
