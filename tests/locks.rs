@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::cluster::{Cluster, send};
 use common::runner::{long, run};
-use common::wait_for;
+use common::{stays, wait_for};
 
 /// How long somebody may wait for a lock that is free, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -80,8 +80,7 @@ fn set(file: &File, kind: i32, range: (i64, i64)) -> Result<(), i32> {
 /// Waits for a lock in a thread of its own.
 fn begin<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let waiting = thread::spawn(wait);
-    thread::sleep(Duration::from_millis(300));
-    assert!(!waiting.is_finished(), "it should have to wait");
+    stays("it waits", Duration::from_millis(300), || !waiting.is_finished());
     waiting
 }
 
@@ -151,10 +150,18 @@ fn owners_come_and_go(paths: [&Path; 2]) {
 }
 
 fn spawn_flock(path: &Path, arguments: &[&str]) -> Child {
-    let mut command = Command::new("flock");
-    command.args(arguments).arg(path).arg("true");
-    let child = command.spawn().expect("flock(1) can be run");
-    thread::sleep(Duration::from_millis(300));
+    waiting_flock(Command::new("flock").args(arguments).arg(path).arg("true"))
+}
+
+/// Runs flock(1) until it waits in flock(2).
+fn waiting_flock(command: &mut Command) -> Child {
+    let mut child = command.spawn().expect("flock(1) can be run");
+    wait_for("it waits for the lock", SOON, || {
+        assert_eq!(child.try_wait().expect("a child"), None, "it should have to wait");
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", child.id())).ok()?;
+        let number = call.split(' ').next()?.parse::<i64>().ok()?;
+        (number == libc::SYS_flock).then_some(())
+    });
     child
 }
 
@@ -264,10 +271,8 @@ fn killed_while_nobody_answers() {
     let monitor = cluster.unit_pid("monitor-1");
     send(monitor, libc::SIGSTOP);
     // It has the file open already: so it waits for the lock, not for the file.
-    let mut command = Command::new("flock");
-    command.arg("0").stdin(file.try_clone().expect("cloned"));
-    let child = command.spawn().expect("flock(1) can be run");
-    thread::sleep(Duration::from_millis(500));
+    let stdin = file.try_clone().expect("cloned");
+    let child = waiting_flock(Command::new("flock").arg("0").stdin(stdin));
     send(child.id(), libc::SIGKILL);
     assert_eq!(ended_within_a_second(child), libc::SIGKILL);
     send(monitor, libc::SIGCONT);

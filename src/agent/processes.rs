@@ -16,6 +16,8 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -187,6 +189,17 @@ impl Running {
         Ok(Stopped::Killed)
     }
 
+    /// Whether it was started from that path, and another program lies there now.
+    pub fn is_outdated(&self, program: &Path) -> bool {
+        let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        let proc = PathBuf::from(format!("/proc/{}", self.pid));
+        let began = fs::read(proc.join("cmdline")).unwrap_or_default();
+        let path = began.split(|byte| *byte == 0).next().unwrap_or_default();
+        let runs = file(&proc.join("exe"));
+        path == program.as_os_str().as_bytes()
+            && matches!((runs, file(program)), (Ok(runs), Ok(lies)) if runs != lies)
+    }
+
     /// Sends a signal, if it is still the same process.
     ///
     /// # Errors
@@ -256,11 +269,7 @@ impl Launch {
         // the service manager in its parent's name.
         command.current_dir("/").env_remove("NOTIFY_SOCKET");
         in_own_session(&mut command);
-        let descriptor = lock.descriptor();
-        // SAFETY: what is called between fork and exec is async-signal-safe; the descriptor is open, for `lock`
-        // is borrowed until the child runs.
-        unsafe { command.pre_exec(move || BirthLock::hand_over(descriptor)) };
-        command.spawn()
+        spawn_with(&mut command, lock)
     }
 
     /// Why it died: the last thing that it said.
@@ -299,6 +308,109 @@ impl Launch {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// The files of a process that gives its name to its successor, under another one. Dropping it takes the name back,
+/// unless it is to [`stay`](Self::stay).
+#[derive(Debug)]
+pub struct Aside {
+    run_dir: PathBuf,
+    name: String,
+    /// One that no unit has: in those of units this sign does not occur.
+    other: String,
+    stays: bool,
+}
+
+impl Aside {
+    /// Puts this process's files aside, of which that one is its run file. It stays locked who it is.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be renamed; they have their names then.
+    pub fn step(run_file: &Path) -> io::Result<Self> {
+        let name = run_file.file_name().and_then(|name| name.to_str()?.strip_suffix(RUN));
+        let (Some(run_dir), Some(name)) = (run_file.parent(), name) else {
+            return Err(io::Error::other(format!("{} is no run file", run_file.display())));
+        };
+        let other = aside_name(name, std::process::id());
+        // From here on whatever was renamed is renamed back if something fails.
+        let aside = Self { run_dir: run_dir.into(), name: name.to_owned(), other, stays: false };
+        fs::rename(birth_file(run_dir, name), birth_file(run_dir, &aside.other))?;
+        fs::rename(run_file, self::run_file(run_dir, &aside.other))?;
+        Ok(aside)
+    }
+
+    /// Starts the successor, which is born with the name.
+    ///
+    /// # Errors
+    ///
+    /// When somebody was quicker, or it cannot be run.
+    pub fn have_born(&self, command: &mut Command) -> io::Result<Child> {
+        let lock =
+            BirthLock::take(&birth_file(&self.run_dir, &self.name)).map_err(io::Error::other)?;
+        spawn_with(command, &lock)
+    }
+
+    /// The name is the successor's from now on.
+    pub fn stay(&mut self) {
+        self.stays = true;
+    }
+
+    /// Removes the files, at the end of this process in good order.
+    ///
+    /// # Errors
+    ///
+    /// When that is refused.
+    pub fn remove(self) -> io::Result<()> {
+        remove_all(&self.run_dir, &self.other)
+    }
+
+    fn take_back(&self) -> io::Result<()> {
+        let (run_dir, other) = (&self.run_dir, &self.other);
+        fs::rename(birth_file(run_dir, other), birth_file(run_dir, &self.name))?;
+        fs::rename(run_file(run_dir, other), run_file(run_dir, &self.name))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
+        if let Err(error) = self.take_back() {
+            log::warn!("{} has not got all of its files back: {error}", self.name);
+        }
+    }
+}
+
+/// Removes what a process has left behind that had put its files aside.
+pub(super) fn forget_aside(run_dir: &Path, name: &str, pid: u32) {
+    if let Err(error) = remove_all(run_dir, &aside_name(name, pid)) {
+        log::debug!("the files of process {pid} were not removed: {error}");
+    }
+}
+
+fn remove_all(run_dir: &Path, name: &str) -> io::Result<()> {
+    for path in [run_file(run_dir, name), birth_file(run_dir, name)] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn aside_name(name: &str, pid: u32) -> String {
+    format!("{name}~{pid}")
+}
+
+/// Runs `command` so that it is born with that lock.
+fn spawn_with(command: &mut Command, lock: &BirthLock) -> io::Result<Child> {
+    let descriptor = lock.descriptor();
+    // SAFETY: what is called between fork and exec is async-signal-safe; the descriptor is open, for `lock` is
+    // borrowed until the child runs.
+    unsafe { command.pre_exec(move || BirthLock::hand_over(descriptor)) };
+    command.spawn()
 }
 
 /// The process of that name that runs, and whether it is ready; see [`Launch::find`].

@@ -5,6 +5,7 @@
 //! decided, its number written down and the process started before the next one is looked at.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use tokio::task::AbortHandle;
 use super::notify::Notifier;
 use super::plan::{Action, Event, Plan, Policy};
 use super::probes;
-use super::processes::{Launch, Running};
-use super::stages::Unit;
+use super::processes::{self, Launch, Running};
+use super::stages::{Role, Unit};
 use super::starts::Starts;
 use super::watch::{Seen, Watched, What, watch};
 use crate::crypto::Credentials;
@@ -64,6 +65,8 @@ pub(super) struct Supervisor {
     parts: Parts,
     plan: Plan,
     processes: BTreeMap<Unit, Process>,
+    /// Those that have given way to another, and end by themselves.
+    former: Vec<(Unit, Process)>,
     /// Why units failed last, a sentence each.
     troubles: BTreeMap<Unit, String>,
     clock: SystemClock,
@@ -83,6 +86,18 @@ struct Process {
     /// `None` when it was adopted.
     child: Option<Child>,
     watcher: AbortHandle,
+}
+
+/// Asks a mount that was started from an older program to give way to one of the newer.
+fn upgrade(unit: &Unit, running: &Running, program: &Path) {
+    let (name, pid) = (&unit.name, running.pid);
+    log::info!(
+        "{name} (process {pid}) is older than {}: it is asked to give way",
+        program.display()
+    );
+    if let Err(error) = running.signal(libc::SIGUSR2) {
+        log::warn!("{name} (process {pid}) cannot be asked to give way: {error}");
+    }
 }
 
 impl Drop for Process {
@@ -135,6 +150,7 @@ impl Supervisor {
             plan: Plan::new(parts.policy, clock.monotonic()),
             parts,
             processes: BTreeMap::new(),
+            former: Vec::new(),
             troubles: BTreeMap::new(),
             clock,
             tell,
@@ -200,11 +216,42 @@ impl Supervisor {
         let start = self.parts.starts.latest(&unit.name).max(running.start);
         log::info!("{} runs already, as process {} (start {start})", unit.name, running.pid);
         self.plan.found(unit, start, is_ready, self.clock.monotonic());
+        if unit.role == Role::Mount && is_ready && running.is_outdated(&launch.program) {
+            upgrade(unit, &running, &launch.program);
+        }
         self.track(unit, launch.clone(), running, is_ready, None);
         true
     }
 
+    /// A process has given way to another.
+    fn succeed(&mut self, unit: &Unit, successor: Running) {
+        let Some(process) = self.processes.remove(unit) else { return };
+        let (former, pid) = (process.running.pid, successor.pid);
+        log::info!("{} is process {pid} now; {former} ends when what is open is closed", unit.name);
+        process.watcher.abort();
+        let launch = process.launch.clone();
+        self.former.push((unit.clone(), process));
+        self.plan.found(unit, successor.start, true, self.clock.monotonic());
+        self.track(unit, launch, successor, true, None);
+    }
+
+    /// Forgets those that have given way and ended since.
+    fn bury_former(&mut self) {
+        self.former.retain_mut(|(unit, process)| {
+            let status = process.child.as_mut().map(Child::try_wait);
+            let pid = process.running.pid;
+            let goes_on = process.running.is_alive() && !matches!(status, Some(Ok(Some(_))));
+            if !goes_on {
+                log::info!("process {pid}, which was {} before, has ended", unit.name);
+                probes::forget(&process.launch.run_dir, pid);
+                processes::forget_aside(&process.launch.run_dir, &unit.name, pid);
+            }
+            goes_on
+        });
+    }
+
     fn act(&mut self) {
+        self.bury_former();
         for action in self.plan.tick(self.clock.monotonic()) {
             match action {
                 Action::Start { unit, start } => {
@@ -276,12 +323,17 @@ impl Supervisor {
             }
             What::Answered => self.event(&seen.unit, Event::Answered),
             What::Missed => self.event(&seen.unit, Event::Missed),
+            What::Succeeded(successor) => self.succeed(&seen.unit, successor),
             What::Died => self.bury(&seen.unit),
         }
     }
 
     /// A process is dead. One that ended in good order took its run file along.
     fn bury(&mut self, unit: &Unit) {
+        let Some(process) = self.processes.get(unit) else { return };
+        if let Some((successor, true)) = process.launch.find() {
+            return self.succeed(unit, successor);
+        }
         let Some(mut process) = self.processes.remove(unit) else { return };
         let status = process.child.as_mut().and_then(|child| child.wait().ok());
         probes::forget(&process.launch.run_dir, process.running.pid);

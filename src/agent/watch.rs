@@ -43,6 +43,8 @@ pub(super) enum What {
     Ready(Running),
     Answered,
     Missed,
+    /// Another process has its name now, and works. It goes on with what it began.
+    Succeeded(Running),
     Died,
 }
 
@@ -65,10 +67,15 @@ async fn look_after(mut watched: Watched, tell: &impl Fn(What)) {
         watched.process = wait_for_readiness(&watched, tell).await;
         tell(What::Ready(watched.process.clone()));
     }
-    let Watched { unit, process, run_dir, credentials, .. } = watched;
+    let Watched { unit, process, run_dir, run_file, credentials, .. } = watched;
+    let pid = process.pid;
     let mut prober = Prober::new(unit.role, process, &run_dir, credentials);
     loop {
         tell(if prober.answers().await { What::Answered } else { What::Missed });
+        let successor = Running::read(&run_file).filter(|running| running.pid != pid);
+        if let Some(successor) = successor.filter(Running::is_alive) {
+            tell(What::Succeeded(successor));
+        }
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -35,6 +35,7 @@ mod say;
 mod server;
 mod shard;
 mod status;
+mod successor;
 mod sync;
 mod systemd;
 mod token;

@@ -2,13 +2,14 @@
 //!
 //! A mount in the background is this very program started again with `-f`, not a fork: a process that has
 //! threads cannot be forked safely. The first process waits at a pipe for one line: that the mount works, or
-//! why it does not; so `mount` succeeds only when the directory can be used, and can say what is wrong.
+//! why it does not; so `mount` succeeds only when the directory can be used, and can say what is wrong. In the same
+//! way a mount has a newer program take its place ([`successor`](super::successor)).
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::sync::oneshot;
 use super::cluster_dir::mount_unit;
 use super::find::{self, Cluster};
 use super::mount_options::{Options, Source, default_run_dir};
-use super::{admin, init, monitor, say};
+use super::{admin, init, say, successor};
 use crate::agent;
 use crate::agent::processes::{Running, in_own_session};
 use crate::client::{self, ConnectError, Fs};
@@ -40,7 +41,8 @@ const READY: &str = "ready";
 ///
 /// Options (-o): config=DIR (client configuration, else --cluster, OKAPIFS_CLUSTER or /etc/okapifs), ro,
 /// nosuid, nodev, noexec, noatime, nonempty, sync_on_close (closing a file waits until it is durable), log=FILE,
-/// run_dir=DIR; what fstab says to others (_netdev, nofail, x-…) is accepted. `umount DIRECTORY` ends it.
+/// run_dir=DIR; what fstab says to others (_netdev, nofail, x-…) is accepted. `umount DIRECTORY` ends it. SIGUSR2
+/// has the program as it is now take its place: files that are open stay with the older process until they are closed.
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
     /// HOST[:PORT][,HOST…]:/[SUBDIR]: monitors, and the directory of the filesystem to mount.
@@ -59,17 +61,26 @@ pub(super) struct Arguments {
 
     /// Write {pid, started, address, start} to this file when it works.
     #[arg(long, hide = true, value_name = "FILE")]
-    ready: Option<PathBuf>,
+    pub(super) ready: Option<PathBuf>,
 
     /// Run for an agent, as the start of that number: wait for the monitors as long as it takes, and tell the
     /// agent, when it asks in the run directory, that this process is alive.
     #[arg(long, hide = true, value_name = "N")]
-    start: Option<u64>,
+    pub(super) start: Option<u64>,
 
     /// Say on standard output, in one line, that it works or why not.
     #[arg(long, hide = true)]
     announce: bool,
+
+    /// Take the place of the okapifs that is mounted there.
+    #[arg(long, hide = true)]
+    pub(super) replace: bool,
 }
+
+/// A mount said neither that it works nor why not.
+#[derive(Debug, thiserror::Error)]
+#[error("the mount ended without a word")]
+struct Wordless;
 
 pub(super) fn run(arguments: &Arguments, cluster: Option<&str>) -> anyhow::Result<()> {
     let options = Options::parse(&arguments.options)?;
@@ -82,9 +93,13 @@ pub(super) fn run(arguments: &Arguments, cluster: Option<&str>) -> anyhow::Resul
         return result;
     }
     // What can be said at once is said at once.
-    let at = fuse::usable(&arguments.mountpoint, options.nonempty)?;
+    let at = fuse::usable(&arguments.mountpoint, wanted(arguments, &options))?;
     credentials(&options, &source, cluster)?;
     go_to_background(arguments, &options, &at, cluster)
+}
+
+fn wanted(arguments: &Arguments, options: &Options) -> fuse::Wanted {
+    fuse::Wanted { nonempty: options.nonempty, replace: arguments.replace }
 }
 
 /// The client configuration, with the monitors of the source.
@@ -122,16 +137,24 @@ fn go_to_background(
     in_own_session(&mut command);
     let mut child = command.spawn().context("the mount cannot be started")?;
     let said = child.stdout.take().expect("it is piped");
+    hear(said).map_err(|error| match error.downcast_ref() {
+        Some(Wordless) => error.context(format!("see {}", log_path.display())),
+        None => error,
+    })
+}
+
+/// Waits until a mount that was just started with `--announce` says that it works, or why not.
+pub(super) fn hear(said: ChildStdout) -> anyhow::Result<()> {
     let mut line = String::new();
     BufReader::new(said).read_line(&mut line)?;
     match line.trim_end() {
         READY => Ok(()),
-        "" => bail!("the mount ended without a word; see {}", log_path.display()),
+        "" => Err(Wordless.into()),
         error => Err(anyhow!(error.to_owned())),
     }
 }
 
-fn arguments_in_background(
+pub(super) fn arguments_in_background(
     arguments: &Arguments,
     at: &Path,
     cluster: Option<&str>,
@@ -142,6 +165,12 @@ fn arguments_in_background(
     }
     if let Some(ready) = &arguments.ready {
         all.extend(["--ready".into(), std::path::absolute(ready)?.into()]);
+    }
+    if let Some(start) = arguments.start {
+        all.extend(["--start".into(), start.to_string().into()]);
+    }
+    if arguments.replace {
+        all.push("--replace".into());
     }
     for list in &arguments.options {
         all.extend(["-o".into(), list.into()]);
@@ -168,20 +197,21 @@ fn serve(
     arguments: &Arguments,
     options: &Options,
     source: Source,
-    cluster: Option<&str>,
+    chosen: Option<&str>,
 ) -> anyhow::Result<()> {
-    let at = fuse::usable(&arguments.mountpoint, options.nonempty)?;
-    let cluster = credentials(options, &source, cluster)?;
+    let at = fuse::usable(&arguments.mountpoint, wanted(arguments, options))?;
+    let cluster = credentials(options, &source, chosen)?;
     let runtime = admin::serving_runtime()?;
     let _answering = match arguments.start {
         Some(_) => Some(answer_agent(options, runtime.handle())?),
         None => None,
     };
+    let this = successor::Predecessor::this_process(arguments, &at, chosen)?;
     let fs = runtime.block_on(connect(arguments, options, &source, cluster, &at))?;
-    let served = mount(runtime.handle(), arguments, options, source, &at, &fs);
+    let served = mount(runtime.handle(), arguments, options, source, &at, &fs, &this);
     runtime.block_on(fs.shutdown());
     served?;
-    monitor::retract(arguments.ready.clone())
+    this.leave()
 }
 
 fn answer_agent(
@@ -249,12 +279,13 @@ fn mount(
     source: Source,
     at: &Path,
     fs: &Arc<Fs>,
+    this: &successor::Predecessor,
 ) -> anyhow::Result<()> {
     let wanted = fuse::MountOptions {
         source: source.text,
         mountpoint: at.to_owned(),
+        wanted: wanted(arguments, options),
         flags: options.flags,
-        nonempty: options.nonempty,
     };
     let mounted = Arc::new(fuse::Mount::new(fs.clone(), runtime.clone(), &wanted)?);
     let (ended, mut end) = oneshot::channel();
@@ -263,12 +294,15 @@ fn mount(
         .name("fuse".to_owned())
         .spawn(move || ended.send(serving.run()))
         .context("no thread for FUSE")?;
-    let works = say_that_it_works(arguments, at);
     runtime.block_on(async {
+        // From now on it may be asked: whoever reads that it works may do so.
+        let asked_to_give_way = successor::asks()?;
+        let works = say_that_it_works(arguments, at);
         if works.is_ok() {
             tokio::select! {
                 ended = &mut end => return ended?.context("the connection to the kernel broke"),
                 asked = admin::asked_to_end() => asked?,
+                () = this.give_way(asked_to_give_way) => {}
             }
         }
         unmount(mounted, fs, end).await?;

@@ -117,7 +117,7 @@ fn mountpoints(dir: &ClusterDir, wanted: &[PathBuf]) -> anyhow::Result<Vec<PathB
             _ => {
                 fuse::clear_dead(path)?;
                 init::make_dir(path, 0o755)?;
-                fuse::usable(path, false)?
+                fuse::usable(path, fuse::Wanted::default())?
             }
         };
         found.push(path);

@@ -143,6 +143,25 @@ impl Adapter {
         let question = reply.question();
         begin(&self.runtime, &question, call(Arc::clone(&self.mine), reply));
     }
+
+    /// The same, for a call that changes attributes of these inodes, or these names in them. If the kernel takes it for
+    /// failed, since its program died meanwhile, it is to ask again for them.
+    fn change<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        reply: Reply,
+        changed: Vec<(Ino, Option<Vec<u8>>)>,
+        call: impl FnOnce(Arc<Shared>, Reply) -> F,
+    ) {
+        let question = reply.question();
+        let (my, asked) = (Arc::clone(&self.mine), Arc::clone(&question));
+        let call = call(Arc::clone(&my), reply);
+        begin(&self.runtime, &question, async move {
+            call.await;
+            if asked.is_abandoned() {
+                my.fs.changed_for_nobody(changed).await;
+            }
+        });
+    }
 }
 
 /// Names.
@@ -197,29 +216,26 @@ impl Adapter {
 
     fn make(&self, caller: Caller, parent: NodeId, name: &[u8], new: NewInode, reply: Reply) {
         let (parent, name) = (self.ino(parent), name.to_vec());
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(parent, Some(name.clone()))];
+        self.change(reply, changed, |my, reply| async move {
             let made = my.fs.make(caller, parent, &name, new).await;
-            let question = reply.question();
             answer!(reply, made, |attr| reply.entry(&my.named((parent, &name), &attr)));
-            my.changed(&question, &[(parent, &[&name])]).await;
         });
     }
 
     fn unlink(&self, parent: NodeId, name: &[u8], reply: Reply) {
         let (parent, name) = (self.ino(parent), name.to_vec());
-        self.begin(reply, |my, reply| async move {
-            let question = reply.question();
+        let changed = vec![(parent, Some(name.clone()))];
+        self.change(reply, changed, |my, reply| async move {
             answer!(reply, my.fs.unlink(parent, &name).await, |()| reply.ok());
-            my.changed(&question, &[(parent, &[&name])]).await;
         });
     }
 
     fn rmdir(&self, parent: NodeId, name: &[u8], reply: Reply) {
         let (parent, name) = (self.ino(parent), name.to_vec());
-        self.begin(reply, |my, reply| async move {
-            let question = reply.question();
+        let changed = vec![(parent, Some(name.clone()))];
+        self.change(reply, changed, |my, reply| async move {
             answer!(reply, my.fs.rmdir(parent, &name).await, |()| reply.ok());
-            my.changed(&question, &[(parent, &[&name])]).await;
         });
     }
 
@@ -230,21 +246,19 @@ impl Adapter {
         };
         let (parent, name) = (self.ino(from.0), from.1.to_vec());
         let (new_parent, new_name) = (self.ino(to.0), to.1.to_vec());
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(parent, Some(name.clone())), (new_parent, Some(new_name.clone()))];
+        self.change(reply, changed, |my, reply| async move {
             let renamed = my.fs.rename(parent, &name, new_parent, &new_name, mode).await;
-            let question = reply.question();
             answer!(reply, renamed, |()| reply.ok());
-            my.changed(&question, &[(parent, &[&name]), (new_parent, &[&new_name])]).await;
         });
     }
 
     fn link(&self, node: NodeId, parent: NodeId, name: &[u8], reply: Reply) {
         let (ino, parent, name) = (self.ino(node), self.ino(parent), name.to_vec());
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(parent, Some(name.clone())), (ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             let linked = my.fs.link(ino, parent, &name).await;
-            let question = reply.question();
             answer!(reply, linked, |attr| reply.entry(&my.named((parent, &name), &attr)));
-            my.changed(&question, &[(parent, &[&name]), (ino, &[])]).await;
         });
     }
 }
@@ -270,11 +284,10 @@ impl Adapter {
     fn setattr(&self, node: NodeId, asked: &kernel::SetAttr, reply: Reply) {
         let (ino, takes_set_ids) = (self.ino(node), asked.takes_set_ids);
         let changes = translate::changes(asked);
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             let changed = my.setattr(ino, changes, takes_set_ids).await;
-            let question = reply.question();
             answer!(reply, changed, |attr| my.send_attr(reply, &attr));
-            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -287,7 +300,8 @@ impl Adapter {
         reply: Reply,
     ) {
         let (ino, name, value) = (self.ino(node), name.to_vec(), value.to_vec());
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             let set = async {
                 let mode = translate::xattr_mode(flags)?;
                 let takes_setgid = match takes_setgid {
@@ -300,9 +314,7 @@ impl Adapter {
             if name == privileges::CAPABILITY {
                 my.open_files.lock().set_unknown(ino);
             }
-            let question = reply.question();
             answer!(reply, set, |()| reply.ok());
-            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -325,10 +337,9 @@ impl Adapter {
 
     fn removexattr(&self, node: NodeId, name: &[u8], reply: Reply) {
         let (ino, name) = (self.ino(node), name.to_vec());
-        self.begin(reply, |my, reply| async move {
-            let question = reply.question();
+        let changed = vec![(ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             answer!(reply, my.fs.removexattr(ino, &name).await, |()| reply.ok());
-            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -362,13 +373,12 @@ impl Adapter {
         let (parent, name) = (self.ino(parent), name.to_vec());
         let (mode, open) = (permissions(mode), translate::open_mode(flags));
         let exclusive = flags & libc::O_EXCL != 0;
-        self.begin(reply, |my, reply| async move {
-            let question = reply.question();
+        let changed = vec![(parent, Some(name.clone()))];
+        self.change(reply, changed, |my, reply| async move {
             match my.fs.create(caller, parent, &name, mode, open).await {
                 Ok((attr, handle)) => {
                     let at = Some((parent, &name[..]));
                     my.created(at, &attr, (handle, open), reply).await;
-                    my.changed(&question, &[(parent, &[&name])]).await;
                 }
                 // Another host was faster. The kernel takes ESTALE as "look again", finds the file, checks
                 // whether the caller may open it, and opens it.
@@ -422,11 +432,10 @@ impl Adapter {
             return self.mine.written(write, result, reply);
         }
         let data = Bytes::copy_from_slice(asked.data);
-        self.begin(reply, |my, reply| async move {
-            let question = reply.question();
+        let changed = vec![(write.ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             let result = my.write(write, data).await;
             my.written(write, result, reply);
-            my.changed(&question, &[(write.ino, &[])]).await;
         });
     }
 
@@ -469,14 +478,13 @@ impl Adapter {
             Err(errno) => return reply.error(errno),
         };
         let ino = self.ino(node);
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             let allocated = async {
                 my.take_privileges(ino, !by_root).await?;
                 my.fs.fallocate(handle, offset, length, what).await
             };
-            let question = reply.question();
             answer!(reply, allocated.await, |()| reply.ok());
-            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 
@@ -496,15 +504,14 @@ impl Adapter {
         // The reply counts in 32 bits; whoever wants more asks again.
         let length = length.min(u64::from(u32::MAX - (REQUEST_BYTES_MAX - 1)));
         let (ino, from, to) = (self.ino(to_node), Handle(from), Handle(to));
-        self.begin(reply, |my, reply| async move {
+        let changed = vec![(ino, None)];
+        self.change(reply, changed, |my, reply| async move {
             let copied = async {
                 my.take_privileges(ino, !by_root).await?;
                 my.fs.copy_range(from, from_offset, to, to_offset, length).await
             };
-            let question = reply.question();
             answer!(reply, copied.await, |bytes| reply
                 .written(u32::try_from(bytes).unwrap_or(u32::MAX)));
-            my.changed(&question, &[(ino, &[])]).await;
         });
     }
 }

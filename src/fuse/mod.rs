@@ -66,4 +66,4 @@ mod shared;
 mod translate;
 
 pub use mount::{Mount, MountFlags, MountOptions, Unmounted};
-pub use mountpoint::{MountError, clear_dead, resolve, usable};
+pub use mountpoint::{MountError, Wanted, clear_dead, resolve, usable};

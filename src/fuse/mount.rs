@@ -1,24 +1,38 @@
 //! A mount from its beginning to its end.
 //!
-//! mount(2) is called here rather than by the helper fusermount, which would lose the subtype (`findmnt -t
-//! fuse.okapifs`). Somebody else may unmount at any time, and mount something else in the same place: nothing is
-//! unmounted here that is not known to be ours.
+//! The mount is made here rather than by the helper fusermount, which would lose the subtype (`findmnt -t
+//! fuse.okapifs`): first the filesystem (fsopen(2), fsmount(2)), which nobody sees yet; it is put into the directory
+//! tree (move_mount(2)) when the first words with the kernel are spoken. Somebody else may unmount at any time, and
+//! mount something else in the same place: nothing is unmounted here that is not known to be ours.
+//!
+//! # In the place of another
+//!
+//! A daemon that takes over from an older one must leave no moment at which a program finds the bare directory below.
+//! So its mount is put *beneath* the older one (Linux 6.5), and then that one is taken off the top: who looks at the
+//! path sees one or the other. What programs have open stays with the mount they opened it on, which its daemon serves
+//! until the last of it is closed.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use parking_lot::Mutex;
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use tokio::runtime::Handle;
 
 use super::adapter::Adapter;
 use super::forget::Caches;
 use super::kernel::Session;
-use super::mountpoint::{self, FSTYPE, MountError};
+use super::mountpoint::{self, FSTYPE, MountError, Place, SUBTYPE, Wanted};
 use super::{capabilities, invalidate, mountinfo};
 use crate::client::fs::Fs;
 
@@ -38,10 +52,10 @@ pub struct MountOptions {
     pub source: String,
     /// The directory.
     pub mountpoint: PathBuf,
+    /// What may be there already.
+    pub wanted: Wanted,
     /// The flags that every filesystem has.
     pub flags: MountFlags,
-    /// Whether the directory may have files in it, which the mount then hides.
-    pub nonempty: bool,
 }
 
 /// The flags of mount(2), by the names that mount(8) gives them.
@@ -75,37 +89,18 @@ impl Mount {
     /// All of [`MountError`]; nothing stays mounted then.
     pub fn new(fs: Arc<Fs>, runtime: Handle, options: &MountOptions) -> Result<Self, MountError> {
         let mountpoint = mountpoint::resolve(&options.mountpoint)?;
-        mountpoint::check(&mountpoint, options.nonempty)?;
+        let place = mountpoint::check(&mountpoint, options.wanted)?;
         let device = open_device()?;
-        attach(&device, &mountpoint, options).map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => MountError::NotPermitted,
-            Some(libc::ENODEV) => MountError::NoDevice,
-            _ => MountError::Mount { path: mountpoint.clone(), source },
-        })?;
-        Self::shake_hands(fs, runtime, device, mountpoint.clone()).map_err(|error| {
-            if let Err(error) = detach(&mountpoint) {
-                log::warn!("cannot unmount {}: {error}", mountpoint.display());
-            }
-            MountError::Handshake(error)
-        })
-    }
-
-    /// Agrees with the kernel on protocol and capabilities.
-    fn shake_hands(
-        fs: Arc<Fs>,
-        runtime: Handle,
-        device: OwnedFd,
-        mountpoint: PathBuf,
-    ) -> io::Result<Self> {
-        let (invalidations, queue) = invalidate::queue();
-        let adapter = Adapter::new(Arc::clone(&fs), runtime.clone(), invalidations);
-        let session = Session::begin(device, capabilities::agree)?;
-        fs.kernel_is(Arc::new(Caches::new(session.notifier(), adapter.shared(), runtime)));
-        invalidate::start(session.notifier(), queue)?;
-        let device = mountinfo::mounted_at(&mountpoint)?.map(|entry| entry.device);
-        let device = device.ok_or_else(|| io::Error::other("it was unmounted at once"))?;
+        let filesystem =
+            create(&device, options).map_err(|source| match source.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => MountError::NotPermitted,
+                Some(libc::ENODEV) => MountError::NoDevice,
+                _ => MountError::Mount { path: mountpoint.clone(), source },
+            })?;
+        let session = shake_hands(fs, runtime, device).map_err(MountError::Handshake)?;
+        let device = attach(&filesystem, &mountpoint, place)?;
         raise_read_ahead(&device);
-        Ok(Self { mountpoint, device, session: Mutex::new(Some((session, adapter))) })
+        Ok(Self { mountpoint, device, session: Mutex::new(Some(session)) })
     }
 
     /// Answers requests until the filesystem is unmounted, by whomever. What is buffered then is still
@@ -199,6 +194,32 @@ impl MountFlags {
         true
     }
 
+    /// Those that fsconfig(2) takes.
+    fn of_filesystem(self) -> impl Iterator<Item = &'static &'static str> {
+        let all = [
+            (libc::MS_RDONLY, &"ro"),
+            (libc::MS_SYNCHRONOUS, &"sync"),
+            (libc::MS_DIRSYNC, &"dirsync"),
+        ];
+        all.into_iter().filter(move |(flag, _)| self.0 & flag != 0).map(|(_, name)| name)
+    }
+
+    /// Those that fsmount(2) takes.
+    fn of_mount(self) -> MountAttrFlags {
+        let all = [
+            (libc::MS_RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+            (libc::MS_NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+            (libc::MS_NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+            (libc::MS_NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            (libc::MS_NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+            (libc::MS_NODIRATIME, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+        ];
+        all.into_iter()
+            .filter(|(flag, _)| self.0 & flag != 0)
+            .map(|(_, attribute)| attribute)
+            .collect()
+    }
+
     /// Whether nothing may be written.
     pub fn is_read_only(self) -> bool {
         self.0 & libc::MS_RDONLY != 0
@@ -225,28 +246,81 @@ fn open_device() -> Result<OwnedFd, MountError> {
     }
 }
 
-fn attach(device: &OwnedFd, mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
-    // Only root gets here: the kernel lets nobody else call mount(2).
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={}",
-        device.as_raw_fd(),
-        REQUEST_BYTES_MAX
-    );
-    let source = c_string(options.source.as_bytes())?;
-    let target = c_string(mountpoint.as_os_str().as_bytes())?;
-    let fstype = c_string(FSTYPE.as_bytes())?;
-    let data = c_string(data.as_bytes())?;
-    // SAFETY: all four are strings that end with a zero byte and outlive the call.
-    let result = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            fstype.as_ptr(),
-            options.flags.0,
-            data.as_ptr().cast(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Agrees with the kernel on protocol and capabilities.
+fn shake_hands(fs: Arc<Fs>, runtime: Handle, device: OwnedFd) -> io::Result<(Session, Adapter)> {
+    let (invalidations, queue) = invalidate::queue();
+    let adapter = Adapter::new(Arc::clone(&fs), runtime.clone(), invalidations);
+    let session = Session::begin(device, capabilities::agree)?;
+    fs.kernel_is(Arc::new(Caches::new(session.notifier(), adapter.shared(), runtime)));
+    invalidate::start(session.notifier(), queue)?;
+    Ok((session, adapter))
+}
+
+/// The mounted filesystem, not in the directory tree yet: it is gone when the descriptor is closed.
+fn create(device: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd> {
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    for (key, value) in [
+        ("subtype", SUBTYPE),
+        ("source", &options.source),
+        ("fd", &device.as_raw_fd().to_string()),
+        ("rootmode", "40000"),
+        ("user_id", "0"),
+        ("group_id", "0"),
+        ("max_read", &REQUEST_BYTES_MAX.to_string()),
+    ] {
+        fsconfig_set_string(context, key, value)?;
+    }
+    // Only root gets here: the kernel lets nobody else mount.
+    for flag in ["allow_other", "default_permissions"].iter().chain(options.flags.of_filesystem()) {
+        fsconfig_set_flag(context, *flag)?;
+    }
+    fsconfig_create(context)?;
+    Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, options.flags.of_mount())?)
+}
+
+/// Puts a filesystem into the directory tree. Its device, `major:minor`.
+fn attach(filesystem: &OwnedFd, mountpoint: &Path, place: Place) -> Result<String, MountError> {
+    let failed = |source| MountError::Mount { path: mountpoint.to_owned(), source };
+    let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    match place {
+        Place::Bare => {
+            move_mount(filesystem, "", CWD, mountpoint, from_here)
+                .map_err(|error| failed(error.into()))?;
+        }
+        Place::Mounted => {
+            let older = look_at(mountpoint).map_err(failed)?;
+            let beneath = MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
+                | MoveMountFlags::MOVE_MOUNT_BENEATH
+                | from_here;
+            move_mount(filesystem, "", &older, "", beneath).map_err(|error| match error {
+                rustix::io::Errno::INVAL => MountError::NotBeneath(mountpoint.to_owned()),
+                _ => failed(error.into()),
+            })?;
+            take_off(&older).map_err(failed)?;
+        }
+    }
+    let entry = mountinfo::mounted_at(mountpoint).map_err(failed)?;
+    let entry = entry.ok_or_else(|| failed(io::Error::other("it was unmounted at once")))?;
+    Ok(entry.device)
+}
+
+/// The root of what is mounted at `path`, itself and not what may be there later.
+fn look_at(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
+}
+
+/// Takes that mount out of the directory tree, if it still is there; what is open on it goes on.
+fn take_off(root: &File) -> io::Result<()> {
+    let path = c_string(format!("/proc/self/fd/{}", root.as_raw_fd()).as_bytes())?;
+    // SAFETY: the string ends with a zero byte and outlives the call.
+    let result = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        // Somebody else was quicker.
+        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// Takes the mount out of the directory tree even if it is in use.

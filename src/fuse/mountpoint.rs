@@ -7,8 +7,28 @@ use std::path::{Path, PathBuf};
 
 use super::mountinfo;
 
+/// What sort of FUSE filesystem ours is.
+pub(super) const SUBTYPE: &str = "okapifs";
 /// The type of our mounts.
 pub(super) const FSTYPE: &str = "fuse.okapifs";
+
+/// What may be at a mountpoint already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// Whether the directory may have files in it, which the mount then hides.
+    pub nonempty: bool,
+    /// Whether an okapifs may be mounted there, whose place the new one then takes.
+    pub replace: bool,
+}
+
+/// What was found at a mountpoint that can be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// A directory.
+    Bare,
+    /// An okapifs that is to be replaced.
+    Mounted,
+}
 
 /// Why it was not mounted.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +48,12 @@ pub enum MountError {
     /// There is one already.
     #[error("an okapifs is mounted on {} already: unmount it first (umount)", .0.display())]
     AlreadyMounted(PathBuf),
+    /// The kernel cannot put a mount beneath that one.
+    #[error(
+        "the mount on {} cannot be replaced while it is in use (that needs Linux 6.5, and a directory that is \
+         not the root): unmount it, and mount it again", .0.display()
+    )]
+    NotBeneath(PathBuf),
     /// It could not be looked at.
     #[error("cannot look at mountpoint {}: {source}", path.display())]
     Mountpoint {
@@ -64,9 +90,9 @@ pub enum MountError {
 ///
 /// # Errors
 /// Those of [`MountError`] that can be known before mounting.
-pub fn usable(path: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
+pub fn usable(path: &Path, wanted: Wanted) -> Result<PathBuf, MountError> {
     let path = resolve(path)?;
-    check(&path, nonempty)?;
+    check(&path, wanted)?;
     match Path::new("/dev/fuse").exists() {
         true => Ok(path),
         false => Err(MountError::NoDevice),
@@ -78,10 +104,9 @@ pub fn usable(path: &Path, nonempty: bool) -> Result<PathBuf, MountError> {
 /// # Errors
 /// When it is there and cannot be unmounted.
 pub fn clear_dead(path: &Path) -> Result<(), MountError> {
-    let cleared = resolve(path).and_then(|path| clear_dead_mount(&path));
-    match cleared {
-        Err(MountError::Missing(_) | MountError::AlreadyMounted(_)) => Ok(()),
-        other => other,
+    match resolve(path).and_then(|path| clear_dead_mount(&path)) {
+        Ok(_) | Err(MountError::Missing(_)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -105,34 +130,39 @@ pub fn resolve(path: &Path) -> Result<PathBuf, MountError> {
 }
 
 /// Whether a filesystem may be mounted on this resolved path.
-pub(super) fn check(path: &Path, nonempty: bool) -> Result<(), MountError> {
-    clear_dead_mount(path)?;
+pub(super) fn check(path: &Path, wanted: Wanted) -> Result<Place, MountError> {
+    match clear_dead_mount(path)? {
+        Place::Mounted if wanted.replace => return Ok(Place::Mounted),
+        Place::Mounted => return Err(MountError::AlreadyMounted(path.to_owned())),
+        Place::Bare => {}
+    }
     let found = std::fs::metadata(path).map_err(|error| unusable(path, error))?;
     if !found.is_dir() {
         return Err(MountError::NotADirectory(path.to_owned()));
     }
     let mut entries = std::fs::read_dir(path).map_err(|error| unusable(path, error))?;
-    if !nonempty && entries.next().is_some() {
+    if !wanted.nonempty && entries.next().is_some() {
         return Err(MountError::NotEmpty(path.to_owned()));
     }
-    Ok(())
+    Ok(Place::Bare)
 }
 
 /// A daemon that was killed leaves its mount behind, and "transport endpoint is not connected" to everybody
-/// who looks at it. The next one takes it away.
-fn clear_dead_mount(path: &Path) -> Result<(), MountError> {
+/// who looks at it. The next one takes it away. What is there then.
+fn clear_dead_mount(path: &Path) -> Result<Place, MountError> {
     let entry = mountinfo::mounted_at(path).map_err(|error| unusable(path, error))?;
     if entry.is_none_or(|entry| entry.fstype != FSTYPE) {
-        return Ok(());
+        return Ok(Place::Bare);
     }
     match ask(path) {
         // The second while the kernel is still cutting the connection of a daemon that was just killed.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
             log::info!("{} was left behind by a daemon that died: unmounting it", path.display());
             super::mount::detach(path)
-                .map_err(|source| MountError::Mount { path: path.to_owned(), source })
+                .map_err(|source| MountError::Mount { path: path.to_owned(), source })?;
+            Ok(Place::Bare)
         }
-        _ => Err(MountError::AlreadyMounted(path.to_owned())),
+        _ => Ok(Place::Mounted),
     }
 }
 
@@ -162,8 +192,8 @@ fn unusable(path: &Path, source: io::Error) -> MountError {
 mod tests {
     use super::*;
 
-    fn outcome(path: &Path, nonempty: bool) -> Result<(), MountError> {
-        check(&resolve(path)?, nonempty)
+    fn outcome(path: &Path, nonempty: bool) -> Result<Place, MountError> {
+        check(&resolve(path)?, Wanted { nonempty, replace: true })
     }
 
     #[test]

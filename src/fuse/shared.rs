@@ -13,7 +13,7 @@ use tokio::runtime::Handle as Runtime;
 use super::answer::at_once;
 use super::directory::Directories;
 use super::invalidate::Invalidation;
-use super::kernel::{Delivery, Entry, NodeId, Opened, Pages, Question, Reply};
+use super::kernel::{Delivery, Entry, NodeId, Opened, Pages, Reply};
 use super::modes::{Caching, OpenFiles};
 use super::privileges;
 use super::translate::{self, Nodes};
@@ -93,14 +93,6 @@ impl Shared {
                 }
             },
             Err(errno) => Err(errno),
-        }
-    }
-
-    /// A change is done. If the kernel takes it for failed, since its program died meanwhile, it is to ask again for what
-    /// was changed: attributes of these inodes, and these names in them.
-    pub(super) async fn changed(&self, question: &Question, changed: &[(Ino, &[&[u8]])]) {
-        if question.is_abandoned() {
-            self.fs.changed_for_nobody(changed).await;
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Cluster {
     shape: Vec<String>,
     /// Whether its agent restarts what dies; most tests look at what the others do meanwhile.
     is_supervised: bool,
+    /// What its processes are started from.
+    program: PathBuf,
     /// The level at which its monitors stay.
     held_at: Option<u32>,
     /// The server that is dead and not started again.
@@ -41,34 +43,46 @@ impl Cluster {
     /// nothing can be mounted.
     pub fn new(servers: u32, data: u8, parity: u8) -> Self {
         let shape = [("servers", servers), ("data", data.into()), ("parity", parity.into())];
-        Self::start(&shape, false, None)
+        Self::start(&shape, false, false, None)
     }
 
     /// One whose agent starts again what dies.
     pub fn supervised(servers: u32, data: u8, parity: u8) -> Self {
         let shape = [("servers", servers), ("data", data.into()), ("parity", parity.into())];
-        Self::start(&shape, true, None)
+        Self::start(&shape, true, false, None)
+    }
+
+    /// The same, of a program that may be replaced ([`Self::install`]).
+    pub fn installed(servers: u32, data: u8, parity: u8) -> Self {
+        let shape = [("servers", servers), ("data", data.into()), ("parity", parity.into())];
+        Self::start(&shape, true, true, None)
     }
 
     /// One of several monitors, all of which vote, and three servers, whose agent starts again what dies.
     pub fn of_monitors(monitors: u32) -> Self {
-        let cluster = Self::start(&[("monitors", monitors)], true, None);
+        let cluster = Self::start(&[("monitors", monitors)], true, false, None);
         cluster.wait_healthy();
         cluster
     }
 
     /// The same, as an older release would make it.
     pub fn held_at(level: u32, monitors: u32) -> Self {
-        let cluster = Self::start(&[("monitors", monitors)], true, Some(level));
+        let cluster = Self::start(&[("monitors", monitors)], true, true, Some(level));
         cluster.wait_healthy();
         cluster
     }
 
-    /// What is started from now on is of this release; what runs goes on.
+    /// What is started from now on is of this release; what runs goes on, but for mounts, which give way.
     pub fn install_release(&mut self) {
         self.held_at = None;
+        self.install(|path| fs::copy(OKAPIFS, path).map(drop));
         self.kill_agent();
         self.up();
+    }
+
+    /// Puts what `write` writes in the place of the release that was installed.
+    pub fn install(&self, write: impl FnOnce(&Path) -> std::io::Result<()>) {
+        install(self.scratch(), write);
     }
 
     /// Kills the agent, and waits until it is dead: one that is about to die cannot be asked for anything.
@@ -78,7 +92,12 @@ impl Cluster {
         wait_for("the agent is dead", DETECTION, || (!is_okapifs(agent)).then_some(()));
     }
 
-    fn start(shape: &[(&str, u32)], is_supervised: bool, held_at: Option<u32>) -> Self {
+    fn start(
+        shape: &[(&str, u32)],
+        is_supervised: bool,
+        is_installed: bool,
+        held_at: Option<u32>,
+    ) -> Self {
         need_fuse();
         let mut shape = shape.to_vec();
         if leaders_killed() && !shape.iter().any(|(name, _)| *name == "monitors") {
@@ -86,15 +105,19 @@ impl Cluster {
         }
         let flags = shape.iter();
         let shape = flags.flat_map(|(name, value)| [format!("--{name}"), value.to_string()]);
+        let dir = tempfile::Builder::new().prefix("okapifs-").tempdir();
+        let dir = dir.expect("temporary directory");
+        let program = match is_installed {
+            true => install(dir.path(), |path| fs::copy(OKAPIFS, path).map(drop)),
+            false => OKAPIFS.into(),
+        };
         let mut cluster = Self {
-            dir: tempfile::Builder::new()
-                .prefix("okapifs-")
-                .tempdir()
-                .expect("temporary directory"),
+            dir,
             mounts: 1,
             others: Vec::new(),
             shape: shape.collect(),
             is_supervised: is_supervised || leaders_killed(),
+            program,
             held_at,
             lost: Mutex::default(),
             killer: Mutex::default(),
@@ -150,7 +173,7 @@ impl Cluster {
 
     /// Starts whatever does not run.
     pub fn up(&self) {
-        let mut command = Command::new(OKAPIFS);
+        let mut command = Command::new(&self.program);
         command.arg("up").arg(self.root()).arg("--detach").args(&self.shape);
         if let Some(level) = self.held_at {
             command.env("OKAPIFS_MONITOR_HOLD_LEVEL", level.to_string());
@@ -383,6 +406,14 @@ impl Drop for Cluster {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Puts what `write` writes in the place of the program that is installed in that directory.
+fn install(dir: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> PathBuf {
+    let (unfinished, program) = (dir.join("okapifs.new"), dir.join("okapifs"));
+    let installed = write(&unfinished).and_then(|()| fs::rename(unfinished, &program));
+    installed.expect("installed");
+    program
 }
 
 /// The last lines of every log of a cluster's or node's directory, for whoever has to find out what went wrong.

@@ -73,6 +73,7 @@ pub fn run(tests: &[Test]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    usual_signals();
     quiet_skips();
     let (passed, skipped, failed) = run_all(&wanted, arguments.threads);
     println!(
@@ -107,6 +108,16 @@ fn arguments() -> Arguments {
     }
     WISHES.set(wishes).ok().expect("set once");
     Arguments { names, list, threads }
+}
+
+/// A shell without job control has what it puts into the background ignore SIGINT and SIGQUIT, nohup(1) SIGHUP, and
+/// children inherit that. The programs of tests do what they do at a terminal, however the tests were started.
+fn usual_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: the default action is no function of ours, and no other thread runs yet.
+        let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+        assert_ne!(before, libc::SIG_ERR, "signal {signal} cannot be set to its default");
+    }
 }
 
 fn quiet_skips() {

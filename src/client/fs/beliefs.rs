@@ -28,10 +28,10 @@ impl Fs {
     }
 
     /// A change was made of which the kernel believes that nothing came of it, since nobody waits for it any more. It is
-    /// to ask again for the attributes of these inodes, and for these names in them.
-    pub async fn changed_for_nobody(&self, changed: &[(Ino, &[&[u8]])]) {
-        let names = |names: &[&[u8]]| names.iter().map(|name| name.to_vec()).collect();
-        let stale = changed.iter().map(|(ino, inside)| Stale::changed(*ino, names(inside)));
+    /// to ask again for the attributes of these inodes, and for the name in each that is given.
+    pub async fn changed_for_nobody(&self, changed: Vec<(Ino, Option<Vec<u8>>)>) {
+        let stale =
+            changed.into_iter().map(|(ino, name)| Stale::changed(ino, name.into_iter().collect()));
         self.session.leases().forget_changed(stale.collect()).await;
     }
 
